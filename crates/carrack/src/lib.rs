@@ -1,0 +1,12 @@
+//! carrack: bytes where they already lie, served as verifiable blocks.
+//!
+//! In       folders and CAR files on this machine.
+//! Out      blocks, CARs and byte ranges over HTTP; the `carrack` command line.
+//! Not here the formats themselves (`carrack-formats`).
+
+pub mod error;
+pub mod gateway;
+pub mod node;
+pub mod store;
+
+pub use error::{Context, Error, ErrorKind, Result};

@@ -1,0 +1,1 @@
+//! cid: to be written.

@@ -1,0 +1,1 @@
+//! cbor: to be written.

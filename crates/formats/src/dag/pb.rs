@@ -1,0 +1,1 @@
+//! pb: to be written.

@@ -1,0 +1,1 @@
+//! dir: to be written.

@@ -1,0 +1,1 @@
+//! hamt: to be written.

@@ -1,0 +1,1 @@
+//! varint: to be written.

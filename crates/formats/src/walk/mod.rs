@@ -1,0 +1,3 @@
+//! The walk.
+
+pub mod resolve;
