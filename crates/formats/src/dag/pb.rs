@@ -15,6 +15,10 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
+
+use super::{DagError, LinkForm, Links};
+
 const NODE_DATA: u32 = 1;
 const NODE_LINKS: u32 = 2;
 const LINK_HASH: u32 = 1;
@@ -216,6 +220,29 @@ fn parse_link(message: &[u8]) -> Result<PbLink<'_>, PbError> {
     })
 }
 
+/// The links of a dag-pb block.
+///
+/// # Errors
+/// [`DagError`] if the block is no dag-pb.
+pub fn links(block: &Bytes) -> Result<Links, DagError> {
+    PbNode::parse(block)?;
+    let mut links = Links::new(block.clone(), LinkForm::Binary)?;
+    let mut node = Fields::new(block);
+    while let Some(field) = node.next()? {
+        let (NODE_LINKS, Value::Bytes(message)) = (field.number, field.value) else {
+            continue;
+        };
+        let start = node.pos - message.len();
+        let mut link = Fields::new(message);
+        while let Some(field) = link.next()? {
+            if let (LINK_HASH, Value::Bytes(cid)) = (field.number, field.value) {
+                links.push(start + link.pos - cid.len()..start + link.pos)?;
+            }
+        }
+    }
+    Ok(links)
+}
+
 /// Bytes one link takes in a block, its own tag and length included.
 #[must_use]
 pub fn link_len(cid_len: usize, name_len: usize, tsize: u64) -> usize {
@@ -408,6 +435,20 @@ impl PbError {
             Self::LinkWithoutHash { offset } => Self::LinkWithoutHash {
                 offset: offset + start,
             },
+        }
+    }
+}
+
+impl From<PbError> for DagError {
+    fn from(error: PbError) -> Self {
+        match error {
+            PbError::Truncated { offset } => Self::Truncated { offset },
+            PbError::VarintInvalid { offset } => Self::malformed(offset, "number too long"),
+            PbError::FieldUnknown { offset, .. } => {
+                Self::malformed(offset, "field does not belong here")
+            }
+            PbError::FieldTwice { offset, .. } => Self::malformed(offset, "field appears again"),
+            PbError::LinkWithoutHash { offset } => Self::malformed(offset, "link names no block"),
         }
     }
 }
