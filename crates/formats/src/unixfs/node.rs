@@ -20,7 +20,7 @@
 //! Spec: <https://specs.ipfs.tech/unixfs/>
 
 use crate::dag::pb::{
-    Fields, PbError, Value, packed_varint, put_bytes, put_number, put_varint, varint_len,
+    Fields, PbError, PbNode, Value, packed_varint, put_bytes, put_number, put_varint, varint_len,
 };
 
 const TYPE: u32 = 1;
@@ -132,6 +132,14 @@ impl<'a> UnixFs<'a> {
         }
         node.kind = kind_of(kind).ok_or(NodeError::KindUnknown(kind))?;
         Ok(node)
+    }
+
+    /// Reads the data field of a parsed block.
+    ///
+    /// # Errors
+    /// `NoData`, and those of [`parse`](Self::parse).
+    pub fn parse_node(node: &PbNode<'a>) -> Result<Self, NodeError> {
+        Self::parse(node.data.ok_or(NodeError::NoData)?)
     }
 
     fn add_size(&mut self, size: u64) -> Result<(), NodeError> {
