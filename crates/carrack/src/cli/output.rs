@@ -88,6 +88,10 @@ impl Output {
 }
 
 impl Progress for Output {
+    fn wants_total(&self) -> bool {
+        self.terminal
+    }
+
     fn update(&mut self, what: &str, done: u64, total: Option<u64>) {
         if !self.terminal {
             return;

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use carrack_formats::unixfs::build::{FileBuilder, Leaf};
 use carrack_formats::unixfs::profile::Profile;
 use carrack_formats::unixfs::{dir, leaf};
+use ::cid::Version;
 use carrack_formats::{Cid, cid};
 
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -224,7 +225,7 @@ impl<'a> Adder<'a> {
                 n_files: sum.n_files,
             });
         }
-        self.sink.finish()?;
+        self.sink.checkpoint()?;
         Ok(report)
     }
 
@@ -354,7 +355,7 @@ impl<'a> Adder<'a> {
         file.advise_sequential();
         let len = file.validator.size;
         let n_leaves = self.rule.n_leaves(len);
-        let container = self.sink.new_container()?;
+        let container = self.sink.new_container();
         let (journal, known) = self.journal(path, &file);
         let token = self.token();
         self.big.insert(token, BigFile {
@@ -458,7 +459,7 @@ impl<'a> Adder<'a> {
         let mut builder = FileBuilder::new(&self.options.profile);
         let mut nodes = NodeCount::default();
         // An empty leaf lies nowhere: it is a node like any other.
-        let container = if len > 0 { Some(self.sink.new_container()?) } else { None };
+        let container = if len > 0 { Some(self.sink.new_container()) } else { None };
         for (index, digest) in digests.iter().enumerate() {
             let leaf = self.leaf(container, digest, index as u64, len)?;
             builder.push_leaf(leaf, &mut |cid, block| nodes.push(cid, block));

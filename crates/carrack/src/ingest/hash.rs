@@ -247,7 +247,7 @@ impl LeafHasher {
                 let (prefix, suffix) = leaf::frame(len as usize);
                 self.frame_of = Some((len, prefix, suffix));
             }
-            sha.update(self.frame_of.as_ref().map_or(&[], |frame| frame.1.as_slice()));
+            sha.update(self.frame_of.as_ref().map_or(&[][..], |frame| frame.1.as_slice()));
         }
         let mut done = 0;
         while done < len {
@@ -258,7 +258,7 @@ impl LeafHasher {
             done += u32::try_from(want).unwrap_or(u32::MAX);
         }
         if !self.rule.raw {
-            sha.update(self.frame_of.as_ref().map_or(&[], |frame| frame.2.as_slice()));
+            sha.update(self.frame_of.as_ref().map_or(&[][..], |frame| frame.2.as_slice()));
         }
         Ok(sha.finalize().into())
     }

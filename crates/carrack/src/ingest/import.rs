@@ -17,8 +17,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use carrack_formats::Cid;
-use carrack_formats::car::v1::{CarError, CarLimits, Parser, Section, Step};
-use carrack_formats::car::v2;
+use carrack_formats::car::{CarError, CarLimits, Parser, Section, Step, v2};
 use carrack_formats::cid;
 use carrack_formats::verify::{self, Verifier};
 
@@ -101,7 +100,7 @@ pub fn import(
         return unchanged(store, &path);
     }
     file.advise_sequential();
-    let container = sink.new_container()?;
+    let container = sink.new_container();
     let mut report = ImportReport::default();
     let scanned = {
         let mut work = Import {
@@ -224,12 +223,12 @@ fn unchanged(store: &Arc<Store>, path: &Path) -> Result<ImportReport> {
 fn car_failed(path: &Path, error: CarFailure) -> Error {
     match error {
         CarFailure::Other(error) => error,
+        CarFailure::Io(error) => {
+            Error::with(ErrorKind::Unavailable, format!("cannot read {}", path.display()), error)
+        }
         CarFailure::Car(error) => {
-            let kind = match error {
-                CarError::Io { .. } => ErrorKind::Unavailable,
-                _ => ErrorKind::Verification,
-            };
-            Error::with(kind, format!("{} is not a sound CAR", path.display()), error)
+            let what = format!("{} is not a sound CAR", path.display());
+            Error::with(ErrorKind::Verification, what, error)
         }
     }
 }
@@ -237,12 +236,19 @@ fn car_failed(path: &Path, error: CarFailure) -> Error {
 /// Either the CAR's fault, or not.
 enum CarFailure {
     Car(CarError),
+    Io(std::io::Error),
     Other(Error),
 }
 
 impl std::convert::From<CarError> for CarFailure {
     fn from(error: CarError) -> Self {
         Self::Car(error)
+    }
+}
+
+impl std::convert::From<std::io::Error> for CarFailure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
     }
 }
 
@@ -255,7 +261,7 @@ impl std::convert::From<Error> for CarFailure {
 /// Sections verified by one worker.
 struct Verified {
     good: Vec<Section>,
-    bad: Vec<CarError>,
+    bad: Vec<CarFailure>,
 }
 
 struct Import<'a, 'b> {
@@ -298,7 +304,8 @@ impl Import<'_, '_> {
         let file_len = self.file.validator.size;
         let mut window = Window { file: self.file, start: 0, bytes: Vec::new(), sparse: false };
         let (start, end) = payload(&mut window, file_len)?;
-        let mut parser = Parser::new(self.options.limits.clone(), start);
+        let mut parser = Parser::new(self.options.limits, start);
+        parser.set_end(end);
         let mut scanned = Scanned { roots: Vec::new(), present: Vec::new() };
         let mut batch = Vec::new();
         let mut batch_len = 0;
@@ -316,10 +323,6 @@ impl Import<'_, '_> {
                 Ok(Step::End) => break None,
                 Ok(Step::Section(section)) => {
                     want = 256;
-                    let section_end = section.data_offset + u64::from(section.data_len);
-                    if section_end > end {
-                        break Some(CarError::Truncated { offset: section.offset });
-                    }
                     scanned.met(&section.cid);
                     batch_len += u64::from(section.data_len);
                     batch.push(section);
@@ -364,11 +367,11 @@ impl Import<'_, '_> {
             return Err(Error::new(ErrorKind::Internal, what).into());
         };
         *in_flight -= 1;
-        for error in verified.bad {
-            if !self.options.salvage || matches!(error, CarError::Io { .. }) {
-                return Err(error.into());
+        for failure in verified.bad {
+            match failure {
+                CarFailure::Car(error) if self.options.salvage => self.bad(&error),
+                failure => return Err(failure),
             }
-            self.bad(&error);
         }
         for section in verified.good {
             self.report.n_blocks += 1;
@@ -392,12 +395,12 @@ impl Import<'_, '_> {
 
 /// Where the CARv1 lies in the file: all of it, or what a CARv2 header says.
 fn payload(window: &mut Window<'_>, file_len: u64) -> Result<(u64, u64), CarFailure> {
-    let (head, _) = window.at(0, v2::HEADER_END, file_len)?;
-    if !v2::is_v2(head) {
+    let (head, _) = window.at(0, v2::START_LEN, file_len)?;
+    if v2::is_v2(head) != Some(true) {
         return Ok((0, file_len));
     }
-    let header = v2::parse(head, Some(file_len))?;
-    Ok((header.data_offset, header.data_offset + header.data_size))
+    let header = v2::parse(head, file_len)?;
+    Ok((header.data_offset, header.data_end()))
 }
 
 /// The part of the file that the parser looks at.
@@ -419,8 +422,7 @@ impl Window<'_> {
             let len = if self.sparse { want.max(512) } else { want.max(64 << 10) };
             let len = usize::try_from(end.saturating_sub(offset)).unwrap_or(len).min(len);
             self.bytes.resize(len, 0);
-            let read = self.file.read_exact_at(&mut self.bytes, offset);
-            read.map_err(|source| CarError::Io { offset, source })?;
+            self.file.read_exact_at(&mut self.bytes, offset)?;
             self.start = offset;
         }
         let skip = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
@@ -466,13 +468,13 @@ fn read_span(file: &LocalFile, sections: &[Section], buffer: &mut Vec<u8>) -> Op
     Some(first.data_offset)
 }
 
-fn verify_in(section: &Section, buffer: &[u8], start: u64) -> Result<(), CarError> {
+fn verify_in(section: &Section, buffer: &[u8], start: u64) -> Result<(), CarFailure> {
     let from = usize::try_from(section.data_offset - start).unwrap_or(usize::MAX);
     let data = buffer.get(from..from.saturating_add(section.data_len as usize)).unwrap_or_default();
     verify::verify(&section.cid, data).map_err(|_| mismatch(section))
 }
 
-fn verify_at(file: &LocalFile, section: &Section, buffer: &mut Vec<u8>) -> Result<(), CarError> {
+fn verify_at(file: &LocalFile, section: &Section, buffer: &mut Vec<u8>) -> Result<(), CarFailure> {
     let mut verifier = Verifier::new(section.cid.hash()).map_err(|_| mismatch(section))?;
     buffer.resize(SLICE_LEN, 0);
     let mut offset = section.data_offset;
@@ -480,15 +482,18 @@ fn verify_at(file: &LocalFile, section: &Section, buffer: &mut Vec<u8>) -> Resul
     while offset < end {
         let len = usize::try_from(end - offset).unwrap_or(SLICE_LEN).min(SLICE_LEN);
         let slice = buffer.get_mut(..len).unwrap_or_default();
-        let read = file.read_exact_at(slice, offset);
-        read.map_err(|source| CarError::Io { offset, source })?;
+        file.read_exact_at(slice, offset)?;
         verifier.update(slice);
         offset += len as u64;
     }
     verifier.finish().map_err(|_| mismatch(section))
 }
 
-fn mismatch(section: &Section) -> CarError {
+fn mismatch(section: &Section) -> CarFailure {
+    CarFailure::Car(mismatch_error(section))
+}
+
+fn mismatch_error(section: &Section) -> CarError {
     CarError::HashMismatch { offset: section.offset, cid: Box::new(section.cid) }
 }
 
@@ -503,15 +508,15 @@ fn copy(
 ) -> Result<Scanned, CarFailure> {
     let chunk = vec![0; READ_LEN];
     let mut stream = Stream { input, chunk, bytes: Vec::new(), start: 0, eof: false, end: u64::MAX };
-    stream.fill(v2::HEADER_END)?;
+    stream.fill(v2::START_LEN)?;
     let mut first = 0;
-    if v2::is_v2(&stream.bytes) {
-        let header = v2::parse(&stream.bytes, None)?;
+    if v2::is_v2(&stream.bytes) == Some(true) {
+        let header = v2::parse(&stream.bytes, u64::MAX)?; // A stream does not tell its length.
         first = header.data_offset;
-        stream.end = header.data_offset + header.data_size;
+        stream.end = header.data_end();
         stream.skip_to(first)?;
     }
-    let mut parser = Parser::new(options.limits.clone(), first);
+    let mut parser = Parser::new(options.limits, first);
     let mut scanned = Scanned { roots: Vec::new(), present: Vec::new() };
     let mut want = 256;
     loop {
@@ -544,10 +549,10 @@ fn copy(
                     }
                     Err(_) if options.salvage => {
                         report.n_bad += 1;
-                        report.problems.push(mismatch(&section).to_string());
+                        report.problems.push(mismatch_error(&section).to_string());
                         report.problems.truncate(PROBLEMS_MAX);
                     }
-                    Err(_) => return Err(mismatch(&section).into()),
+                    Err(_) => return Err(mismatch(&section)),
                 }
                 if stop.load(Ordering::Relaxed) {
                     let what = "interrupted; nothing of this CAR was kept";
@@ -581,10 +586,7 @@ impl Stream<'_> {
                 Ok(0) => self.eof = true,
                 Ok(n) => self.bytes.extend_from_slice(self.chunk.get(..n).unwrap_or_default()),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(source) => {
-                    let offset = self.start + self.bytes.len() as u64;
-                    return Err(CarError::Io { offset, source }.into());
-                }
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())

@@ -11,6 +11,7 @@ pub mod import;
 pub mod journal;
 pub mod scan;
 pub mod sink;
+pub mod tree;
 
 use std::path::PathBuf;
 
@@ -20,6 +21,11 @@ use carrack_formats::Cid;
 pub trait Progress {
     /// `done` bytes of `total` (`None`: not known yet) have gone through `what`.
     fn update(&mut self, what: &str, done: u64, total: Option<u64>);
+
+    /// Whether it is worth finding out the total beforehand.
+    fn wants_total(&self) -> bool {
+        false
+    }
 }
 
 /// Nobody watches.

@@ -19,8 +19,7 @@ use crate::ingest::journal::Journal;
 use crate::ingest::tree::Sum;
 use crate::store::Store;
 use crate::store::catalog::{
-    Batch, ContainerKind, ContainerRecord, DirRecord, PathKey, PathRecord, RootId, RootKind,
-    RootRecord, SOURCE_LOCAL, Validator,
+    Batch, ContainerKind, ContainerRecord, DirRecord, PathKey, PathRecord, RootKind, RootRecord, SOURCE_LOCAL, SOURCE_STORE, Validator,
 };
 use crate::store::index::RunWriter;
 use crate::store::location::{ContainerId, Location};
@@ -62,7 +61,7 @@ pub struct KnownDirectory {
 pub struct Sink<'a> {
     store: &'a Arc<Store>,
     run: RunWriter,
-    pack: Option<PackWriter>,
+    pack: Option<(ContainerId, PackWriter)>,
     batch: Batch,
     n_rows: usize,
     last_checkpoint: Instant,
@@ -78,7 +77,7 @@ impl<'a> Sink<'a> {
     pub fn new(store: &'a Arc<Store>) -> Result<Self> {
         Ok(Self {
             store,
-            run: store.new_run()?,
+            run: store.run_writer()?,
             pack: None,
             batch: Batch::default(),
             n_rows: 0,
@@ -95,17 +94,14 @@ impl<'a> Sink<'a> {
     }
 
     /// An id for a container that will be recorded once it is known to be whole.
-    ///
-    /// # Errors
-    /// `Limit` when ids run out.
-    pub fn new_container(&self) -> Result<ContainerId> {
+    pub fn new_container(&self) -> ContainerId {
         self.store.new_container_id()
     }
 
     /// The pack of this ingest, if anything was written.
     #[must_use]
     pub fn pack_id(&self) -> Option<ContainerId> {
-        self.pack.as_ref().map(PackWriter::container)
+        self.pack.as_ref().map(|(container, _)| *container)
     }
 
     /// A block that lies in a container.
@@ -122,11 +118,14 @@ impl<'a> Sink<'a> {
     /// # Errors
     /// Those of writing.
     pub fn node(&mut self, cid: &Cid, block: &[u8]) -> Result<ContainerId> {
-        let pack = match &mut self.pack {
-            Some(pack) => pack,
-            None => self.pack.insert(self.store.new_pack()?),
+        let (container, pack) = match &mut self.pack {
+            Some((container, pack)) => (*container, pack),
+            None => {
+                let container = self.store.new_container_id();
+                let pack = self.pack.insert((container, self.store.pack_writer()?));
+                (container, &mut pack.1)
+            }
         };
-        let container = pack.container();
         if cid::identity_data(cid).is_none() {
             let offset = pack.append(cid, block)?;
             let len = u32::try_from(block.len()).unwrap_or(u32::MAX);
@@ -219,7 +218,7 @@ impl<'a> Sink<'a> {
         members.sort_unstable();
         members.dedup();
         let record = RootRecord {
-            id: RootId(0), // Given by the catalog.
+            id: self.store.new_root_id(),
             cid: *cid,
             path: path.as_os_str().as_bytes().to_vec(),
             name: path.file_name().unwrap_or_default().as_bytes().to_vec(),
@@ -230,8 +229,15 @@ impl<'a> Sink<'a> {
             n_blocks: sum.n_blocks,
             n_files: sum.n_files,
         };
-        if self.store.catalog().has_root(&record, &members)? {
-            return Ok(()); // Added before, and nothing changed.
+        let catalog = self.store.catalog();
+        for known in catalog.roots_of_cid(cid)? {
+            if known.path != record.path || known.kind != kind || known.profile != profile {
+                continue;
+            }
+            if catalog.members(known.id)? == members {
+                return Ok(()); // Added before, and nothing changed.
+            }
+            self.batch.remove_root(known.id); // The new one takes its place.
         }
         self.batch.put_root(record, members);
         self.n_rows += 1;
@@ -296,12 +302,18 @@ impl<'a> Sink<'a> {
     /// Those of writing; nothing new counts then.
     pub fn checkpoint(&mut self) -> Result<()> {
         self.last_checkpoint = Instant::now();
-        if let Some(pack) = &mut self.pack {
-            let (id, record) = pack.sync()?;
-            self.batch.put_container(id, &record);
+        if let Some((container, pack)) = &mut self.pack {
+            let record = ContainerRecord {
+                kind: ContainerKind::Pack,
+                source: SOURCE_STORE,
+                path: pack.name().as_bytes().to_vec(),
+                size: pack.sync()?,
+                validator: Validator::default(),
+            };
+            self.batch.put_container(*container, &record);
         }
         if !self.run.is_empty() {
-            let run = std::mem::replace(&mut self.run, self.store.new_run()?);
+            let run = std::mem::replace(&mut self.run, self.store.run_writer()?);
             if let Some(segment) = run.finish()? {
                 self.batch.add_segment(segment);
             }

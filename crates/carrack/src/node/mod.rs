@@ -1,4 +1,5 @@
 //! Wiring of a running node: limits, listener, shutdown, access log.
 
+pub mod clock;
 pub mod limits;
 pub mod watch;

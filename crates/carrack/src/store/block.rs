@@ -10,6 +10,7 @@
 //! hashed. If they are still the block's, they are served (the file was touched, or put back); if
 //! not, the container is out of service until the file changes again.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::source::local::{self, LocalFile};
 use crate::store::Store;
 use crate::store::buffers::{Buffer, BufferPool};
-use crate::store::catalog::{ContainerKind, ContainerRecord, StaleMark, StaleReason, Validator};
+use crate::store::catalog::{Batch, ContainerKind, ContainerRecord, StaleMark, StaleReason, Validator};
 use crate::store::location::{ContainerId, Location};
 use crate::store::stale::StaleMarks;
 
@@ -84,6 +85,21 @@ impl Weighter<CacheKey, Bytes> for ByLength {
     fn weight(&self, _key: &CacheKey, block: &Bytes) -> u64 {
         block.len() as u64 + 128 // The entry itself.
     }
+}
+
+/// A container that is not as it was added.
+#[derive(Debug)]
+pub struct Change {
+    /// Its file.
+    pub path: PathBuf,
+    /// missing, unreadable, corrupt (a pack), stale (other bytes were read), touched (not read yet).
+    pub state: &'static str,
+    /// When a read first found it, in seconds since 1970.
+    pub since_unix: Option<u64>,
+    /// Where that read was, in bytes.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub len: u32,
 }
 
 /// Why a location did not give its block.
@@ -214,7 +230,7 @@ impl Blocks {
     /// Those of the index.
     pub fn locate(&self, hash: &Multihash) -> Result<Vec<Location>> {
         let mut locations = Vec::new();
-        self.inner.store.index().get(hash, &mut locations)?;
+        self.inner.store.index().get(hash, &mut locations);
         Ok(locations)
     }
 
@@ -239,6 +255,80 @@ impl Blocks {
             *last = Some(Arc::clone(container));
             self.fill(cid, location, container, out)
         })
+    }
+
+    /// Verifies one copy of a block, whatever was found of its container before.
+    ///
+    /// # Errors
+    /// As [`Self::get_blocking`].
+    pub fn check(&self, cid: &Cid, location: Location) -> Result<()> {
+        let container = match self.open_anew(location.container, true) {
+            Ok(container) => container,
+            Err(Miss::Dropped) => return Ok(()),
+            Err(Miss::Bad(error)) => return Err(error),
+        };
+        let mut buffer = self.buffer(block_len(location));
+        self.fill(cid, location, &container, buffer.as_mut_slice())
+    }
+
+    /// Compares every container's file with what was added, by one `lstat` each, and gives those
+    /// that differ or were found bad before.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn survey(&self, stop: &AtomicBool) -> Result<Vec<Change>> {
+        let catalog = self.inner.store.catalog();
+        let marks: HashMap<_, _> = self.inner.stale.all().into_iter().collect();
+        let mut ids = Vec::new();
+        catalog.container_ids(|id| ids.push(id))?;
+        let mut changes = Vec::new();
+        for id in ids {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Unavailable, "interrupted"));
+            }
+            let Some(record) = catalog.container(id)? else { continue };
+            let path = self.path_of(&record);
+            let seen = local::validator_at(&path);
+            let mark = marks.get(&id);
+            let state = match (&seen, record.kind) {
+                (Err(error), _) if error.kind() == io::ErrorKind::NotFound => "missing",
+                (Err(_), _) => "unreadable",
+                (Ok(now), ContainerKind::Pack) if now.size < record.size => "corrupt",
+                (Ok(now), _) if mark.is_some_and(|mark| mark.observed.as_ref() == Some(now)) => {
+                    "stale"
+                }
+                (Ok(_), ContainerKind::Pack) => continue,
+                (Ok(now), _) if *now == record.validator => continue,
+                // Its bytes may still be the same: a request or `verify` will tell.
+                (Ok(_), _) => "touched",
+            };
+            changes.push(Change {
+                path,
+                state,
+                since_unix: mark.map(|mark| mark.since_unix),
+                offset: mark.map_or(0, |mark| mark.offset),
+                len: mark.map_or(0, |mark| mark.len),
+            });
+        }
+        Ok(changes)
+    }
+
+    /// Writes what was found out of service to the catalog, if that changed. A failure is logged:
+    /// the marks are found again by the next reads.
+    pub fn save_stale(&self) {
+        let Some(marks) = self.inner.stale.take_changes() else { return };
+        let saved = self.inner.store.catalog().stale_marks().and_then(|old| {
+            let mut batch = Batch::new();
+            let marked: HashSet<_> = marks.iter().map(|(id, _)| *id).collect();
+            for (id, _) in old.into_iter().filter(|(id, _)| !marked.contains(id)) {
+                batch.clear_stale(id);
+            }
+            marks.into_iter().for_each(|(id, mark)| batch.put_stale(id, mark));
+            self.inner.store.commit(batch)
+        });
+        if let Err(error) = saved {
+            tracing::warn!(error = error.chain(), "stale marks were not saved");
+        }
     }
 
     /// Path of a container and what it is, for reports.
@@ -274,7 +364,7 @@ impl Blocks {
 
     fn path_of(&self, record: &ContainerRecord) -> PathBuf {
         match record.kind {
-            ContainerKind::Pack => self.inner.store.pack_path(&record.path),
+            ContainerKind::Pack => self.inner.store.pack_path(record),
             ContainerKind::File | ContainerKind::Car => {
                 PathBuf::from(std::ffi::OsStr::from_bytes(&record.path))
             }
@@ -291,16 +381,23 @@ impl Blocks {
             }
             self.inner.open.remove(&id);
         }
+        let container = self.open_anew(id, keep)?;
+        if !container.is_pack
+            && self.inner.stale.is_refuted(id, Some(&container.file.validator))
+        {
+            return Err(Miss::Bad(changed(&container.path)));
+        }
+        Ok(container)
+    }
+
+    fn open_anew(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
         let record = self.inner.store.catalog().container(id).map_err(Miss::Bad)?;
         let record = record.ok_or(Miss::Dropped)?;
         let path = self.path_of(&record);
         let is_pack = record.kind == ContainerKind::Pack;
         let file = LocalFile::open(&path).map_err(|error| Miss::Bad(self.lost(id, &path, error)))?;
-        if !is_pack && self.inner.stale.is_refuted(id, Some(&file.validator)) {
-            return Err(Miss::Bad(changed(&path)));
-        }
         let unchanged = is_pack || file.validator == record.validator;
-        if unchanged {
+        if unchanged && !self.inner.stale.is_refuted(id, Some(&file.validator)) {
             self.inner.stale.clear(id); // It was missing or changed, and is back.
         }
         let proved = AtomicBool::new(unchanged);

@@ -210,6 +210,11 @@ impl Batch {
 /// A walk that cannot go on, as the product's error.
 #[must_use]
 pub fn walk_error(error: WalkError) -> Error {
-    let kind = if error.is_limit() { ErrorKind::Limit } else { ErrorKind::Invalid };
+    let kind = match error {
+        WalkError::TooDeep { .. }
+        | WalkError::StackTooLarge { .. }
+        | WalkError::TooManyBlocks { .. } => ErrorKind::Limit,
+        _ => ErrorKind::Invalid,
+    };
     Error::with(kind, "the DAG cannot be walked", error)
 }

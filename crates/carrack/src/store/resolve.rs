@@ -7,8 +7,7 @@
 //! Not here HTTP (`gateway`), directory listings (`cli::commands::ls`).
 
 use carrack_formats::Cid;
-use carrack_formats::walk::resolve::{ResolveStep, Resolved, Resolver};
-use carrack_formats::walk::{WalkError, WalkLimits};
+use carrack_formats::walk::{ResolveLimits, ResolveStep, Resolved, Resolver, WalkError};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::block::Blocks;
@@ -22,11 +21,11 @@ pub fn resolve_blocking(
     blocks: &Blocks,
     root: Cid,
     segments: Vec<String>,
-    limits: WalkLimits,
+    limits: ResolveLimits,
 ) -> Result<Resolved> {
-    let mut resolver = Resolver::new(root, segments, limits);
+    let mut resolver = Resolver::new(root, segments, limits).map_err(path_error)?;
     loop {
-        match resolver.next() {
+        match resolver.next().map_err(path_error)? {
             ResolveStep::Done(resolved) => return Ok(resolved),
             ResolveStep::Need(cid) => {
                 let block = blocks.get_blocking(&cid)?;
@@ -37,9 +36,8 @@ pub fn resolve_blocking(
 }
 
 fn path_error(error: WalkError) -> Error {
-    if error.is_path_not_found() {
-        return Error::new(ErrorKind::NotFound, error.to_string());
+    match error {
+        WalkError::NotFound { .. } => Error::new(ErrorKind::NotFound, error.to_string()),
+        error => Error::with(ErrorKind::Invalid, "the path cannot be followed", error),
     }
-    let kind = if error.is_limit() { ErrorKind::Limit } else { ErrorKind::Invalid };
-    Error::with(kind, "the path cannot be followed", error)
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use carrack_formats::car::v1::CarLimits;
+use carrack_formats::car::CarLimits;
 use serde_json::json;
 
 use crate::cli::Env;

@@ -1,8 +1,6 @@
 //! `carrack ls`.
 
-use carrack_formats::dag::pb::PbNode;
-use carrack_formats::unixfs::list::{Entries, EntryRef};
-use carrack_formats::unixfs::node::{Kind, UnixFs};
+use carrack_formats::unixfs::list::{Item, entries};
 use carrack_formats::{Cid, cid};
 use serde_json::json;
 
@@ -65,17 +63,11 @@ fn directory(env: &mut Env<'_>, root: Cid) -> Result<()> {
     while let Some(cid) = pending.pop() {
         let block = env.blocks.get_blocking(&cid)?;
         let malformed = || format!("{cid} is not a directory");
-        let node = PbNode::parse(&block).context(ErrorKind::Invalid, malformed)?;
-        let unixfs = UnixFs::parse(node.data.unwrap_or_default());
-        let unixfs = unixfs.context(ErrorKind::Invalid, malformed)?;
-        if !matches!(unixfs.kind, Kind::Directory | Kind::HamtShard) {
-            return Err(not_a_directory());
-        }
         let first_shard = pending.len();
-        for entry in Entries::new(&node, &unixfs).context(ErrorKind::Invalid, malformed)? {
-            match entry.context(ErrorKind::Invalid, malformed)? {
-                EntryRef::Shard(cid) => pending.push(cid),
-                EntryRef::Child { name, cid, tsize } => print(env, name, &cid, tsize)?,
+        for item in entries(&block).context(ErrorKind::Invalid, malformed)? {
+            match item.context(ErrorKind::Invalid, malformed)? {
+                Item::Shard(cid) => pending.push(cid),
+                Item::Entry { name, cid, tsize } => print(env, name, &cid, tsize)?,
             }
         }
         if pending.len() > SHARDS_MAX {
@@ -88,10 +80,10 @@ fn directory(env: &mut Env<'_>, root: Cid) -> Result<()> {
     Ok(())
 }
 
-fn print(env: &mut Env<'_>, name: &[u8], cid: &Cid, tsize: u64) -> Result<()> {
+fn print(env: &mut Env<'_>, name: &[u8], cid: &Cid, tsize: Option<u64>) -> Result<()> {
     if env.out.json {
         let name = String::from_utf8_lossy(name);
         return env.out.object(&json!({ "name": name, "cid": cid.to_string(), "tsize": tsize }));
     }
-    env.out.line(&format!("{cid}  {:>10}  {}", bytes(tsize), shown(name)))
+    env.out.line(&format!("{cid}  {:>10}  {}", tsize.map_or_else(String::new, bytes), shown(name)))
 }

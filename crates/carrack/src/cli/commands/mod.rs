@@ -11,13 +11,12 @@ pub mod serve;
 pub mod status;
 pub mod verify;
 
-use carrack_formats::walk::resolve::Resolved;
+use carrack_formats::walk::{ResolveLimits, Resolved};
 
 use crate::cli::args::Command;
 use crate::cli::target::{self, Target};
 use crate::cli::Env;
 use crate::error::{Error, ErrorKind, Result};
-use crate::node::limits::WALK;
 use crate::store::resolve::resolve_blocking;
 
 /// Carries out a command that works on an open store.
@@ -45,7 +44,7 @@ pub fn run(command: &Command, env: &mut Env<'_>) -> Result<()> {
 fn resolve(text: &str, env: &Env<'_>) -> Result<(Target, Resolved)> {
     let target = target::parse(text)?;
     let resolved =
-        resolve_blocking(env.blocks, target.root, target.segments.clone(), WALK)?;
+        resolve_blocking(env.blocks, target.root, target.segments.clone(), ResolveLimits::default())?;
     Ok((target, resolved))
 }
 

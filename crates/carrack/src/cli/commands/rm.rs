@@ -29,7 +29,7 @@ pub fn run(args: &RmArgs, env: &mut Env<'_>) -> Result<()> {
         if env.out.json {
             env.out.object(&json!({
                 "cid": root.cid.to_string(),
-                "containers_dropped": dropped.len(),
+                "containers_dropped": dropped.removed_containers.len(),
             }))?;
         } else {
             env.out.line(&format!("dropped {}", root.cid))?;

@@ -16,7 +16,9 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
     let changed = env.blocks.survey(env.stop)?;
     let roots = store.catalog().roots()?;
     let n_containers = store.catalog().n_containers()?;
-    let (index, disk) = (store.index().stats(), store.disk_len()?);
+    let (segments, disk) = (store.index().segments(), store.disk_len()?);
+    let n_records: u64 = segments.iter().map(|segment| segment.n_records).sum();
+    let index_len: u64 = segments.iter().map(|segment| segment.len).sum();
     if env.out.json {
         let stale: Vec<_> = changed
             .iter()
@@ -33,17 +35,17 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
         return env.out.object(&json!({
             "roots": roots.len(),
             "containers": n_containers,
-            "index_entries": index.n_records,
-            "index_segments": index.n_segments,
-            "index_bytes": index.len,
+            "index_entries": n_records,
+            "index_segments": segments.len(),
+            "index_bytes": index_len,
             "disk_bytes": disk,
             "stale": stale,
         }));
     }
     env.out.line(&format!("roots       {}", roots.len()))?;
     env.out.line(&format!("containers  {n_containers}"))?;
-    let (n, segments, len) = (index.n_records, index.n_segments, bytes(index.len));
-    env.out.line(&format!("index       {n} entries in {segments} segments, {len}"))?;
+    let (n, len) = (segments.len(), bytes(index_len));
+    env.out.line(&format!("index       {n_records} entries in {n} segments, {len}"))?;
     env.out.line(&format!("on disk     {}", bytes(disk)))?;
     if changed.is_empty() {
         return env.out.line("sources     all as they were added");

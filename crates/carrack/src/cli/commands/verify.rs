@@ -6,8 +6,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use carrack_formats::Cid;
-use carrack_formats::walk::resolve::Resolved;
-use carrack_formats::walk::{Scope, Step, Walker};
+use carrack_formats::walk::{Resolved, Scope, Step, Walker};
 use serde_json::json;
 
 use crate::cli::Env;
@@ -62,12 +61,7 @@ pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
 }
 
 fn below(env: &mut Env<'_>, root: Cid, totals: &mut Totals) -> Result<()> {
-    let resolved = Resolved {
-        terminus: root,
-        remainder: false,
-        path_blocks: Vec::new(),
-        roots: vec![root],
-    };
+    let resolved = Resolved::root(root);
     let mut walker = Walker::new(&resolved, Scope::All, None, false, WALK);
     let mut leaves = Vec::new();
     loop {
