@@ -186,6 +186,50 @@ fn all_recorded_requests_are_answered_in_order() {
     }
 }
 
+/// Paths into and through documents: `(path, blocks on the way, whether it ends inside)`.
+#[test]
+fn paths_lead_through_documents() {
+    let blocks = fixtures();
+    let root = parse_text("bafybeia264q44a3kmfc2otctzu4egp2k235o3t7mslz2yjraymp4nv6asi").unwrap();
+    let document = resolve(&blocks, root, &["document"]).unwrap().terminus;
+    assert_eq!(document.codec(), DAG_CBOR);
+    let single = resolve(&blocks, document, &["files", "single"]).unwrap();
+    assert_eq!(single.terminus.codec(), RAW);
+    assert_eq!(single.path_blocks, [document]);
+    assert_eq!(single.roots, [document, document, single.terminus]);
+    assert!(!single.remainder);
+    let limits = WalkLimits::default();
+    let mut walker = Walker::new(&single, Scope::All, None, false, limits);
+    assert_eq!(
+        run(&mut walker, &blocks).unwrap().0,
+        [document, single.terminus]
+    );
+
+    let inside = resolve(&blocks, root, &["document", "files"]).unwrap();
+    assert_eq!((inside.terminus, inside.remainder), (document, true));
+    assert_eq!(inside.path_blocks, [root]);
+    assert_eq!(inside.roots, [root, document, document]);
+    let sent = |scope| {
+        let mut walker = Walker::new(&inside, scope, None, false, limits);
+        run(&mut walker, &blocks).unwrap().0
+    };
+    assert_eq!(sent(Scope::Entity), [root, document]);
+    assert_eq!(sent(Scope::Block), [root, document]);
+    assert!(sent(Scope::All).contains(&single.terminus));
+
+    let (error, read) = resolve(&blocks, root, &["document", "files", "none"]).unwrap_err();
+    let WalkError::NotFound {
+        segment,
+        index,
+        last,
+    } = error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!((segment.as_str(), index, *last), ("none", 2, document));
+    assert_eq!(read, [root, document]);
+}
+
 #[test]
 fn a_missing_block_is_asked_for_in_its_place() {
     let blocks = fixtures();
@@ -203,6 +247,33 @@ fn a_missing_block_is_asked_for_in_its_place() {
         walker.provide(&cid, block.clone()).unwrap();
     }
     assert_eq!(steps.len(), 2, "the root and the first of three children");
+}
+
+/// Each block of the fixtures, damaged in every byte, is walked in every scope.
+#[test]
+fn damaged_fixtures_never_panic() {
+    let blocks = fixtures();
+    for (cid, block) in blocks.iter().filter(|(_, block)| block.len() < 400) {
+        for at in 0..block.len() {
+            let mut damaged = block.to_vec();
+            damaged[at] ^= 1 << (at % 8);
+            let damaged = Bytes::from(damaged);
+            for (scope, range) in [
+                (Scope::All, None),
+                (Scope::Entity, None),
+                (Scope::Entity, Some("1:-2")),
+            ] {
+                let range = range.map(|range| range.parse().unwrap());
+                let limits = WalkLimits::default();
+                let mut walker = Walker::new(&Resolved::root(*cid), scope, range, true, limits);
+                while let Ok(Step::Need { cid: asked, .. }) = walker.next() {
+                    if asked != *cid || walker.provide(&asked, damaged.clone()).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[test]
