@@ -1,1 +1,4 @@
-//! To be written.
+//! Wiring of a running node: limits, listener, shutdown, access log.
+
+pub mod limits;
+pub mod watch;

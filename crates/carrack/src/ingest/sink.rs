@@ -1,0 +1,326 @@
+//! Where an ingest's results go: ranges into the index, nodes into a pack, rows into the catalog.
+//!
+//! In       ranges, nodes, files, directories and roots, as they become known.
+//! Out      a durable store: what a [checkpoint](Sink::checkpoint) returned from is there after a
+//!          crash; a root is visible only with everything below it.
+//! Limits   one run of index entries and the rows since the last checkpoint are held in memory;
+//!          a checkpoint is due when the run is full, or after [`CHECKPOINT_INTERVAL`].
+//! Not here what is hashed and built (`ingest::add`, `ingest::import`).
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use carrack_formats::{Cid, cid};
+
+use crate::error::Result;
+use crate::ingest::journal::Journal;
+use crate::ingest::tree::Sum;
+use crate::store::Store;
+use crate::store::catalog::{
+    Batch, ContainerKind, ContainerRecord, DirRecord, PathKey, PathRecord, RootKind, RootRecord,
+    Validator,
+};
+use crate::store::index::RunWriter;
+use crate::store::location::{ContainerId, Location};
+use crate::store::pack::PackWriter;
+
+/// Longest time that hashing may be lost to a crash.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+/// Rows after which a checkpoint is due, to bound memory.
+const ROWS_MAX: usize = 100_000;
+/// The implicit source: files of this machine.
+const LOCAL: u32 = 1;
+
+/// A file known from an earlier ingest.
+#[derive(Debug)]
+pub struct KnownFile {
+    /// What it was.
+    pub validator: Validator,
+    /// Too young when it was read to be sure that a later write shows.
+    pub racy: bool,
+    /// Its container, unless it is empty.
+    pub container: Option<ContainerId>,
+    /// The pack with its nodes, if it has any.
+    pub pack: Option<ContainerId>,
+    /// What it came to.
+    pub sum: Sum,
+}
+
+/// A directory known from an earlier ingest.
+#[derive(Debug)]
+pub struct KnownDirectory {
+    /// Its CID.
+    pub cid: Cid,
+    /// Bytes of its blocks and all below.
+    pub dag_len: u64,
+    /// Its own blocks.
+    pub n_nodes: u64,
+    /// The pack they are in.
+    pub pack: ContainerId,
+}
+
+/// One ingest's results.
+#[derive(Debug)]
+pub struct Sink<'a> {
+    store: &'a Arc<Store>,
+    run: RunWriter,
+    pack: Option<PackWriter>,
+    batch: Batch,
+    n_rows: usize,
+    last_checkpoint: Instant,
+    journals: Vec<Journal>,
+    journal_dir: PathBuf,
+}
+
+impl<'a> Sink<'a> {
+    /// A sink into `store`, whose ingest lock the caller holds.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store is read-only after a failed write.
+    pub fn new(store: &'a Arc<Store>) -> Result<Self> {
+        Ok(Self {
+            store,
+            run: store.new_run()?,
+            pack: None,
+            batch: Batch::default(),
+            n_rows: 0,
+            last_checkpoint: Instant::now(),
+            journals: Vec::new(),
+            journal_dir: store.journal_dir(),
+        })
+    }
+
+    /// Where journals are kept.
+    #[must_use]
+    pub fn journal_dir(&self) -> &Path {
+        &self.journal_dir
+    }
+
+    /// An id for a container that will be recorded once it is known to be whole.
+    ///
+    /// # Errors
+    /// `Limit` when ids run out.
+    pub fn new_container(&self) -> Result<ContainerId> {
+        self.store.new_container_id()
+    }
+
+    /// The pack of this ingest, if anything was written.
+    #[must_use]
+    pub fn pack_id(&self) -> Option<ContainerId> {
+        self.pack.as_ref().map(PackWriter::container)
+    }
+
+    /// A block that lies in a container.
+    ///
+    /// # Errors
+    /// Those of writing a run.
+    pub fn range(&mut self, cid: &Cid, location: Location) -> Result<()> {
+        self.run.push(cid.hash(), location)?;
+        if self.run.is_full() { self.checkpoint() } else { Ok(()) }
+    }
+
+    /// A block that lies nowhere yet; gives the pack it is written to.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn node(&mut self, cid: &Cid, block: &[u8]) -> Result<ContainerId> {
+        let pack = match &mut self.pack {
+            Some(pack) => pack,
+            None => self.pack.insert(self.store.new_pack()?),
+        };
+        let container = pack.container();
+        if cid::identity_data(cid).is_none() {
+            let offset = pack.append(cid, block)?;
+            let len = u32::try_from(block.len()).unwrap_or(u32::MAX);
+            self.range(cid, Location { container, offset, len, wrapped: false })?;
+        }
+        Ok(container)
+    }
+
+    /// A container whose ranges were given.
+    pub fn container(
+        &mut self,
+        id: ContainerId,
+        kind: ContainerKind,
+        path: &Path,
+        validator: &Validator,
+    ) {
+        let record = ContainerRecord {
+            kind,
+            source: LOCAL,
+            path: path.as_os_str().as_bytes().to_vec(),
+            size: validator.size,
+            validator: validator.clone(),
+        };
+        self.batch.put_container(id, record);
+        self.n_rows += 1;
+    }
+
+    /// A file that is whole.
+    #[expect(clippy::too_many_arguments, reason = "the columns of one row")]
+    pub fn file(
+        &mut self,
+        path: &Path,
+        profile: u32,
+        validator: &Validator,
+        racy: bool,
+        container: Option<ContainerId>,
+        pack: Option<ContainerId>,
+        sum: Sum,
+    ) {
+        let record = PathRecord {
+            container,
+            pack,
+            validator: validator.clone(),
+            racy,
+            cid: sum.cid,
+            file_len: sum.file_len,
+            dag_len: sum.dag_len,
+            n_blocks: sum.n_blocks,
+        };
+        self.batch.put_path(key(path, profile), record);
+        self.n_rows += 1;
+    }
+
+    /// A directory whose nodes were given.
+    pub fn directory(
+        &mut self,
+        path: &Path,
+        profile: u32,
+        fingerprint: [u8; 32],
+        pack: ContainerId,
+        sum: &Sum,
+        n_nodes: u64,
+    ) {
+        let (cid, dag_len) = (sum.cid, sum.dag_len);
+        let record = DirRecord { fingerprint, cid, dag_len, n_nodes, pack };
+        self.batch.put_dir(key(path, profile), record);
+        self.n_rows += 1;
+    }
+
+    /// A root with everything it needs. Visible from the next checkpoint on.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn root(
+        &mut self,
+        cid: &Cid,
+        path: &Path,
+        kind: RootKind,
+        profile: u32,
+        sum: Sum,
+        mut members: Vec<ContainerId>,
+    ) -> Result<()> {
+        members.sort_unstable();
+        members.dedup();
+        let record = RootRecord {
+            id: 0, // Given by the catalog.
+            cid: *cid,
+            path: path.as_os_str().as_bytes().to_vec(),
+            kind,
+            profile,
+            created_unix: crate::node::clock::unix_seconds(),
+            bytes: sum.file_len,
+            n_blocks: sum.n_blocks,
+            n_files: sum.n_files,
+        };
+        if self.store.catalog().has_root(&record, &members)? {
+            return Ok(()); // Added before, and nothing changed.
+        }
+        self.batch.put_root(record, members);
+        self.n_rows += 1;
+        Ok(())
+    }
+
+    /// What an earlier ingest knows of a file.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn known_file(&self, path: &Path, profile: u32) -> Result<Option<KnownFile>> {
+        let record = self.store.catalog().path(&key(path, profile))?;
+        Ok(record.map(|record| KnownFile {
+            validator: record.validator,
+            racy: record.racy,
+            container: record.container,
+            pack: record.pack,
+            sum: Sum {
+                cid: record.cid,
+                file_len: record.file_len,
+                dag_len: record.dag_len,
+                n_blocks: record.n_blocks,
+                n_files: 1,
+            },
+        }))
+    }
+
+    /// What an earlier ingest knows of a directory with just these entries.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn known_directory(
+        &self,
+        path: &Path,
+        profile: u32,
+        fingerprint: &[u8; 32],
+    ) -> Result<Option<KnownDirectory>> {
+        let record = self.store.catalog().dir(&key(path, profile))?;
+        let record = record.filter(|record| record.fingerprint == *fingerprint);
+        Ok(record.map(|record| KnownDirectory {
+            cid: record.cid,
+            dag_len: record.dag_len,
+            n_nodes: record.n_nodes,
+            pack: record.pack,
+        }))
+    }
+
+    /// A journal that is of no use once the next checkpoint is durable.
+    pub fn forget_after_commit(&mut self, journal: Option<Journal>) {
+        self.journals.extend(journal);
+    }
+
+    /// Whether it is time for a checkpoint.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.n_rows > ROWS_MAX || self.last_checkpoint.elapsed() > CHECKPOINT_INTERVAL
+    }
+
+    /// Makes everything given so far durable, in the order in which it depends on each other: the
+    /// pack's bytes, the index run, then the rows that make both count.
+    ///
+    /// # Errors
+    /// Those of writing; nothing new counts then.
+    pub fn checkpoint(&mut self) -> Result<()> {
+        self.last_checkpoint = Instant::now();
+        if let Some(pack) = &mut self.pack {
+            let (id, record) = pack.sync()?;
+            self.batch.put_container(id, record);
+        }
+        if !self.run.is_empty() {
+            let run = std::mem::replace(&mut self.run, self.store.new_run()?);
+            if let Some(segment) = run.finish()? {
+                self.batch.add_segment(segment);
+            }
+        }
+        self.n_rows = 0;
+        let batch = std::mem::take(&mut self.batch);
+        if !batch.is_empty() {
+            self.store.commit(batch)?;
+        }
+        self.journals.drain(..).for_each(Journal::remove);
+        Ok(())
+    }
+
+    /// The last checkpoint.
+    ///
+    /// # Errors
+    /// As [`Self::checkpoint`].
+    pub fn finish(mut self) -> Result<()> {
+        self.checkpoint()
+    }
+}
+
+fn key(path: &Path, profile: u32) -> PathKey {
+    PathKey { source: LOCAL, profile, path: path.as_os_str().as_bytes().to_vec() }
+}
