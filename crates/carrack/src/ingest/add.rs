@@ -44,7 +44,7 @@ const BATCH_LEN_MAX: u64 = 4 << 20;
 const ATTEMPTS_MAX: u32 = 3;
 /// A file written less than this before it was looked at may be written again without a new
 /// timestamp: it is not taken for unchanged next time. Nanoseconds.
-const RACY_NS: i64 = 20_000_000;
+const RACY_NS: i128 = 20_000_000;
 
 /// How to add.
 #[derive(Debug, Clone)]
@@ -118,7 +118,7 @@ struct Adder<'a> {
     bytes_seen: u64,
     total: &'a AtomicU64,
     measured: &'a AtomicBool,
-    started_ns: i64,
+    started_ns: i128,
 }
 
 /// Where a file's sum goes, and which root it counts for.
@@ -314,7 +314,6 @@ impl<'a> Adder<'a> {
     fn file(&mut self, path: PathBuf, validator: &Validator, place: Place) -> Result<()> {
         if let Some(known) = self.sink.known_file(&path, self.profile)?
             && known.validator == *validator
-            && !known.racy
         {
             self.report.files_unchanged += 1;
             self.seen(validator.size);
@@ -486,8 +485,11 @@ impl<'a> Adder<'a> {
         file_len: u64,
     ) -> Result<Leaf> {
         let (offset, len) = self.rule.leaf(index, file_len);
-        let codec = if self.rule.raw { cid::RAW } else { cid::DAG_PB };
-        let cid = cid::from_sha256(self.options.profile.cid_version_for(codec), codec, digest);
+        let (version, codec) = match self.rule.raw {
+            true => (Version::V1, cid::RAW),
+            false => (self.options.profile.cid_version, cid::DAG_PB),
+        };
+        let cid = cid::from_sha256(version, codec, digest);
         let block_len =
             if self.rule.raw { u64::from(len) } else { leaf::block_len(len as usize) as u64 };
         match container {
@@ -609,17 +611,25 @@ impl<'a> Adder<'a> {
         if let Some(container) = container {
             self.sink.container(container, ContainerKind::File, path, validator);
         }
-        let newest = validator.mtime_ns.max(validator.ctime_ns);
-        let racy = newest > self.started_ns.saturating_sub(RACY_NS);
-        self.sink.file(path, self.profile, validator, racy, container, pack, sum);
+        if !self.is_racy(validator) {
+            self.sink.file(path, self.profile, validator, container, pack, sum);
+        }
         self.member(place.root, container);
         self.member(place.root, pack);
         self.settle(place.parent, Some(sum))
     }
 
+    /// Whether the file may be written once more without a new timestamp: it is not remembered.
+    fn is_racy(&self, validator: &Validator) -> bool {
+        let newest = validator.mtime.max(validator.ctime);
+        let newest_ns = i128::from(newest.secs) * 1_000_000_000 + i128::from(newest.nanos);
+        newest_ns > self.started_ns - RACY_NS
+    }
+
     fn symlink(&mut self, target: &[u8], place: Place) -> Result<()> {
         self.report.symlinks += 1;
-        let (cid, block) = dir::symlink(target, &self.options.profile);
+        let (built, block) = dir::symlink(target, &self.options.profile);
+        let cid = built.cid;
         let pack = self.sink.node(&cid, &block)?;
         self.member(place.root, Some(pack));
         let len = block.len() as u64;
@@ -666,6 +676,7 @@ impl<'a> Adder<'a> {
     /// The node, or the shards, of a directory; known ones are not built again.
     fn build(&mut self, directory: Directory) -> Result<Sum> {
         let Directory { path, root, entries, .. } = directory;
+        let n_entries = entries.len() as u64;
         let mut fingerprint = blake3::Hasher::new();
         let mut sum = Sum { cid: cid::empty_identity(), file_len: 0, dag_len: 0, n_blocks: 0, n_files: 0 };
         for (name, entry) in entries.iter() {
@@ -678,7 +689,7 @@ impl<'a> Adder<'a> {
         }
         let fingerprint = *fingerprint.finalize().as_bytes();
         if let Some(known) = self.sink.known_directory(&path, self.profile, &fingerprint)? {
-            self.member(root, Some(known.pack));
+            self.member(root, known.pack);
             sum.cid = known.cid;
             sum.dag_len = known.dag_len;
             sum.n_blocks += known.n_nodes;
@@ -701,7 +712,7 @@ impl<'a> Adder<'a> {
         sum.dag_len = built.dag_len;
         sum.n_blocks += n_nodes;
         if let Some(pack) = pack {
-            self.sink.directory(&path, self.profile, fingerprint, pack, &sum, n_nodes);
+            self.sink.directory(&path, self.profile, fingerprint, pack, &sum, n_nodes, n_entries);
         }
         Ok(sum)
     }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use carrack_formats::unixfs::leaf;
-use carrack_formats::verify::Sha256;
+use sha2::{Digest as _, Sha256};
 
 use crate::source::local::LocalFile;
 use crate::store::catalog::Validator;
@@ -175,7 +175,7 @@ fn work(rule: LeafRule, jobs: &Mutex<Receiver<Job>>, done: &SyncSender<Vec<Done>
                 .collect(),
             Ok(Job::Range { token, file, first, n }) => {
                 let digests = hasher.range(&file, file.validator.size, first, u64::from(n));
-                let result = digests.map(|digests| (file.validator.clone(), digests));
+                let result = digests.map(|digests| (file.validator, digests));
                 vec![Done { token, first, result }]
             }
         };
@@ -260,7 +260,7 @@ impl LeafHasher {
         if !self.rule.raw {
             sha.update(self.frame_of.as_ref().map_or(&[], |frame| frame.2.as_slice()));
         }
-        Ok(sha.finish())
+        Ok(sha.finalize().into())
     }
 }
 

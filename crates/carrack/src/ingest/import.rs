@@ -97,7 +97,6 @@ pub fn import(
     let mut sink = Sink::new(store)?;
     if let Some(known) = sink.known_file(&path, CAR_PROFILE)?
         && known.validator == file.validator
-        && !known.racy
     {
         return unchanged(store, &path);
     }
@@ -122,7 +121,6 @@ pub fn import(
         return Err(Error::new(ErrorKind::Changed, what));
     }
     sink.container(container, ContainerKind::Car, &path, &file.validator);
-    let racy = false;
     let sum = Sum {
         cid: cid::empty_identity(),
         file_len: report.bytes,
@@ -131,7 +129,7 @@ pub fn import(
         n_files: 1,
     };
     let (validator, members) = (&file.validator, vec![container]);
-    sink.file(&path, CAR_PROFILE, validator, racy, Some(container), None, sum);
+    sink.file(&path, CAR_PROFILE, validator, Some(container), None, sum);
     roots(&mut sink, &path, &scanned, members, &mut report)?;
     sink.finish()?;
     Ok(report)

@@ -119,8 +119,9 @@ fn header(subject: Subject<'_>) -> Vec<u8> {
     for field in [validator.dev, validator.ino, validator.size] {
         header.extend_from_slice(&field.to_le_bytes());
     }
-    for field in [validator.mtime_ns, validator.ctime_ns] {
-        header.extend_from_slice(&field.to_le_bytes());
+    for time in [validator.mtime, validator.ctime] {
+        header.extend_from_slice(&time.secs.to_le_bytes());
+        header.extend_from_slice(&time.nanos.to_le_bytes());
     }
     header.extend_from_slice(&subject.profile.to_le_bytes());
     let path_len = u32::try_from(subject.path.len()).unwrap_or(u32::MAX);
@@ -175,10 +176,11 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_LEN] {
 mod tests {
     use super::{Journal, Subject};
     use crate::ingest::hash::Digest;
-    use crate::store::catalog::Validator;
+    use crate::store::catalog::{FileTime, Validator};
 
     fn validator(size: u64) -> Validator {
-        Validator { dev: 1, ino: 2, size, mtime_ns: 3, ctime_ns: -4 }
+        let (mtime, ctime) = (FileTime { secs: 3, nanos: 4 }, FileTime { secs: -5, nanos: 6 });
+        Validator { dev: 1, ino: 2, size, mtime, ctime }
     }
 
     fn digest(n: u64) -> Digest {

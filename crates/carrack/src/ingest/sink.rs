@@ -19,8 +19,8 @@ use crate::ingest::journal::Journal;
 use crate::ingest::tree::Sum;
 use crate::store::Store;
 use crate::store::catalog::{
-    Batch, ContainerKind, ContainerRecord, DirRecord, PathKey, PathRecord, RootKind, RootRecord,
-    Validator,
+    Batch, ContainerKind, ContainerRecord, DirRecord, PathKey, PathRecord, RootId, RootKind,
+    RootRecord, SOURCE_LOCAL, Validator,
 };
 use crate::store::index::RunWriter;
 use crate::store::location::{ContainerId, Location};
@@ -30,16 +30,12 @@ use crate::store::pack::PackWriter;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Rows after which a checkpoint is due, to bound memory.
 const ROWS_MAX: usize = 100_000;
-/// The implicit source: files of this machine.
-const LOCAL: u32 = 1;
 
 /// A file known from an earlier ingest.
 #[derive(Debug)]
 pub struct KnownFile {
     /// What it was.
     pub validator: Validator,
-    /// Too young when it was read to be sure that a later write shows.
-    pub racy: bool,
     /// Its container, unless it is empty.
     pub container: Option<ContainerId>,
     /// The pack with its nodes, if it has any.
@@ -58,7 +54,7 @@ pub struct KnownDirectory {
     /// Its own blocks.
     pub n_nodes: u64,
     /// The pack they are in.
-    pub pack: ContainerId,
+    pub pack: Option<ContainerId>,
 }
 
 /// One ingest's results.
@@ -149,12 +145,12 @@ impl<'a> Sink<'a> {
     ) {
         let record = ContainerRecord {
             kind,
-            source: LOCAL,
+            source: SOURCE_LOCAL,
             path: path.as_os_str().as_bytes().to_vec(),
             size: validator.size,
-            validator: validator.clone(),
+            validator: *validator,
         };
-        self.batch.put_container(id, record);
+        self.batch.put_container(id, &record);
         self.n_rows += 1;
     }
 
@@ -165,7 +161,6 @@ impl<'a> Sink<'a> {
         path: &Path,
         profile: u32,
         validator: &Validator,
-        racy: bool,
         container: Option<ContainerId>,
         pack: Option<ContainerId>,
         sum: Sum,
@@ -173,18 +168,18 @@ impl<'a> Sink<'a> {
         let record = PathRecord {
             container,
             pack,
-            validator: validator.clone(),
-            racy,
+            validator: *validator,
             cid: sum.cid,
             file_len: sum.file_len,
             dag_len: sum.dag_len,
             n_blocks: sum.n_blocks,
         };
-        self.batch.put_path(key(path, profile), record);
+        self.batch.put_path(&key(path, profile), &record);
         self.n_rows += 1;
     }
 
     /// A directory whose nodes were given.
+    #[expect(clippy::too_many_arguments, reason = "the columns of one row")]
     pub fn directory(
         &mut self,
         path: &Path,
@@ -193,10 +188,18 @@ impl<'a> Sink<'a> {
         pack: ContainerId,
         sum: &Sum,
         n_nodes: u64,
+        n_entries: u64,
     ) {
-        let (cid, dag_len) = (sum.cid, sum.dag_len);
-        let record = DirRecord { fingerprint, cid, dag_len, n_nodes, pack };
-        self.batch.put_dir(key(path, profile), record);
+        let record = DirRecord {
+            fingerprint,
+            pack: Some(pack),
+            cid: sum.cid,
+            file_len: sum.file_len,
+            dag_len: sum.dag_len,
+            n_blocks: n_nodes,
+            n_entries,
+        };
+        self.batch.put_dir(&key(path, profile), &record);
         self.n_rows += 1;
     }
 
@@ -216,9 +219,10 @@ impl<'a> Sink<'a> {
         members.sort_unstable();
         members.dedup();
         let record = RootRecord {
-            id: 0, // Given by the catalog.
+            id: RootId(0), // Given by the catalog.
             cid: *cid,
             path: path.as_os_str().as_bytes().to_vec(),
+            name: path.file_name().unwrap_or_default().as_bytes().to_vec(),
             kind,
             profile,
             created_unix: crate::node::clock::unix_seconds(),
@@ -242,7 +246,6 @@ impl<'a> Sink<'a> {
         let record = self.store.catalog().path(&key(path, profile))?;
         Ok(record.map(|record| KnownFile {
             validator: record.validator,
-            racy: record.racy,
             container: record.container,
             pack: record.pack,
             sum: Sum {
@@ -270,7 +273,7 @@ impl<'a> Sink<'a> {
         Ok(record.map(|record| KnownDirectory {
             cid: record.cid,
             dag_len: record.dag_len,
-            n_nodes: record.n_nodes,
+            n_nodes: record.n_blocks,
             pack: record.pack,
         }))
     }
@@ -295,7 +298,7 @@ impl<'a> Sink<'a> {
         self.last_checkpoint = Instant::now();
         if let Some(pack) = &mut self.pack {
             let (id, record) = pack.sync()?;
-            self.batch.put_container(id, record);
+            self.batch.put_container(id, &record);
         }
         if !self.run.is_empty() {
             let run = std::mem::replace(&mut self.run, self.store.new_run()?);
@@ -322,5 +325,5 @@ impl<'a> Sink<'a> {
 }
 
 fn key(path: &Path, profile: u32) -> PathKey {
-    PathKey { source: LOCAL, profile, path: path.as_os_str().as_bytes().to_vec() }
+    PathKey { source: SOURCE_LOCAL, profile, path: path.as_os_str().as_bytes().to_vec() }
 }

@@ -15,7 +15,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::ReadWriteFlags;
 
-use crate::store::catalog::Validator;
+use crate::store::catalog::{FileTime, Validator};
 
 /// One open version of one file.
 #[derive(Debug)]
@@ -117,12 +117,11 @@ pub fn validator_of(meta: &Metadata) -> Validator {
         dev: meta.dev(),
         ino: meta.ino(),
         size: meta.size(),
-        mtime_ns: nanoseconds(meta.mtime(), meta.mtime_nsec()),
-        ctime_ns: nanoseconds(meta.ctime(), meta.ctime_nsec()),
+        mtime: file_time(meta.mtime(), meta.mtime_nsec()),
+        ctime: file_time(meta.ctime(), meta.ctime_nsec()),
     }
 }
 
-/// Nanoseconds since the epoch; a time that does not fit 64 bits (after the year 2262) saturates.
-const fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+fn file_time(secs: i64, nanos: i64) -> FileTime {
+    FileTime { secs, nanos: u32::try_from(nanos).unwrap_or(0) }
 }

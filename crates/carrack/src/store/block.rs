@@ -347,7 +347,7 @@ impl Blocks {
                 return Ok(());
             }
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                StaleReason::Shorter
+                StaleReason::Short
             }
             Err(ReadError::Io(error)) => {
                 let what = format!("cannot read {}", container.path.display());

@@ -68,6 +68,6 @@ impl StaleMarks {
     #[must_use]
     pub fn all(&self) -> Vec<(ContainerId, StaleMark)> {
         let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
-        marks.iter().map(|(container, mark)| (*container, mark.clone())).collect()
+        marks.iter().map(|(container, mark)| (*container, *mark)).collect()
     }
 }

@@ -115,7 +115,10 @@ mod tests {
 
     #[test]
     fn extremes_do_not_overflow() {
-        assert_eq!(resolve("0:9223372036854775807", u64::MAX), Some((0, 1 << 63)));
+        assert_eq!(
+            resolve("0:9223372036854775807", u64::MAX),
+            Some((0, 1 << 63))
+        );
         assert_eq!(resolve("-1:*", u64::MAX), Some((u64::MAX - 1, u64::MAX)));
         assert_eq!(resolve("0:-1", u64::MAX), Some((0, u64::MAX)));
         for text in ["0:*", "-1:*", "0:0", "0:-1", "-5:-1"] {
@@ -125,14 +128,23 @@ mod tests {
 
     #[test]
     fn malformed_and_reversed_ranges_are_refused() {
-        for text in ["", ":", "0", "*:0", "*:*", "0:", ":0", "a:b", "0:1:2", "0 :1", "+0:1", "0:+1"]
-        {
-            assert_eq!(text.parse::<ByteRange>(), Err(RangeError::Malformed), "{text:?}");
+        for text in [
+            "", ":", "0", "*:0", "*:*", "0:", ":0", "a:b", "0:1:2", "0 :1", "+0:1", "0:+1",
+        ] {
+            assert_eq!(
+                text.parse::<ByteRange>(),
+                Err(RangeError::Malformed),
+                "{text:?}"
+            );
         }
         let huge = "0:9223372036854775808";
         assert_eq!(huge.parse::<ByteRange>(), Err(RangeError::Malformed));
         for text in ["5:4", "-4:-5"] {
-            assert_eq!(text.parse::<ByteRange>(), Err(RangeError::Reversed), "{text}");
+            assert_eq!(
+                text.parse::<ByteRange>(),
+                Err(RangeError::Reversed),
+                "{text}"
+            );
         }
     }
 }

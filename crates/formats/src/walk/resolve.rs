@@ -31,7 +31,10 @@ pub struct ResolveLimits {
 
 impl Default for ResolveLimits {
     fn default() -> Self {
-        Self { segments_max: 256, segment_len_max: 4096 }
+        Self {
+            segments_max: 256,
+            segment_len_max: 4096,
+        }
     }
 }
 
@@ -62,7 +65,12 @@ impl Resolved {
     /// A CID without a path.
     #[must_use]
     pub fn root(cid: Cid) -> Self {
-        Self { terminus: cid, remainder: false, path_blocks: Vec::new(), roots: vec![cid] }
+        Self {
+            terminus: cid,
+            remainder: false,
+            path_blocks: Vec::new(),
+            roots: vec![cid],
+        }
     }
 }
 
@@ -87,11 +95,7 @@ impl Resolver {
     ///
     /// # Errors
     /// `PathTooLong`.
-    pub fn new(
-        root: Cid,
-        segments: Vec<String>,
-        limits: ResolveLimits,
-    ) -> Result<Self, WalkError> {
+    pub fn new(root: Cid, segments: Vec<String>, limits: ResolveLimits) -> Result<Self, WalkError> {
         let too_long = |segment: &String| segment.len() > limits.segment_len_max;
         if segments.len() > limits.segments_max || segments.iter().any(too_long) {
             return Err(WalkError::PathTooLong);
@@ -136,7 +140,9 @@ impl Resolver {
     /// malformed. `Unexpected`: it is not the one that was needed.
     pub fn provide(&mut self, cid: &Cid, block: &Bytes) -> Result<(), WalkError> {
         if *cid != self.current || self.n_used >= self.segments.len() {
-            return Err(WalkError::Unexpected { cid: Box::new(*cid) });
+            return Err(WalkError::Unexpected {
+                cid: Box::new(*cid),
+            });
         }
         self.step(block)
     }
@@ -183,7 +189,10 @@ impl Resolver {
 
     fn step_shard(&mut self, node: &PbNode<'_>, unixfs: &UnixFs<'_>) -> Result<(), WalkError> {
         let cid = self.current;
-        let hamt_error = |source| WalkError::Hamt { cid: Box::new(cid), source };
+        let hamt_error = |source| WalkError::Hamt {
+            cid: Box::new(cid),
+            source,
+        };
         let shard = Shard::parse(node, unixfs).map_err(hamt_error)?;
         let name = self.segment().as_bytes();
         let (hash, bits) = self.shard.unwrap_or_else(|| (hash_name(name), 0));
@@ -205,7 +214,12 @@ impl Resolver {
         &mut self,
         resolve: impl FnOnce(&[&str]) -> Result<PathStep, DagError>,
     ) -> Result<(), WalkError> {
-        let left: Vec<&str> = self.segments.iter().skip(self.n_used).map(String::as_str).collect();
+        let left: Vec<&str> = self
+            .segments
+            .iter()
+            .skip(self.n_used)
+            .map(String::as_str)
+            .collect();
         match resolve(&left).map_err(|source| self.block_error(source))? {
             PathStep::Missing { used } => Err(self.not_found(used)),
             PathStep::Value { used } => {
@@ -217,7 +231,8 @@ impl Resolver {
                 Ok(())
             }
             PathStep::Link { cid, used } => {
-                self.roots.extend(std::iter::repeat_n(self.current, used.saturating_sub(1)));
+                self.roots
+                    .extend(std::iter::repeat_n(self.current, used.saturating_sub(1)));
                 self.roots.push(cid);
                 // At least one, so that no document can keep the resolver where it is.
                 self.n_used += used.max(1);
@@ -245,14 +260,25 @@ impl Resolver {
     }
 
     fn block_error(&self, source: DagError) -> WalkError {
-        WalkError::Block { cid: Box::new(self.current), source }
+        WalkError::Block {
+            cid: Box::new(self.current),
+            source,
+        }
     }
 
     fn not_found(&self, used: usize) -> WalkError {
         let index = self.n_used + used;
-        let last = if used > 0 { self.current } else { *self.roots.last().unwrap_or(&self.current) };
+        let last = if used > 0 {
+            self.current
+        } else {
+            *self.roots.last().unwrap_or(&self.current)
+        };
         let segment = self.segments.get(index).cloned().unwrap_or_default();
-        WalkError::NotFound { segment, index, last: Box::new(last) }
+        WalkError::NotFound {
+            segment,
+            index,
+            last: Box::new(last),
+        }
     }
 }
 

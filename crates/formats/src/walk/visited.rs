@@ -84,9 +84,17 @@ mod tests {
         assert_eq!(visit(cid(0x70, 1), false), Some(Visit::Again));
         assert_eq!(visit(cid(0x70, 1), false), Some(Visit::Skip));
         assert_eq!(visit(cid(0x70, 1), true), Some(Visit::Skip));
-        assert_eq!(visit(cid(0x55, 1), false), Some(Visit::First), "another codec");
+        assert_eq!(
+            visit(cid(0x55, 1), false),
+            Some(Visit::First),
+            "another codec"
+        );
         assert_eq!(visit(cid(0x55, 2), false), Some(Visit::First));
         assert_eq!(visit(cid(0x55, 3), false), None, "full");
-        assert_eq!(visit(cid(0x55, 2), false), Some(Visit::Skip), "full, but known");
+        assert_eq!(
+            visit(cid(0x55, 2), false),
+            Some(Visit::Skip),
+            "full, but known"
+        );
     }
 }

@@ -10,10 +10,10 @@
 
 use bytes::Bytes;
 
+use super::WalkError;
 use super::range::ByteRange;
 use super::resolve::Resolved;
 use super::visited::{Full, Visit, Visited};
-use super::WalkError;
 use crate::Cid;
 use crate::cid::{self, DAG_CBOR, DAG_JSON, DAG_PB};
 use crate::dag::pb::{PbLink, PbNode, next_link};
@@ -46,13 +46,20 @@ pub struct WalkLimits {
 
 impl Default for WalkLimits {
     fn default() -> Self {
-        Self { depth_max: 1024, stack_bytes_max: 64 * 1024 * 1024, visited_max: 4_000_000 }
+        Self {
+            depth_max: 1024,
+            stack_bytes_max: 64 * 1024 * 1024,
+            visited_max: 4_000_000,
+        }
     }
 }
 
 /// What comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "a step per block: a box would cost more")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a step per block: a box would cost more"
+)]
 pub enum Step {
     /// Load this block, put it into the answer if `emit`, and [`provide`](Walker::provide) it.
     Need {
@@ -123,7 +130,11 @@ struct Frame {
 #[derive(Debug)]
 enum Children {
     /// dag-pb: the bytes of the links and how far they have been read.
-    Pb { links: Bytes, pos: usize, filter: Filter },
+    Pb {
+        links: Bytes,
+        pos: usize,
+        filter: Filter,
+    },
     /// Other codecs.
     Listed { links: Links, index: usize },
 }
@@ -134,9 +145,19 @@ enum Filter {
     All,
     File,
     /// Those whose bytes meet `from..to`; `offset` is where the next child starts.
-    Range { from: u64, to: u64, offset: u64, unixfs: Bytes, sizes: SizeCursor },
+    Range {
+        from: u64,
+        to: u64,
+        offset: u64,
+        unixfs: Bytes,
+        sizes: SizeCursor,
+    },
     /// Those that lead to shards.
-    Shards { prefix_len: usize, bits: u32, index: usize },
+    Shards {
+        prefix_len: usize,
+        bits: u32,
+        index: usize,
+    },
 }
 
 impl Walker {
@@ -189,7 +210,9 @@ impl Walker {
     pub fn provide(&mut self, cid: &Cid, block: Bytes) -> Result<(), WalkError> {
         let result = match self.pending.take_if(|pending| pending.cid == *cid) {
             Some(pending) => self.open(cid, block, pending.rule, pending.depth),
-            None => Err(WalkError::Unexpected { cid: Box::new(*cid) }),
+            None => Err(WalkError::Unexpected {
+                cid: Box::new(*cid),
+            }),
         };
         self.failed |= result.is_err();
         result
@@ -197,7 +220,10 @@ impl Walker {
 
     fn advance(&mut self) -> Result<Step, WalkError> {
         if let Some(pending) = &self.pending {
-            return Ok(Step::Need { cid: pending.cid, emit: pending.emit });
+            return Ok(Step::Need {
+                cid: pending.cid,
+                emit: pending.emit,
+            });
         }
         while let Some(cid) = self.path.next() {
             if let Some(step) = self.enter(cid, Rule::Block, 0)? {
@@ -229,7 +255,10 @@ impl Walker {
     fn enter(&mut self, cid: Cid, rule: Rule, depth: u32) -> Result<Option<Step>, WalkError> {
         if depth > self.limits.depth_max {
             let limit = self.limits.depth_max;
-            return Err(WalkError::TooDeep { cid: Box::new(cid), limit });
+            return Err(WalkError::TooDeep {
+                cid: Box::new(cid),
+                limit,
+            });
         }
         let has_links = match rule {
             Rule::Block => false,
@@ -259,38 +288,59 @@ impl Walker {
             return Ok(Some(Step::Leaf(cid)));
         }
         let emit = visit == Visit::First;
-        self.pending = Some(Pending { cid, emit, rule, depth });
+        self.pending = Some(Pending {
+            cid,
+            emit,
+            rule,
+            depth,
+        });
         Ok(Some(Step::Need { cid, emit }))
     }
 
     /// Puts a block on the stack, if there is anything to follow in it.
-    fn open(
-        &mut self,
-        cid: &Cid,
-        block: Bytes,
-        rule: Rule,
-        depth: u32,
-    ) -> Result<(), WalkError> {
+    fn open(&mut self, cid: &Cid, block: Bytes, rule: Rule, depth: u32) -> Result<(), WalkError> {
         let block_len = block.len();
         let (children, held) = if cid.codec() == DAG_PB {
-            let block_error = |error| WalkError::Block { cid: Box::new(*cid), source: error };
+            let block_error = |error| WalkError::Block {
+                cid: Box::new(*cid),
+                source: error,
+            };
             let node = PbNode::parse(&block).map_err(|error| block_error(error.into()))?;
-            let Some(filter) = self.filter(cid, &block, &node, rule)? else { return Ok(()) };
+            let Some(filter) = self.filter(cid, &block, &node, rule)? else {
+                return Ok(());
+            };
             let links = block.slice(node.links_range());
-            (Children::Pb { links, pos: 0, filter }, block_len)
+            (
+                Children::Pb {
+                    links,
+                    pos: 0,
+                    filter,
+                },
+                block_len,
+            )
         } else {
             let found = links(cid.codec(), &block);
-            let links = found.map_err(|source| WalkError::Block { cid: Box::new(*cid), source })?;
+            let links = found.map_err(|source| WalkError::Block {
+                cid: Box::new(*cid),
+                source,
+            })?;
             let held = links.memory_len();
             (Children::Listed { links, index: 0 }, held)
         };
-        let frame = Frame { cid: *cid, depth, held, children };
+        let frame = Frame {
+            cid: *cid,
+            depth,
+            held,
+            children,
+        };
         if frame.is_exhausted() {
             return Ok(());
         }
         self.stack_bytes = self.stack_bytes.saturating_add(held);
         if self.stack_bytes > self.limits.stack_bytes_max {
-            return Err(WalkError::StackTooLarge { limit: self.limits.stack_bytes_max });
+            return Err(WalkError::StackTooLarge {
+                limit: self.limits.stack_bytes_max,
+            });
         }
         self.stack.push(frame);
         Ok(())
@@ -304,7 +354,10 @@ impl Walker {
         node: &PbNode<'_>,
         rule: Rule,
     ) -> Result<Option<Filter>, WalkError> {
-        let unixfs_error = |source| WalkError::UnixFs { cid: Box::new(*cid), source };
+        let unixfs_error = |source| WalkError::UnixFs {
+            cid: Box::new(*cid),
+            source,
+        };
         let unixfs = || UnixFs::parse_node(node);
         match rule {
             Rule::Block => Ok(None),
@@ -324,7 +377,9 @@ impl Walker {
             }
             Rule::Entity => {
                 // What is not UnixFS has no more to it than its block.
-                let Ok(unixfs) = unixfs() else { return Ok(None) };
+                let Ok(unixfs) = unixfs() else {
+                    return Ok(None);
+                };
                 match unixfs.kind {
                     Kind::HamtShard => shard_filter(cid, node, &unixfs, 0).map(Some),
                     Kind::File | Kind::Raw => self.file_filter(cid, block, node, &unixfs),
@@ -343,10 +398,14 @@ impl Walker {
         unixfs: &UnixFs<'_>,
     ) -> Result<Option<Filter>, WalkError> {
         let file_len = file_part(cid, node, unixfs)?;
-        let Some(range) = self.range else { return Ok(Some(Filter::File)) };
+        let Some(range) = self.range else {
+            return Ok(Some(Filter::File));
+        };
         // Counting from the end of a file whose sizes contradict each other has no meaning.
         if unixfs.filesize.is_some_and(|claimed| claimed != file_len) {
-            return Err(WalkError::File { cid: Box::new(*cid) });
+            return Err(WalkError::File {
+                cid: Box::new(*cid),
+            });
         }
         Ok(match range.resolve(file_len) {
             None => None,
@@ -360,9 +419,14 @@ impl Walker {
 fn file_part(cid: &Cid, node: &PbNode<'_>, unixfs: &UnixFs<'_>) -> Result<u64, WalkError> {
     let is_file = matches!(unixfs.kind, Kind::File | Kind::Raw);
     if !is_file || unixfs.n_blocksizes != node.n_links() {
-        return Err(WalkError::File { cid: Box::new(*cid) });
+        return Err(WalkError::File {
+            cid: Box::new(*cid),
+        });
     }
-    unixfs.file_len().map_err(|source| WalkError::UnixFs { cid: Box::new(*cid), source })
+    unixfs.file_len().map_err(|source| WalkError::UnixFs {
+        cid: Box::new(*cid),
+        source,
+    })
 }
 
 fn range_filter(
@@ -374,8 +438,17 @@ fn range_filter(
 ) -> Filter {
     // A node's own bytes come before those of its children.
     let offset = unixfs.data.map_or(0, <[u8]>::len) as u64;
-    let unixfs = node.data.map(|data| block.slice_ref(data)).unwrap_or_default();
-    Filter::Range { from, to, offset, unixfs, sizes: SizeCursor::default() }
+    let unixfs = node
+        .data
+        .map(|data| block.slice_ref(data))
+        .unwrap_or_default();
+    Filter::Range {
+        from,
+        to,
+        offset,
+        unixfs,
+        sizes: SizeCursor::default(),
+    }
 }
 
 fn shard_filter(
@@ -384,13 +457,20 @@ fn shard_filter(
     unixfs: &UnixFs<'_>,
     bits: u32,
 ) -> Result<Filter, WalkError> {
-    let hamt_error = |source| WalkError::Hamt { cid: Box::new(*cid), source };
+    let hamt_error = |source| WalkError::Hamt {
+        cid: Box::new(*cid),
+        source,
+    };
     let shard = Shard::parse(node, unixfs).map_err(hamt_error)?;
     let bits = bits + shard.fanout_log2();
     if bits > u64::BITS {
         return Err(hamt_error(HamtError::TooDeep));
     }
-    Ok(Filter::Shards { prefix_len: shard.prefix_len(), bits, index: 0 })
+    Ok(Filter::Shards {
+        prefix_len: shard.prefix_len(),
+        bits,
+        index: 0,
+    })
 }
 
 impl Frame {
@@ -399,21 +479,26 @@ impl Frame {
         let owner = &self.cid;
         match &mut self.children {
             Children::Listed { links, index } => {
-                let Some(link) = links.get(*index) else { return Ok(None) };
+                let Some(link) = links.get(*index) else {
+                    return Ok(None);
+                };
                 *index += 1;
                 let cid = link.map_err(|source| block_error(owner, source))?;
                 Ok(Some((cid, Rule::All)))
             }
             Children::Pb { links, pos, filter } => {
                 while let Some(link) = next_link(links, pos) {
-                    let rule = filter.rule(&link).map_err(|source| {
-                        WalkError::Hamt { cid: Box::new(*owner), source }
+                    let rule = filter.rule(&link).map_err(|source| WalkError::Hamt {
+                        cid: Box::new(*owner),
+                        source,
                     })?;
                     match rule {
                         Follow::Yes(rule) => {
-                            let cid = cid::parse_bytes(link.cid).map_err(|source| {
-                                WalkError::Link { cid: Box::new(*owner), source }
-                            })?;
+                            let cid =
+                                cid::parse_bytes(link.cid).map_err(|source| WalkError::Link {
+                                    cid: Box::new(*owner),
+                                    source,
+                                })?;
                             return Ok(Some((cid, rule)));
                         }
                         Follow::No => {}
@@ -435,7 +520,10 @@ impl Frame {
 }
 
 fn block_error(cid: &Cid, source: DagError) -> WalkError {
-    WalkError::Block { cid: Box::new(*cid), source }
+    WalkError::Block {
+        cid: Box::new(*cid),
+        source,
+    }
 }
 
 /// What to do with a link.
@@ -450,7 +538,11 @@ impl Filter {
         Ok(match self {
             Self::All => Follow::Yes(Rule::All),
             Self::File => Follow::Yes(Rule::File),
-            Self::Shards { prefix_len, bits, index } => {
+            Self::Shards {
+                prefix_len,
+                bits,
+                index,
+            } => {
                 let at = *index;
                 *index += 1;
                 if link.name.len() < *prefix_len {
@@ -461,7 +553,13 @@ impl Filter {
                 }
                 Follow::Yes(Rule::Shard { bits: *bits })
             }
-            Self::Range { from, to, offset, unixfs, sizes } => {
+            Self::Range {
+                from,
+                to,
+                offset,
+                unixfs,
+                sizes,
+            } => {
                 let size = sizes.next(unixfs).unwrap_or(0);
                 let start = *offset;
                 let end = start.saturating_add(size);
@@ -476,7 +574,10 @@ impl Filter {
                     return Ok(Follow::Yes(Rule::File));
                 }
                 let from = from.saturating_sub(start);
-                Follow::Yes(Rule::Range { from, to: (*to - start).min(size) })
+                Follow::Yes(Rule::Range {
+                    from,
+                    to: (*to - start).min(size),
+                })
             }
         })
     }

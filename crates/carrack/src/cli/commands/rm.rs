@@ -16,7 +16,7 @@ pub fn run(args: &RmArgs, env: &mut Env<'_>) -> Result<()> {
     let mut found = Vec::new();
     for text in &args.roots {
         let target = target::parse(text)?;
-        let roots = store.catalog().roots_of(&target.root)?;
+        let roots = store.catalog().roots_of_cid(&target.root)?;
         if roots.is_empty() {
             let what = format!("{} is not a root here: see carrack ls", target.root);
             return Err(Error::new(ErrorKind::NotFound, what));

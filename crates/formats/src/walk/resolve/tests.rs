@@ -15,20 +15,31 @@ fn directory(entries: &[(&[u8], Cid)]) -> Bytes {
     let mut links: Vec<PbLink<'_>> = entries
         .iter()
         .zip(&cids)
-        .map(|((name, _), cid)| PbLink { cid, name, tsize: None })
+        .map(|((name, _), cid)| PbLink {
+            cid,
+            name,
+            tsize: None,
+        })
         .collect();
     encode(&mut links, Some(&node::DIRECTORY)).into()
 }
 
 fn resolver(root: Cid, path: &str) -> Resolver {
-    let segments = path.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect();
+    let segments = path
+        .split('/')
+        .filter(|s| !s.is_empty())
+        .map(str::to_owned)
+        .collect();
     Resolver::new(root, segments, ResolveLimits::default()).unwrap()
 }
 
 #[test]
 fn a_root_without_a_path_needs_no_block() {
     let root = cid(DAG_PB, 1);
-    assert_eq!(resolver(root, "").next(), Ok(ResolveStep::Done(Resolved::root(root))));
+    assert_eq!(
+        resolver(root, "").next(),
+        Ok(ResolveStep::Done(Resolved::root(root)))
+    );
 }
 
 #[test]
@@ -37,7 +48,9 @@ fn the_first_of_two_entries_with_one_name_counts() {
     let block = directory(&[(b"a", cid(RAW, 2)), (b"a", cid(RAW, 3))]);
     let mut resolver = resolver(root, "a");
     resolver.provide(&root, &block).unwrap();
-    let Ok(ResolveStep::Done(resolved)) = resolver.next() else { panic!() };
+    let Ok(ResolveStep::Done(resolved)) = resolver.next() else {
+        panic!()
+    };
     assert_eq!(resolved.terminus, cid(RAW, 2));
 }
 
@@ -45,16 +58,27 @@ fn the_first_of_two_entries_with_one_name_counts() {
 fn only_the_block_asked_for_is_taken() {
     let root = cid(DAG_PB, 1);
     let mut walk = resolver(root, "a");
-    assert!(matches!(walk.provide(&cid(RAW, 9), &Bytes::new()), Err(WalkError::Unexpected { .. })));
+    assert!(matches!(
+        walk.provide(&cid(RAW, 9), &Bytes::new()),
+        Err(WalkError::Unexpected { .. })
+    ));
     let mut done = resolver(root, "");
-    assert!(matches!(done.provide(&root, &Bytes::new()), Err(WalkError::Unexpected { .. })));
+    assert!(matches!(
+        done.provide(&root, &Bytes::new()),
+        Err(WalkError::Unexpected { .. })
+    ));
 }
 
 #[test]
 fn no_path_leads_through_files_links_and_raw_blocks() {
     let file = encode(&mut [], Some(&[8, 2, 0x18, 0]));
     let symlink = encode(&mut [], Some(&node::symlink(b"target")));
-    for (codec, block) in [(DAG_PB, file), (DAG_PB, symlink), (RAW, vec![]), (0x99, vec![])] {
+    for (codec, block) in [
+        (DAG_PB, file),
+        (DAG_PB, symlink),
+        (RAW, vec![]),
+        (0x99, vec![]),
+    ] {
         let root = cid(codec, 1);
         let mut resolver = resolver(root, "target");
         let error = resolver.provide(&root, &block.into()).unwrap_err();
@@ -68,8 +92,12 @@ fn no_path_leads_through_files_links_and_raw_blocks() {
 fn the_error_names_what_is_missing_and_where() {
     let (root, below) = (cid(DAG_PB, 1), cid(DAG_PB, 2));
     let mut resolver = resolver(root, "a/b/c");
-    resolver.provide(&root, &directory(&[(b"a", below)])).unwrap();
-    let error = resolver.provide(&below, &directory(&[(b"B", root)])).unwrap_err();
+    resolver
+        .provide(&root, &directory(&[(b"a", below)]))
+        .unwrap();
+    let error = resolver
+        .provide(&below, &directory(&[(b"B", root)]))
+        .unwrap_err();
     assert_eq!(error.to_string(), format!("no \"b\" below {below}"));
     assert_eq!(resolver.blocks_read(), [root, below]);
 }
@@ -78,7 +106,14 @@ fn the_error_names_what_is_missing_and_where() {
 fn plain_dag_pb_is_followed_by_link_names() {
     let root = cid(DAG_PB, 1);
     let below = cid(RAW, 2).to_bytes();
-    let block = encode(&mut [PbLink { cid: &below, name: b"x", tsize: None }], Some(b"\xff\xff"));
+    let block = encode(
+        &mut [PbLink {
+            cid: &below,
+            name: b"x",
+            tsize: None,
+        }],
+        Some(b"\xff\xff"),
+    );
     let mut resolver = resolver(root, "x");
     resolver.provide(&root, &block.into()).unwrap();
     assert!(matches!(resolver.next(), Ok(ResolveStep::Done(_))));
@@ -89,9 +124,15 @@ fn long_paths_are_refused_before_anything_is_loaded() {
     let root = cid(DAG_PB, 1);
     let new = |segments| Resolver::new(root, segments, ResolveLimits::default());
     assert!(new(vec!["a".to_owned(); 256]).is_ok());
-    assert_eq!(new(vec!["a".to_owned(); 257]).unwrap_err(), WalkError::PathTooLong);
+    assert_eq!(
+        new(vec!["a".to_owned(); 257]).unwrap_err(),
+        WalkError::PathTooLong
+    );
     assert!(new(vec!["a".repeat(4096)]).is_ok());
-    assert_eq!(new(vec!["a".repeat(4097)]).unwrap_err(), WalkError::PathTooLong);
+    assert_eq!(
+        new(vec!["a".repeat(4097)]).unwrap_err(),
+        WalkError::PathTooLong
+    );
 }
 
 proptest! {

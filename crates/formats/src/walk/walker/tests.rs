@@ -46,8 +46,14 @@ fn put(blocks: &mut Blocks, codec: u64, block: impl Into<Bytes>) -> Cid {
 /// A dag-pb block without data that links to `children`.
 fn node(blocks: &mut Blocks, children: &[Cid]) -> Cid {
     let cids: Vec<Vec<u8>> = children.iter().map(|cid| cid.to_bytes()).collect();
-    let mut links: Vec<PbLink<'_>> =
-        cids.iter().map(|cid| PbLink { cid, name: b"", tsize: Some(1) }).collect();
+    let mut links: Vec<PbLink<'_>> = cids
+        .iter()
+        .map(|cid| PbLink {
+            cid,
+            name: b"",
+            tsize: Some(1),
+        })
+        .collect();
     let block = encode(&mut links, None);
     put(blocks, DAG_PB, block)
 }
@@ -55,17 +61,26 @@ fn node(blocks: &mut Blocks, children: &[Cid]) -> Cid {
 /// A file node over `children`, each with the block size beside it.
 fn file(blocks: &mut Blocks, children: &[(Cid, u64)]) -> Cid {
     let mut data = file_head(children.iter().map(|(_, size)| size).sum());
-    children.iter().for_each(|(_, size)| put_blocksize(&mut data, *size));
+    children
+        .iter()
+        .for_each(|(_, size)| put_blocksize(&mut data, *size));
     let cids: Vec<Vec<u8>> = children.iter().map(|(cid, _)| cid.to_bytes()).collect();
-    let mut links: Vec<PbLink<'_>> =
-        cids.iter().map(|cid| PbLink { cid, name: b"", tsize: Some(1) }).collect();
+    let mut links: Vec<PbLink<'_>> = cids
+        .iter()
+        .map(|cid| PbLink {
+            cid,
+            name: b"",
+            tsize: Some(1),
+        })
+        .collect();
     let block = encode(&mut links, Some(&data));
     put(blocks, DAG_PB, block)
 }
 
 fn resolve(blocks: &Blocks, root: Cid, path: &[&str]) -> Result<Resolved, (WalkError, Vec<Cid>)> {
     let segments = path.iter().map(|segment| (*segment).to_owned()).collect();
-    let mut resolver = Resolver::new(root, segments, super::super::ResolveLimits::default()).unwrap();
+    let mut resolver =
+        Resolver::new(root, segments, super::super::ResolveLimits::default()).unwrap();
     loop {
         let step = resolver.next().and_then(|step| match step {
             ResolveStep::Done(resolved) => Ok(Some(resolved)),
@@ -106,8 +121,13 @@ fn walk(
     dups: bool,
 ) -> Result<Vec<Cid>, WalkError> {
     let range = range.map(|range| range.parse().unwrap());
-    let mut walker =
-        Walker::new(&Resolved::root(root), scope, range, dups, WalkLimits::default());
+    let mut walker = Walker::new(
+        &Resolved::root(root),
+        scope,
+        range,
+        dups,
+        WalkLimits::default(),
+    );
     run(&mut walker, blocks).map(|(sent, _)| sent)
 }
 
@@ -145,11 +165,17 @@ fn all_recorded_requests_are_answered_in_order() {
         let dups = param("dups=") == Some("y");
         let sent = match resolve(&blocks, root, &segments) {
             Ok(resolved) => {
-                let mut walker =
-                    Walker::new(&resolved, scope, range, dups, WalkLimits::default());
+                let mut walker = Walker::new(&resolved, scope, range, dups, WalkLimits::default());
                 run(&mut walker, &blocks).unwrap().0
             }
-            Err((WalkError::NotFound { segment, index: 1, last }, read)) => {
+            Err((
+                WalkError::NotFound {
+                    segment,
+                    index: 1,
+                    last,
+                },
+                read,
+            )) => {
                 assert_eq!(segment, "i-do-not-exist");
                 assert_eq!(*last, want[1]);
                 read
@@ -184,17 +210,37 @@ fn identity_cids_are_walked_through_but_never_sent() {
     let mut blocks = Blocks::new();
     let leaf = put(&mut blocks, RAW, &b"leaf"[..]);
     let cid = leaf.to_bytes();
-    let inner = encode(&mut [PbLink { cid: &cid, name: b"in", tsize: None }], None);
-    let identity = |codec, data: &[u8]| Cid::new_v1(codec, crate::Multihash::wrap(0, data).unwrap());
+    let inner = encode(
+        &mut [PbLink {
+            cid: &cid,
+            name: b"in",
+            tsize: None,
+        }],
+        None,
+    );
+    let identity =
+        |codec, data: &[u8]| Cid::new_v1(codec, crate::Multihash::wrap(0, data).unwrap());
     let inner = identity(DAG_PB, &inner);
-    let root = node(&mut blocks, &[identity(RAW, b"text"), inner, identity(RAW, b"")]);
+    let root = node(
+        &mut blocks,
+        &[identity(RAW, b"text"), inner, identity(RAW, b"")],
+    );
     for dups in [false, true] {
-        assert_eq!(walk(&blocks, root, Scope::All, None, dups), Ok(vec![root, leaf]));
+        assert_eq!(
+            walk(&blocks, root, Scope::All, None, dups),
+            Ok(vec![root, leaf])
+        );
         assert_eq!(walk(&blocks, inner, Scope::All, None, dups), Ok(vec![leaf]));
-        assert_eq!(walk(&blocks, identity(RAW, b"x"), Scope::All, None, dups), Ok(vec![]));
+        assert_eq!(
+            walk(&blocks, identity(RAW, b"x"), Scope::All, None, dups),
+            Ok(vec![])
+        );
     }
     let resolved = resolve(&blocks, inner, &["in"]).unwrap();
-    assert_eq!((resolved.terminus, resolved.path_blocks), (leaf, vec![inner]));
+    assert_eq!(
+        (resolved.terminus, resolved.path_blocks),
+        (leaf, vec![inner])
+    );
 }
 
 /// A chain that goes on for ever, as far as the walk can tell: a million blocks and more.
@@ -205,8 +251,13 @@ fn a_long_chain_ends_at_the_depth_limit_in_little_memory() {
     for _ in 0..1_000_000 / 100 {
         cid = node(&mut blocks, &[cid]);
     }
-    let mut walker =
-        Walker::new(&Resolved::root(cid), Scope::All, None, false, WalkLimits::default());
+    let mut walker = Walker::new(
+        &Resolved::root(cid),
+        Scope::All,
+        None,
+        false,
+        WalkLimits::default(),
+    );
     let mut n_loaded = 0;
     let error = loop {
         match walker.next() {
@@ -221,7 +272,11 @@ fn a_long_chain_ends_at_the_depth_limit_in_little_memory() {
     };
     assert!(matches!(error, WalkError::TooDeep { limit: 1024, .. }));
     assert_eq!(n_loaded, 1025);
-    assert_eq!(walker.next(), Err(WalkError::Failed), "it never seems to end well");
+    assert_eq!(
+        walker.next(),
+        Err(WalkError::Failed),
+        "it never seems to end well"
+    );
 }
 
 /// As before with two children a node, so that nodes stay open.
@@ -237,13 +292,25 @@ fn open_nodes_are_bounded_in_number_and_bytes() {
     let block_len = blocks[&cid].len();
     let limits = WalkLimits::default();
     let mut walker = Walker::new(&root, Scope::All, None, true, limits);
-    assert!(matches!(run(&mut walker, &blocks), Err(WalkError::TooDeep { .. })));
+    assert!(matches!(
+        run(&mut walker, &blocks),
+        Err(WalkError::TooDeep { .. })
+    ));
     assert_eq!(walker.stack_bytes, 1025 * block_len);
-    let limits = WalkLimits { stack_bytes_max: 100 * block_len, ..limits };
+    let limits = WalkLimits {
+        stack_bytes_max: 100 * block_len,
+        ..limits
+    };
     let mut walker = Walker::new(&root, Scope::All, None, true, limits);
     let limit = 100 * block_len;
-    assert_eq!(run(&mut walker, &blocks), Err(WalkError::StackTooLarge { limit }));
-    let limits = WalkLimits { depth_max: 5000, ..WalkLimits::default() };
+    assert_eq!(
+        run(&mut walker, &blocks),
+        Err(WalkError::StackTooLarge { limit })
+    );
+    let limits = WalkLimits {
+        depth_max: 5000,
+        ..WalkLimits::default()
+    };
     let mut walker = Walker::new(&root, Scope::All, None, true, limits);
     assert_eq!(run(&mut walker, &blocks).unwrap().0.len(), 4001);
     assert_eq!(walker.stack_bytes, 0, "what was held is let go");
@@ -275,9 +342,15 @@ fn blocks_to_remember_are_limited() {
     let mut blocks = Blocks::new();
     let leaves: Vec<Cid> = (0..20_u8).map(|n| put(&mut blocks, RAW, vec![n])).collect();
     let root = node(&mut blocks, &leaves);
-    let limits = WalkLimits { visited_max: 10, ..WalkLimits::default() };
+    let limits = WalkLimits {
+        visited_max: 10,
+        ..WalkLimits::default()
+    };
     let mut walker = Walker::new(&Resolved::root(root), Scope::All, None, false, limits);
-    assert_eq!(run(&mut walker, &blocks), Err(WalkError::TooManyBlocks { limit: 10 }));
+    assert_eq!(
+        run(&mut walker, &blocks),
+        Err(WalkError::TooManyBlocks { limit: 10 })
+    );
     let mut walker = Walker::new(&Resolved::root(root), Scope::All, None, true, limits);
     assert_eq!(run(&mut walker, &blocks).unwrap().0.len(), 21);
 }
@@ -288,7 +361,10 @@ fn a_block_full_of_links_is_walked_in_place() {
     let leaf = put(&mut blocks, RAW, &b""[..]);
     let n_links = 2 * 1024 * 1024 / 44;
     let wide = node(&mut blocks, &vec![leaf; n_links]);
-    assert_eq!(walk(&blocks, wide, Scope::All, None, false), Ok(vec![wide, leaf]));
+    assert_eq!(
+        walk(&blocks, wide, Scope::All, None, false),
+        Ok(vec![wide, leaf])
+    );
     let sent = walk(&blocks, wide, Scope::All, None, true).unwrap();
     assert_eq!(sent.len(), 1 + n_links);
 }
@@ -305,8 +381,14 @@ fn malformed_blocks_end_the_walk() {
     let error = walk(&blocks, no_cid, Scope::All, None, false).unwrap_err();
     assert!(matches!(error, WalkError::Link { .. }));
     // Asked for without what is below them they are blocks like any other.
-    assert_eq!(walk(&blocks, malformed, Scope::Block, None, false), Ok(vec![malformed]));
-    assert_eq!(walk(&blocks, no_cid, Scope::Entity, None, false), Ok(vec![no_cid]));
+    assert_eq!(
+        walk(&blocks, malformed, Scope::Block, None, false),
+        Ok(vec![malformed])
+    );
+    assert_eq!(
+        walk(&blocks, no_cid, Scope::Entity, None, false),
+        Ok(vec![no_cid])
+    );
 }
 
 #[test]
@@ -316,35 +398,64 @@ fn unsound_files_are_refused() {
     let cid = leaf.to_bytes();
     let mut bad = |sizes: &[u64], filesize: u64, n_links: usize| {
         let mut data = file_head(filesize);
-        sizes.iter().for_each(|size| put_blocksize(&mut data, *size));
-        let mut links = vec![PbLink { cid: &cid, name: b"", tsize: None }; n_links];
+        sizes
+            .iter()
+            .for_each(|size| put_blocksize(&mut data, *size));
+        let mut links = vec![
+            PbLink {
+                cid: &cid,
+                name: b"",
+                tsize: None
+            };
+            n_links
+        ];
         put(&mut blocks, DAG_PB, encode(&mut links, Some(&data)))
     };
-    let counts = [bad(&[5], 5, 2), bad(&[5, 5], 10, 1), bad(&[], 5, 1), bad(&[5], 5, 0)];
+    let counts = [
+        bad(&[5], 5, 2),
+        bad(&[5, 5], 10, 1),
+        bad(&[], 5, 1),
+        bad(&[5], 5, 0),
+    ];
     let overflow = bad(&[u64::MAX, 1], 5, 2);
     let lie = bad(&[5, 5], 1, 2);
     for root in counts {
         for range in [None, Some("0:*"), Some("0:1")] {
             let error = walk(&blocks, root, Scope::Entity, range, false).unwrap_err();
-            assert!(matches!(error, WalkError::File { .. }), "{range:?}: {error}");
+            assert!(
+                matches!(error, WalkError::File { .. }),
+                "{range:?}: {error}"
+            );
             let over = file(&mut blocks, &[(root, 5)]);
             let error = walk(&blocks, over, Scope::Entity, range, false).unwrap_err();
-            assert!(matches!(error, WalkError::File { .. }), "{range:?}: {error}");
+            assert!(
+                matches!(error, WalkError::File { .. }),
+                "{range:?}: {error}"
+            );
         }
     }
     // What cannot be UnixFS is served as a block, but is no part of a file.
-    assert_eq!(walk(&blocks, overflow, Scope::Entity, None, false), Ok(vec![overflow]));
+    assert_eq!(
+        walk(&blocks, overflow, Scope::Entity, None, false),
+        Ok(vec![overflow])
+    );
     let over = file(&mut blocks, &[(overflow, 5)]);
     let error = walk(&blocks, over, Scope::Entity, None, false).unwrap_err();
     assert!(matches!(error, WalkError::UnixFs { .. }), "{error}");
     // A file size that lies steers nothing without a range, and is refused with one.
-    assert_eq!(walk(&blocks, lie, Scope::Entity, None, true), Ok(vec![lie, leaf, leaf]));
+    assert_eq!(
+        walk(&blocks, lie, Scope::Entity, None, true),
+        Ok(vec![lie, leaf, leaf])
+    );
     let error = walk(&blocks, lie, Scope::Entity, Some("-1:*"), true).unwrap_err();
     assert!(matches!(error, WalkError::File { .. }));
     let directory = put(&mut blocks, DAG_PB, &[0x0a, 2, 8, 1][..]);
     let over = file(&mut blocks, &[(directory, 5)]);
     let error = walk(&blocks, over, Scope::Entity, None, false).unwrap_err();
-    assert!(matches!(error, WalkError::File { .. }), "a directory is no part of a file");
+    assert!(
+        matches!(error, WalkError::File { .. }),
+        "a directory is no part of a file"
+    );
 }
 
 #[test]
@@ -353,15 +464,25 @@ fn unsound_shards_are_refused() {
     let leaf = put(&mut blocks, RAW, &b""[..]);
     let cid = leaf.to_bytes();
     let mut bad = |bitfield: &[u8], fanout: u64, names: &[&[u8]]| {
-        let mut links: Vec<_> =
-            names.iter().map(|name| PbLink { cid: &cid, name, tsize: None }).collect();
-        put(&mut blocks, DAG_PB, encode(&mut links, Some(&shard(bitfield, 0x22, fanout))))
+        let mut links: Vec<_> = names
+            .iter()
+            .map(|name| PbLink {
+                cid: &cid,
+                name,
+                tsize: None,
+            })
+            .collect();
+        put(
+            &mut blocks,
+            DAG_PB,
+            encode(&mut links, Some(&shard(bitfield, 0x22, fanout))),
+        )
     };
     let roots = [
         bad(&[1], 7, &[b"00a"]),
         bad(&[1], 1 << 20, &[b"00a"]),
         bad(&[3], 256, &[b"00a"]),
-        bad(&[1; 33], 256, &[b"00a"; 33]),
+        bad(&[1; 33], 256, &[&b"00a"[..]; 33]),
         bad(&[1], 256, &[b"0"]),
     ];
     for root in roots {
@@ -377,12 +498,23 @@ fn nested_shards_end_where_the_hash_does() {
     let mut cid = put(&mut blocks, RAW, &b""[..]);
     for _ in 0..30 {
         let below = cid.to_bytes();
-        let mut links = [PbLink { cid: &below, name: b"0", tsize: None }];
-        cid = put(&mut blocks, DAG_PB, encode(&mut links, Some(&shard(&[1], 0x22, 8))));
+        let mut links = [PbLink {
+            cid: &below,
+            name: b"0",
+            tsize: None,
+        }];
+        cid = put(
+            &mut blocks,
+            DAG_PB,
+            encode(&mut links, Some(&shard(&[1], 0x22, 8))),
+        );
     }
     let error = walk(&blocks, cid, Scope::Entity, None, false).unwrap_err();
     let source = HamtError::TooDeep;
-    assert!(matches!(error, WalkError::Hamt { source: s, .. } if s == source), "{error}");
+    assert!(
+        matches!(error, WalkError::Hamt { source: s, .. } if s == source),
+        "{error}"
+    );
 }
 
 #[test]
@@ -390,7 +522,11 @@ fn a_sharded_directory_is_listed_without_its_entries() {
     let mut blocks = Blocks::new();
     let leaf = put(&mut blocks, RAW, &b"leaf"[..]);
     let entries: Vec<Entry> = (0..20_000)
-        .map(|n| Entry { name: format!("entry {n}").into_bytes(), cid: leaf, tsize: 4 })
+        .map(|n| Entry {
+            name: format!("entry {n}").into_bytes(),
+            cid: leaf,
+            tsize: 4,
+        })
         .collect();
     let root = dir::build(entries, &UNIXFS_V1_2025, &mut |cid, block| {
         blocks.insert(cid, block.into());
@@ -422,7 +558,14 @@ fn repeating_file(n_leaves: usize, period: u8) -> (Blocks, Cid) {
     let mut sink = |cid, block: Vec<u8>| nodes.push((cid, Bytes::from(block)));
     for n in 0..n_leaves {
         let cid = put(&mut blocks, RAW, vec![n as u8 % period; 10]);
-        builder.push_leaf(Leaf { cid, file_len: 10, block_len: 10 }, &mut sink);
+        builder.push_leaf(
+            Leaf {
+                cid,
+                file_len: 10,
+                block_len: 10,
+            },
+            &mut sink,
+        );
     }
     let root = builder.finish(&mut sink).cid;
     blocks.extend(nodes);
@@ -450,14 +593,27 @@ fn expected(blocks: &Blocks, cid: Cid, start: u64, wanted: (u64, u64)) -> (u64, 
 
 fn first_of_each(cids: &[Cid]) -> Vec<Cid> {
     let mut seen = HashSet::new();
-    cids.iter().filter(|cid| seen.insert(**cid)).copied().collect()
+    cids.iter()
+        .filter(|cid| seen.insert(**cid))
+        .copied()
+        .collect()
 }
 
 #[test]
 fn ranges_that_hold_no_byte_are_answered_with_the_block() {
     let (blocks, root) = repeating_file(30, 7);
-    for range in ["300:*", "299:-299", "-5:3", "0:-301", "9223372036854775807:*"] {
-        assert_eq!(walk(&blocks, root, Scope::Entity, Some(range), true), Ok(vec![root]), "{range}");
+    for range in [
+        "300:*",
+        "299:-299",
+        "-5:3",
+        "0:-301",
+        "9223372036854775807:*",
+    ] {
+        assert_eq!(
+            walk(&blocks, root, Scope::Entity, Some(range), true),
+            Ok(vec![root]),
+            "{range}"
+        );
     }
     let empty = file(&mut Blocks::new(), &[]);
     let mut with_empty = blocks.clone();
@@ -476,7 +632,11 @@ fn bytes_inside_of_a_node_come_before_its_children() {
     let mut data = vec![8, 2, 0x12, 4, 1, 2, 3, 4, 0x18, 10];
     put_blocksize(&mut data, 3);
     put_blocksize(&mut data, 3);
-    let mut links = [0, 1].map(|n: usize| PbLink { cid: &cids[n], name: b"", tsize: None });
+    let mut links = [0, 1].map(|n: usize| PbLink {
+        cid: &cids[n],
+        name: b"",
+        tsize: None,
+    });
     let root = put(&mut blocks, DAG_PB, encode(&mut links, Some(&data)));
     for (range, want) in [
         ("0:3", &[root][..]),
@@ -500,7 +660,13 @@ fn sizes_that_lie_steer_the_walk_and_nothing_else() {
     let inner = file(&mut blocks, &[(leaf, 5), (leaf, 5)]);
     let huge = u64::MAX / 2;
     let root = file(&mut blocks, &[(inner, huge), (inner, 0), (inner, huge)]);
-    for range in ["0:4", "100:9223372036854775807", "-1:*", "0:*", "9223372036854775806:*"] {
+    for range in [
+        "0:4",
+        "100:9223372036854775807",
+        "-1:*",
+        "0:*",
+        "9223372036854775806:*",
+    ] {
         let sent = walk(&blocks, root, Scope::Entity, Some(range), true).unwrap();
         assert!(sent.len() <= 10, "{range}");
     }
