@@ -1,4 +1,4 @@
-//! UnixFS.
+//! UnixFS: files and directories as blocks, and back.
 
 pub mod build;
 pub mod dir;
