@@ -64,7 +64,10 @@ pub trait Plan: Send + 'static {
 }
 
 /// Blocks whose places are known and whose bytes are not read yet.
-#[expect(clippy::len_without_is_empty, reason = "a batch holds at least one block")]
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "a batch holds at least one block"
+)]
 pub trait Batch: Send + 'static {
     /// Bytes of the frames.
     fn len(&self) -> usize;

@@ -7,6 +7,7 @@
 //! Spec: <https://specs.ipfs.tech/http-gateways/trustless-gateway/>
 
 pub mod backend;
+pub mod headers;
 pub mod negotiate;
 pub mod pool;
 pub mod refusal;

@@ -48,7 +48,9 @@ impl Pool {
     /// Cancel-safe. Must be polled until it ends or be dropped: room that was granted to a future
     /// which nobody polls is room for nobody.
     pub async fn reserve(&self, len: usize) -> Option<Reserved> {
-        let permit = Arc::clone(&self.units).acquire_many_owned(self.units_of(len)).await;
+        let permit = Arc::clone(&self.units)
+            .acquire_many_owned(self.units_of(len))
+            .await;
         // Only a closed semaphore fails, and nobody closes this one.
         permit.ok().map(|_permit| Reserved { _permit })
     }
@@ -116,9 +118,7 @@ pub fn start<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Joi
 ///
 /// # Errors
 /// `Internal` when the job panicked, else those of the job.
-pub async fn run<T: Send + 'static>(
-    job: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
+pub async fn run<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     finished(start(job).await)
 }
 
@@ -137,7 +137,11 @@ mod tests {
     #[tokio::test]
     async fn room_comes_back_when_the_last_slice_is_dropped() {
         let pool = Pool::new(4096);
-        let bytes = pool.reserve(3000).await.unwrap().attach(Bytes::from(vec![7; 3000]), None);
+        let bytes = pool
+            .reserve(3000)
+            .await
+            .unwrap()
+            .attach(Bytes::from(vec![7; 3000]), None);
         let tail = bytes.slice(2999..);
         drop(bytes);
         assert_eq!(pool.bytes_in_use(), 3072);

@@ -133,12 +133,21 @@ mod tests {
         assert_eq!(data["car_bytes"], 11);
         assert_eq!(data["block_count"], 3);
         assert_eq!(data["content_path"], "/ipfs/bafkqaaa/a%20b");
-        assert_eq!(data["dag_params"], json!({"dag-scope": "entity", "entity-bytes": "-5:*"}));
+        assert_eq!(
+            data["dag_params"],
+            json!({"dag-scope": "entity", "entity-bytes": "-5:*"})
+        );
         assert_eq!(data["car_params"], json!({"order": "dfs", "dups": "y"}));
         let digest = blake3::hash(b"hello world");
         let (_, checksum) = multibase::decode(data["b3checksum"].as_str().unwrap()).unwrap();
-        assert_eq!(checksum, [&[0x1e, 0x20], digest.as_bytes().as_slice()].concat());
+        assert_eq!(
+            checksum,
+            [&[0x1e, 0x20], digest.as_bytes().as_slice()].concat()
+        );
         let cid: Cid = data["car_cid"].as_str().unwrap().parse().unwrap();
-        assert_eq!((cid.codec(), cid.hash().digest()), (CAR, digest.as_bytes().as_slice()));
+        assert_eq!(
+            (cid.codec(), cid.hash().digest()),
+            (CAR, digest.as_bytes().as_slice())
+        );
     }
 }

@@ -171,7 +171,12 @@ impl Watch {
     }
 
     /// Answers that do not get away.
-    fn cut_for_waiting_client(&self, now: u32, seen: &mut Seen, patience: &Patience) -> Option<Cut> {
+    fn cut_for_waiting_client(
+        &self,
+        now: u32,
+        seen: &mut Seen,
+        patience: &Patience,
+    ) -> Option<Cut> {
         let written = self.bytes_written.load(Relaxed);
         if written != seen.bytes_written {
             seen.bytes_written = written;
@@ -264,13 +269,19 @@ mod tests {
 
     #[test]
     fn silence_after_accept_is_cut() {
-        assert_eq!(ticks_to_cut(&Watch::default(), |_| ()), (4, Cut::NoFirstByte));
+        assert_eq!(
+            ticks_to_cut(&Watch::default(), |_| ()),
+            (4, Cut::NoFirstByte)
+        );
     }
 
     #[test]
     fn a_head_that_dribbles_is_cut() {
         let watch = Watch::default();
-        assert_eq!(ticks_to_cut(&watch, |_| watch.read(1)), (9, Cut::SlowHeader));
+        assert_eq!(
+            ticks_to_cut(&watch, |_| watch.read(1)),
+            (9, Cut::SlowHeader)
+        );
     }
 
     #[test]
@@ -281,11 +292,11 @@ mod tests {
                 watch.read(100);
                 watch.request_started(false);
                 watch.request_ended();
-            } else if tick > 5 {
+            } else if tick > 2 {
                 watch.read(1);
             }
         });
-        assert_eq!(cut, (14, Cut::SlowHeader));
+        assert_eq!(cut, (11, Cut::SlowHeader));
     }
 
     #[test]
@@ -341,6 +352,9 @@ mod tests {
         watch.read(1);
         watch.request_started(true);
         let share = watch.share();
-        assert_eq!(ticks_to_cut(&watch, |_| watch.moved(&share)), (40, Cut::TooLong));
+        assert_eq!(
+            ticks_to_cut(&watch, |_| watch.moved(&share)),
+            (40, Cut::TooLong)
+        );
     }
 }
