@@ -8,3 +8,4 @@
 
 mod fuzz_bodies;
 mod fuzz_on_stable;
+mod memory;
