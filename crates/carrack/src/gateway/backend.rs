@@ -6,10 +6,14 @@
 
 use bytes::Bytes;
 use carrack_formats::Cid;
-use carrack_formats::walk::resolve::Resolved;
-use carrack_formats::walk::{ByteRange, Scope};
+use carrack_formats::cid::identity_data;
+use carrack_formats::walk::{ResolveLimits, Resolved};
 
 use crate::error::Result;
+use crate::node::limits::WALK;
+use crate::store::block::Blocks;
+use crate::store::car_stream::{self, CarPlan, CarRequest};
+use crate::store::resolve;
 
 /// A store of verified blocks. Clones share it.
 ///
@@ -19,7 +23,14 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// The plan of one CAR.
     type Plan: Plan;
 
-    /// Length of a block in bytes; `None`: not here. One index look-up, no read.
+    /// Whether the index knows the block. One look-up, no read; its source may have changed.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    fn holds(&self, cid: &Cid) -> Result<bool>;
+
+    /// Length in bytes of a block that can be served; `None`: it is not here, or its source has
+    /// changed. One look-up; reads only if the source was touched and nobody has looked since.
     ///
     /// # Errors
     /// The index cannot be read.
@@ -82,17 +93,57 @@ pub trait Batch: Send + 'static {
     fn read(self) -> Result<Bytes>;
 }
 
-/// What a CAR is to hold.
-#[derive(Debug, Clone)]
-pub struct CarRequest {
-    /// The root named in the CAR's header: the CID that the client asked for.
-    pub root: Cid,
-    /// Where the path led, and the blocks on the way, which the CAR begins with.
-    pub resolved: Resolved,
-    /// How much of the DAG below.
-    pub scope: Scope,
-    /// Which bytes, if the path ends at a file.
-    pub range: Option<ByteRange>,
-    /// A block that occurs twice is sent twice.
-    pub dups: bool,
+impl Backend for Blocks {
+    type Plan = CarPlan;
+
+    fn holds(&self, cid: &Cid) -> Result<bool> {
+        Ok(identity_data(cid).is_some() || !self.locate(cid.hash())?.is_empty())
+    }
+
+    fn stat(&self, cid: &Cid) -> Result<Option<u64>> {
+        Self::stat(self, cid)
+    }
+
+    fn try_get(&self, cid: &Cid) -> Result<Option<Bytes>> {
+        Self::try_get(self, cid)
+    }
+
+    fn get_blocking(&self, cid: &Cid) -> Result<Bytes> {
+        Self::get_blocking(self, cid)
+    }
+
+    fn resolve_blocking(&self, root: Cid, segments: Vec<String>) -> Result<Resolved> {
+        // The request's own limits, which are the tighter ones, have been kept to already.
+        resolve::resolve_blocking(self, root, segments, ResolveLimits::default())
+    }
+
+    fn plan(&self, request: CarRequest) -> CarPlan {
+        CarPlan::new(self.clone(), request, WALK)
+    }
+}
+
+impl Plan for CarPlan {
+    type Batch = car_stream::Batch;
+
+    fn header(&self) -> Vec<u8> {
+        Self::header(self)
+    }
+
+    fn next_batch(&mut self) -> Result<Option<car_stream::Batch>> {
+        Self::next_batch(self)
+    }
+}
+
+impl Batch for car_stream::Batch {
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+
+    fn n_blocks(&self) -> u64 {
+        Self::n_blocks(self)
+    }
+
+    fn read(self) -> Result<Bytes> {
+        Self::read(self)
+    }
 }

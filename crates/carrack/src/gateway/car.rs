@@ -18,7 +18,7 @@ use http::StatusCode;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use super::backend::{Backend, Batch, CarRequest, Plan};
+use super::backend::{Backend, Batch, Plan};
 use super::body::Body;
 use super::headers::{self, Target};
 use super::pool::{self, Pool, Reserved};
@@ -28,6 +28,7 @@ use super::service::{Answer, Job};
 use super::trailer::Trailer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::node::watch::Share;
+use crate::store::car_stream::CarRequest;
 
 /// What the first visit to the disk found.
 enum Start<P: Plan> {
@@ -48,29 +49,27 @@ struct Read {
     reserved: Reserved,
 }
 
-/// The answer to any request for a CAR.
+/// The answer to a request for a CAR whose root the index knows.
 pub(crate) async fn answer<B: Backend>(
     job: &Job<B>,
     options: CarOptions,
 ) -> Result<Answer, Refusal> {
-    job.require_root()?;
     let request = &job.request;
     let root = request.root;
     let etag = headers::etag(request, &root);
-    if request.segments.is_empty() {
-        if headers::none_match_names(&request.if_none_match, &etag) {
+    let known = headers::none_match_names(&request.if_none_match, &etag);
+    if request.segments.is_empty() && (known || request.head) {
+        require_source(job)?;
+        if known {
             return Ok(Answer::not_modified(etag));
         }
-        if request.head {
-            let target = Target {
-                terminus: &root,
-                roots: &[root],
-            };
-            let fields = headers::success(request, &job.uri, target, etag);
-            return Ok(Answer::new(StatusCode::OK, fields, Bytes::new()));
-        }
+        let target = Target {
+            terminus: &root,
+            roots: &[root],
+        };
+        let fields = headers::success(request, &job.uri, target, etag);
+        return Ok(Answer::new(StatusCode::OK, fields, Bytes::new()));
     }
-    let known = headers::none_match_names(&request.if_none_match, &etag);
     let path_only = request.head || known;
     let (resolved, plan, start) = begin(job, options, path_only)
         .await
@@ -94,6 +93,18 @@ pub(crate) async fn answer<B: Backend>(
         headers: fields,
         body,
     })
+}
+
+/// Whether the root can be served, for answers that do not read it.
+fn require_source<B: Backend>(job: &Job<B>) -> Result<(), Refusal> {
+    match job.gateway.backend().stat(&job.request.root) {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => {
+            let changed = Error::new(ErrorKind::Changed, "the source of the root has changed");
+            Err(Refusal::from_error(&changed))
+        }
+        Err(error) => Err(Refusal::from_error(&error)),
+    }
 }
 
 /// One visit to the blocking pool for all that a small CAR needs.

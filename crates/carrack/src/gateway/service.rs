@@ -320,9 +320,9 @@ const UNWATCHED_LEN_MAX: usize = 16 * 1024;
 impl<B: Backend> Job<B> {
     /// Whether the root is here, by one look-up in the index.
     pub(crate) fn require_root(&self) -> Result<(), Refusal> {
-        match self.gateway.backend().stat(&self.request.root) {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(self.absent(&self.request.root)),
+        match self.gateway.backend().holds(&self.request.root) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.absent(&self.request.root)),
             Err(error) => Err(Refusal::from_error(&error)),
         }
     }

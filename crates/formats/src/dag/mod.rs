@@ -195,3 +195,12 @@ pub enum PathStep {
         used: usize,
     },
 }
+
+/// A path segment as the index of a list: decimal, no sign, no zeros before it.
+fn list_index(segment: &str) -> Option<u64> {
+    let is_plain = segment.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_plain || (segment.len() > 1 && segment.starts_with('0')) {
+        return None;
+    }
+    segment.parse().ok()
+}

@@ -234,10 +234,6 @@ fn build_shard(
 }
 
 /// The first half of murmur3-x64-128, seed 0.
-#[expect(
-    clippy::many_single_char_names,
-    reason = "the names of the published algorithm"
-)]
 fn murmur3_x64_64(data: &[u8]) -> u64 {
     const C1: u64 = 0x87c3_7b91_1142_53d5;
     const C2: u64 = 0x4cf5_ad43_2745_937f;

@@ -116,6 +116,10 @@ impl Resolver {
     ///
     /// # Errors
     /// Those of [`provide`](Self::provide), as identity CIDs are read here.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "errors end it, blocks go in between"
+    )]
     pub fn next(&mut self) -> Result<ResolveStep, WalkError> {
         while self.n_used < self.segments.len() {
             let current = self.current;

@@ -56,10 +56,6 @@ impl Default for WalkLimits {
 
 /// What comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a step per block: a box would cost more"
-)]
 pub enum Step {
     /// Load this block, put it into the answer if `emit`, and [`provide`](Walker::provide) it.
     Need {
@@ -89,6 +85,9 @@ pub struct Walker {
     /// Bytes held by `stack`.
     stack_bytes: usize,
     pending: Option<Pending>,
+    data_offset: Option<u64>,
+    /// Blocks are read for their bytes, so those inside of CIDs count, too.
+    reading: bool,
     failed: bool,
 }
 
@@ -103,8 +102,9 @@ enum Rule {
     Entity,
     /// It is a part of a file.
     File,
-    /// It is a part of a file, of which bytes `from..to` are wanted.
-    Range { from: u64, to: u64 },
+    /// It is a part of a file, the one that starts at its byte `base`; of this part bytes
+    /// `from..to` are wanted.
+    Range { from: u64, to: u64, base: u64 },
     /// It is a directory shard, below others that have used `bits` of the names' hashes.
     Shard { bits: u32 },
 }
@@ -148,6 +148,7 @@ enum Filter {
     Range {
         from: u64,
         to: u64,
+        base: u64,
         offset: u64,
         unixfs: Bytes,
         sizes: SizeCursor,
@@ -185,14 +186,38 @@ impl Walker {
             stack: Vec::new(),
             stack_bytes: 0,
             pending: None,
+            data_offset: None,
+            reading: false,
             failed: false,
         }
+    }
+
+    /// Starts a walk over one file in order to read it: each block comes as often as the file
+    /// has it, identity CIDs too (the caller takes their data out of the CID).
+    #[must_use]
+    pub fn read_file(root: Cid, range: Option<ByteRange>, limits: WalkLimits) -> Self {
+        let resolved = Resolved::root(root);
+        Self {
+            reading: true,
+            ..Self::new(&resolved, Scope::Entity, range, true, limits)
+        }
+    }
+
+    /// Where in the file the bytes of the block in the last step start. `None`: where those of the
+    /// block before it ended. Only for walks over one file, with duplicates.
+    #[must_use]
+    pub fn data_offset(&self) -> Option<u64> {
+        self.data_offset
     }
 
     /// The next step. While a block is needed this says so again.
     ///
     /// # Errors
     /// Limits, and links that are malformed. The walk is over: everything later is `Failed`.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "errors end it, blocks go in between"
+    )]
     pub fn next(&mut self) -> Result<Step, WalkError> {
         if self.failed {
             return Err(WalkError::Failed);
@@ -230,10 +255,11 @@ impl Walker {
                 return Ok(step);
             }
         }
-        if let Some(root) = self.root.take()
-            && let Some(step) = self.enter(root, self.root_rule, 0)?
-        {
-            return Ok(step);
+        if let Some(root) = self.root.take() {
+            self.data_offset = Some(0);
+            if let Some(step) = self.enter(root, self.root_rule, 0)? {
+                return Ok(step);
+            }
         }
         while let Some(frame) = self.stack.last_mut() {
             let depth = frame.depth.saturating_add(1);
@@ -242,10 +268,11 @@ impl Walker {
                 self.stack_bytes = self.stack_bytes.saturating_sub(frame.held);
                 self.stack.pop();
             }
-            if let Some((cid, rule)) = child
-                && let Some(step) = self.enter(cid, rule, depth)?
-            {
-                return Ok(step);
+            if let Some(child) = child {
+                self.data_offset = child.data_offset;
+                if let Some(step) = self.enter(child.cid, child.rule, depth)? {
+                    return Ok(step);
+                }
             }
         }
         Ok(Step::End)
@@ -265,7 +292,7 @@ impl Walker {
             Rule::All => matches!(cid.codec(), DAG_PB | DAG_CBOR | DAG_JSON),
             _ => cid.codec() == DAG_PB,
         };
-        if let Some(data) = cid::identity_data(&cid) {
+        if let (Some(data), false) = (cid::identity_data(&cid), self.reading) {
             // Never part of an answer, but links out of it are.
             if has_links {
                 self.open(&cid, Bytes::copy_from_slice(data), rule, depth)?;
@@ -366,10 +393,10 @@ impl Walker {
                 file_part(cid, node, &unixfs().map_err(unixfs_error)?)?;
                 Ok(Some(Filter::File))
             }
-            Rule::Range { from, to } => {
+            Rule::Range { from, to, base } => {
                 let unixfs = unixfs().map_err(unixfs_error)?;
                 file_part(cid, node, &unixfs)?;
-                Ok(Some(range_filter(block, node, &unixfs, from, to)))
+                Ok(Some(range_filter(block, node, &unixfs, (from, to), base)))
             }
             Rule::Shard { bits } => {
                 let unixfs = unixfs().map_err(unixfs_error)?;
@@ -410,7 +437,7 @@ impl Walker {
         Ok(match range.resolve(file_len) {
             None => None,
             Some((0, to)) if to == file_len => Some(Filter::File),
-            Some((from, to)) => Some(range_filter(block, node, unixfs, from, to)),
+            Some((from, to)) => Some(range_filter(block, node, unixfs, (from, to), 0)),
         })
     }
 }
@@ -433,8 +460,8 @@ fn range_filter(
     block: &Bytes,
     node: &PbNode<'_>,
     unixfs: &UnixFs<'_>,
-    from: u64,
-    to: u64,
+    (from, to): (u64, u64),
+    base: u64,
 ) -> Filter {
     // A node's own bytes come before those of its children.
     let offset = unixfs.data.map_or(0, <[u8]>::len) as u64;
@@ -445,6 +472,7 @@ fn range_filter(
     Filter::Range {
         from,
         to,
+        base,
         offset,
         unixfs,
         sizes: SizeCursor::default(),
@@ -475,7 +503,7 @@ fn shard_filter(
 
 impl Frame {
     /// The next child to go to, and how.
-    fn next_child(&mut self) -> Result<Option<(Cid, Rule)>, WalkError> {
+    fn next_child(&mut self) -> Result<Option<Child>, WalkError> {
         let owner = &self.cid;
         match &mut self.children {
             Children::Listed { links, index } => {
@@ -484,7 +512,11 @@ impl Frame {
                 };
                 *index += 1;
                 let cid = link.map_err(|source| block_error(owner, source))?;
-                Ok(Some((cid, Rule::All)))
+                Ok(Some(Child {
+                    cid,
+                    rule: Rule::All,
+                    data_offset: None,
+                }))
             }
             Children::Pb { links, pos, filter } => {
                 while let Some(link) = next_link(links, pos) {
@@ -493,13 +525,17 @@ impl Frame {
                         source,
                     })?;
                     match rule {
-                        Follow::Yes(rule) => {
+                        Follow::Yes(rule, data_offset) => {
                             let cid =
                                 cid::parse_bytes(link.cid).map_err(|source| WalkError::Link {
                                     cid: Box::new(*owner),
                                     source,
                                 })?;
-                            return Ok(Some((cid, rule)));
+                            return Ok(Some(Child {
+                                cid,
+                                rule,
+                                data_offset,
+                            }));
                         }
                         Follow::No => {}
                         Follow::NoMore => return Ok(None),
@@ -526,9 +562,18 @@ fn block_error(cid: &Cid, source: DagError) -> WalkError {
     }
 }
 
+/// A link to follow.
+struct Child {
+    cid: Cid,
+    rule: Rule,
+    /// Where its bytes start in the file, if that is not where the block before it ends.
+    data_offset: Option<u64>,
+}
+
 /// What to do with a link.
 enum Follow {
-    Yes(Rule),
+    /// Follow it; the number as in [`Child`].
+    Yes(Rule, Option<u64>),
     No,
     NoMore,
 }
@@ -536,8 +581,8 @@ enum Follow {
 impl Filter {
     fn rule(&mut self, link: &PbLink<'_>) -> Result<Follow, HamtError> {
         Ok(match self {
-            Self::All => Follow::Yes(Rule::All),
-            Self::File => Follow::Yes(Rule::File),
+            Self::All => Follow::Yes(Rule::All, None),
+            Self::File => Follow::Yes(Rule::File, None),
             Self::Shards {
                 prefix_len,
                 bits,
@@ -551,11 +596,12 @@ impl Filter {
                 if link.name.len() > *prefix_len {
                     return Ok(Follow::No);
                 }
-                Follow::Yes(Rule::Shard { bits: *bits })
+                Follow::Yes(Rule::Shard { bits: *bits }, None)
             }
             Self::Range {
                 from,
                 to,
+                base,
                 offset,
                 unixfs,
                 sizes,
@@ -570,14 +616,18 @@ impl Filter {
                 if size == 0 || end <= *from {
                     return Ok(Follow::No);
                 }
-                if start >= *from && end <= *to {
-                    return Ok(Follow::Yes(Rule::File));
-                }
-                let from = from.saturating_sub(start);
-                Follow::Yes(Rule::Range {
-                    from,
-                    to: (*to - start).min(size),
-                })
+                let base = base.saturating_add(start);
+                let rule = if start >= *from && end <= *to {
+                    Rule::File
+                } else {
+                    let from = from.saturating_sub(start);
+                    Rule::Range {
+                        from,
+                        to: (*to - start).min(size),
+                        base,
+                    }
+                };
+                Follow::Yes(rule, Some(base))
             }
         })
     }

@@ -119,3 +119,37 @@ fn a_file_is_built_in_memory_that_does_not_grow_with_it() {
     assert_eq!(built.file_len, 100_000 << 20);
     assert_eq!(n_nodes, 6250 + 391 + 25 + 2 + 1);
 }
+
+/// The vectors of IPIP-499 that can be made without fetching them.
+#[test]
+fn well_known_files_have_their_cids() {
+    for (profile, content, cid) in [
+        (
+            UNIXFS_V1_2025,
+            &b"hello world"[..],
+            "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e",
+        ),
+        (
+            UNIXFS_V0_2015,
+            b"hello world",
+            "Qmf412jQZiuVUtdgnB36FXFX7xg5V6KEbSJ4dpQuhkLyfD",
+        ),
+        (
+            UNIXFS_V0_2015,
+            b"",
+            "QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH",
+        ),
+        (
+            UNIXFS_V1_2025,
+            b"",
+            "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku",
+        ),
+    ] {
+        let mut blocks = HashMap::new();
+        let built = build_file(content, &profile, &mut |cid, block| {
+            blocks.insert(cid, block);
+        });
+        assert_eq!(built.cid.to_string(), cid);
+        assert_eq!(blocks.len(), 1);
+    }
+}

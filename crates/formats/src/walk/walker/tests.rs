@@ -186,6 +186,50 @@ fn all_recorded_requests_are_answered_in_order() {
     }
 }
 
+/// Paths into and through documents: `(path, blocks on the way, whether it ends inside)`.
+#[test]
+fn paths_lead_through_documents() {
+    let blocks = fixtures();
+    let root = parse_text("bafybeia264q44a3kmfc2otctzu4egp2k235o3t7mslz2yjraymp4nv6asi").unwrap();
+    let document = resolve(&blocks, root, &["document"]).unwrap().terminus;
+    assert_eq!(document.codec(), DAG_CBOR);
+    let single = resolve(&blocks, document, &["files", "single"]).unwrap();
+    assert_eq!(single.terminus.codec(), RAW);
+    assert_eq!(single.path_blocks, [document]);
+    assert_eq!(single.roots, [document, document, single.terminus]);
+    assert!(!single.remainder);
+    let limits = WalkLimits::default();
+    let mut walker = Walker::new(&single, Scope::All, None, false, limits);
+    assert_eq!(
+        run(&mut walker, &blocks).unwrap().0,
+        [document, single.terminus]
+    );
+
+    let inside = resolve(&blocks, root, &["document", "files"]).unwrap();
+    assert_eq!((inside.terminus, inside.remainder), (document, true));
+    assert_eq!(inside.path_blocks, [root]);
+    assert_eq!(inside.roots, [root, document, document]);
+    let sent = |scope| {
+        let mut walker = Walker::new(&inside, scope, None, false, limits);
+        run(&mut walker, &blocks).unwrap().0
+    };
+    assert_eq!(sent(Scope::Entity), [root, document]);
+    assert_eq!(sent(Scope::Block), [root, document]);
+    assert!(sent(Scope::All).contains(&single.terminus));
+
+    let (error, read) = resolve(&blocks, root, &["document", "files", "none"]).unwrap_err();
+    let WalkError::NotFound {
+        segment,
+        index,
+        last,
+    } = error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!((segment.as_str(), index, *last), ("none", 2, document));
+    assert_eq!(read, [root, document]);
+}
+
 #[test]
 fn a_missing_block_is_asked_for_in_its_place() {
     let blocks = fixtures();
@@ -203,6 +247,33 @@ fn a_missing_block_is_asked_for_in_its_place() {
         walker.provide(&cid, block.clone()).unwrap();
     }
     assert_eq!(steps.len(), 2, "the root and the first of three children");
+}
+
+/// Each block of the fixtures, damaged in every byte, is walked in every scope.
+#[test]
+fn damaged_fixtures_never_panic() {
+    let blocks = fixtures();
+    for (cid, block) in blocks.iter().filter(|(_, block)| block.len() < 400) {
+        for at in 0..block.len() {
+            let mut damaged = block.to_vec();
+            damaged[at] ^= 1 << (at % 8);
+            let damaged = Bytes::from(damaged);
+            for (scope, range) in [
+                (Scope::All, None),
+                (Scope::Entity, None),
+                (Scope::Entity, Some("1:-2")),
+            ] {
+                let range = range.map(|range| range.parse().unwrap());
+                let limits = WalkLimits::default();
+                let mut walker = Walker::new(&Resolved::root(*cid), scope, range, true, limits);
+                while let Ok(Step::Need { cid: asked, .. }) = walker.next() {
+                    if asked != *cid || walker.provide(&asked, damaged.clone()).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -243,40 +314,57 @@ fn identity_cids_are_walked_through_but_never_sent() {
     );
 }
 
-/// A chain that goes on for ever, as far as the walk can tell: a million blocks and more.
-#[test]
-fn a_long_chain_ends_at_the_depth_limit_in_little_memory() {
-    let mut blocks = Blocks::new();
-    let mut cid = put(&mut blocks, RAW, &b""[..]);
-    for _ in 0..1_000_000 / 100 {
-        cid = node(&mut blocks, &[cid]);
-    }
-    let mut walker = Walker::new(
-        &Resolved::root(cid),
-        Scope::All,
-        None,
-        false,
-        WalkLimits::default(),
-    );
-    let mut n_loaded = 0;
-    let error = loop {
-        match walker.next() {
-            Ok(Step::Need { cid, .. }) => {
-                n_loaded += 1;
-                walker.provide(&cid, blocks[&cid].clone()).unwrap();
-                assert!(walker.stack.len() <= 1, "a chain needs no stack at all");
-            }
-            Ok(step) => panic!("{step:?}"),
-            Err(error) => break error,
-        }
+/// A chain without end: each block links to one that is made up when it is asked for.
+fn walk_chain(n_blocks: u32, limits: WalkLimits) -> (u32, Option<WalkError>) {
+    let cid = |n: u32| {
+        let mut digest = [0; 32];
+        digest[..4].copy_from_slice(&n.to_le_bytes());
+        from_sha256(Version::V1, DAG_PB, &digest)
     };
-    assert!(matches!(error, WalkError::TooDeep { limit: 1024, .. }));
+    let mut walker = Walker::new(&Resolved::root(cid(0)), Scope::All, None, false, limits);
+    for n_loaded in 0..n_blocks {
+        match walker.next() {
+            Ok(Step::Need { cid: asked, .. }) => assert_eq!(asked, cid(n_loaded)),
+            Ok(step) => panic!("{step:?}"),
+            Err(error) => {
+                assert_eq!(
+                    walker.next(),
+                    Err(WalkError::Failed),
+                    "it never seems to end well"
+                );
+                return (n_loaded, Some(error));
+            }
+        }
+        let next = cid(n_loaded + 1).to_bytes();
+        let link = PbLink {
+            cid: &next,
+            name: b"",
+            tsize: None,
+        };
+        walker
+            .provide(&cid(n_loaded), encode(&mut [link], None).into())
+            .unwrap();
+        assert!(
+            walker.stack.len() <= 1,
+            "a node with one link is not held open"
+        );
+    }
+    (n_blocks, None)
+}
+
+#[test]
+fn a_long_chain_ends_at_the_depth_limit() {
+    let (n_loaded, error) = walk_chain(1_000_000, WalkLimits::default());
+    assert!(matches!(
+        error,
+        Some(WalkError::TooDeep { limit: 1024, .. })
+    ));
     assert_eq!(n_loaded, 1025);
-    assert_eq!(
-        walker.next(),
-        Err(WalkError::Failed),
-        "it never seems to end well"
-    );
+    let limits = WalkLimits {
+        depth_max: u32::MAX,
+        ..WalkLimits::default()
+    };
+    assert_eq!(walk_chain(1_000_000, limits), (1_000_000, None));
 }
 
 /// As before with two children a node, so that nodes stay open.
@@ -733,6 +821,74 @@ proptest! {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Reads a file the way `cat` does.
+fn read(blocks: &Blocks, root: Cid, range: Option<ByteRange>) -> Vec<u8> {
+    let mut walker = Walker::read_file(root, range, WalkLimits::default());
+    let (mut at, mut bytes) = (0, Vec::new());
+    let file_len = content_of(blocks, &root).1;
+    let (from, to) = range
+        .map_or(Some((0, file_len)), |r| r.resolve(file_len))
+        .unwrap_or((0, 0));
+    loop {
+        let cid = match walker.next().unwrap() {
+            Step::End => return bytes,
+            Step::Leaf(cid) => cid,
+            Step::Need { cid, .. } => {
+                let offset = walker.data_offset();
+                walker.provide(&cid, content_of(blocks, &cid).2).unwrap();
+                assert_eq!(walker.data_offset(), offset);
+                cid
+            }
+        };
+        at = walker.data_offset().unwrap_or(at);
+        for byte in content_of(blocks, &cid).0 {
+            if at >= from && at < to {
+                bytes.push(byte);
+            }
+            at += 1;
+        }
+    }
+}
+
+/// A block's file bytes, those below it, and the block.
+fn content_of(blocks: &Blocks, cid: &Cid) -> (Bytes, u64, Bytes) {
+    let block = match cid::identity_data(cid) {
+        Some(data) => Bytes::copy_from_slice(data),
+        None => blocks[cid].clone(),
+    };
+    match crate::unixfs::content::content(cid, &block).unwrap() {
+        crate::unixfs::content::Content::File { data, file_len } => (data, file_len, block),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_range_of_a_file_is_read_back() {
+    let (mut blocks, part) = repeating_file(11, 5);
+    let identity = Cid::new_v1(RAW, crate::Multihash::wrap(0, b"inline").unwrap());
+    let inner = file(&mut blocks, &[(identity, 6), (part, 110), (identity, 6)]);
+    let root = file(&mut blocks, &[(part, 110), (inner, 122), (identity, 6)]);
+    let whole = read(&blocks, root, None);
+    let part = read(&blocks, part, None);
+    assert_eq!(
+        whole,
+        [&part[..], b"inline", &part, b"inline", b"inline"].concat()
+    );
+    for from in (0..whole.len()).step_by(7) {
+        for to in (from..whole.len()).step_by(5) {
+            let range = ByteRange {
+                from: from as i64,
+                to: Some(to as i64),
+            };
+            assert_eq!(
+                read(&blocks, root, Some(range)),
+                whole[from..=to],
+                "{from}:{to}"
+            );
         }
     }
 }
