@@ -6,13 +6,13 @@
 
 use bytes::Bytes;
 use carrack_formats::Cid;
+use carrack_formats::cid::identity_data;
 use carrack_formats::walk::{ResolveLimits, Resolved};
 
 use crate::error::Result;
 use crate::node::limits::WALK;
 use crate::store::block::Blocks;
-pub use crate::store::car_stream::CarRequest;
-use crate::store::car_stream::{self, CarPlan};
+use crate::store::car_stream::{self, CarPlan, CarRequest};
 use crate::store::resolve;
 
 /// A store of verified blocks. Clones share it.
@@ -23,7 +23,14 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// The plan of one CAR.
     type Plan: Plan;
 
-    /// Length of a block in bytes; `None`: not here. One index look-up, no read.
+    /// Whether the index knows the block. One look-up, no read; its source may have changed.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    fn holds(&self, cid: &Cid) -> Result<bool>;
+
+    /// Length in bytes of a block that can be served; `None`: it is not here, or its source has
+    /// changed. One look-up; reads only if the source was touched and nobody has looked since.
     ///
     /// # Errors
     /// The index cannot be read.
@@ -89,6 +96,10 @@ pub trait Batch: Send + 'static {
 impl Backend for Blocks {
     type Plan = CarPlan;
 
+    fn holds(&self, cid: &Cid) -> Result<bool> {
+        Ok(identity_data(cid).is_some() || !self.locate(cid.hash())?.is_empty())
+    }
+
     fn stat(&self, cid: &Cid) -> Result<Option<u64>> {
         Self::stat(self, cid)
     }
@@ -102,6 +113,7 @@ impl Backend for Blocks {
     }
 
     fn resolve_blocking(&self, root: Cid, segments: Vec<String>) -> Result<Resolved> {
+        // The request's own limits, which are the tighter ones, have been kept to already.
         resolve::resolve_blocking(self, root, segments, ResolveLimits::default())
     }
 
@@ -117,7 +129,7 @@ impl Plan for CarPlan {
         Self::header(self)
     }
 
-    fn next_batch(&mut self) -> Result<Option<Self::Batch>> {
+    fn next_batch(&mut self) -> Result<Option<car_stream::Batch>> {
         Self::next_batch(self)
     }
 }

@@ -7,9 +7,16 @@
 //! Spec: <https://specs.ipfs.tech/http-gateways/trustless-gateway/>
 
 pub mod backend;
+pub mod body;
+mod car;
 pub mod headers;
 pub mod negotiate;
 pub mod pool;
+mod raw;
 pub mod refusal;
 pub mod request;
+pub mod service;
 pub mod trailer;
+
+#[cfg(test)]
+pub(crate) mod testing;

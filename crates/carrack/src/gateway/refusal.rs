@@ -68,6 +68,16 @@ impl Refusal {
             _ => Self::from_error(error),
         }
     }
+
+    /// The node is stopping: another one may answer.
+    #[must_use]
+    pub fn stopping() -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            sentence: Cow::Borrowed("this node is stopping"),
+            retry: true,
+        }
+    }
 }
 
 /// Characters of a sentence that are passed on.

@@ -59,6 +59,9 @@ pub struct Limits {
     /// Batches of one CAR that are read ahead of the one being written: two hide the latency of
     /// a disk, three that of a slow one.
     pub batches_ahead_max: usize,
+    /// Blocks of one CAR, duplicates counted: a DAG of 31 blocks can be an answer of 2^30. More
+    /// than a walk without duplicates remembers, so that it binds for `dups=y` alone.
+    pub car_blocks_max: u64,
     /// Blocking jobs (disk reads, hashing) that run at once. Enough for the queue depth of an SSD;
     /// with a warm page cache the number of cores decides.
     pub blocking_jobs_max: usize,
@@ -92,6 +95,7 @@ impl Default for Limits {
             h2_ping_interval: Duration::from_secs(15),
             bytes_in_flight_max: 128 * 1024 * 1024,
             batches_ahead_max: 3,
+            car_blocks_max: 16_000_000,
             blocking_jobs_max: 64,
             h2_piece_len: 64 * 1024,
             access_log_lines_max: 8192,
