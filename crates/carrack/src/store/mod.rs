@@ -1,6 +1,294 @@
-//! The store: from a CID to verified bytes.
+//! The store: from a CID to the place of its bytes, durable and shared by one process.
+//!
+//! In       a data directory, batches of catalog rows, finished segments and packs.
+//! Out      an [`Index`] and a catalog [`Snapshot`] that never wait for writers.
+//! Limits   one process a directory (an exclusive lock); one commit at a time.
+//! Not here reading blocks (`block`), opening containers (`source`), building DAGs (`ingest`).
+//!
+//! What is not listed in the catalog does not exist: a crash leaves at most files that the next
+//! opening removes. Opening reads headers and the list of packs, whatever the number of blocks.
 
+pub mod block;
+pub mod buffers;
+pub mod car_stream;
 pub mod catalog;
+pub mod file_reader;
+pub mod gate;
 pub mod index;
 pub mod location;
+mod maintain;
 pub mod pack;
+mod recover;
+pub mod resolve;
+pub mod stale;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use self::catalog::{Batch, Catalog, Committed, ContainerRecord, NextIds, RootId, Snapshot};
+use self::gate::WriteGate;
+use self::index::{Index, RunWriter, Segment, SegmentId, segment_name};
+use self::location::ContainerId;
+use self::pack::{PackId, PackWriter};
+use crate::error::{Context, ErrorKind, Result};
+
+pub use self::maintain::merge_once;
+
+/// What to do with a directory that holds no store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Make an empty store.
+    Create,
+    /// Fail with `NotFound`, and leave the directory alone.
+    Existing,
+}
+
+/// An open store. Share it by `Arc`.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    gate: Arc<WriteGate>,
+    catalog: Catalog,
+    index: Index,
+    ids: Ids,
+    /// Held while the catalog, the index and their files change.
+    commit_lock: Mutex<()>,
+    /// Held by whatever adds or removes roots: what one builds on, another must not remove.
+    ingest_lock: Mutex<()>,
+    /// Held during a merge: two would merge the same segments.
+    merge_lock: Mutex<()>,
+    /// Ids below it were given out by earlier processes: without a row they are dead.
+    session_first: ContainerId,
+    /// Containers that this process removed.
+    removed: Mutex<HashSet<ContainerId>>,
+    /// Dropped last: another process may open the store from then on.
+    _lock: File,
+}
+
+/// Counters behind the ids that the catalog has promised never to give out again.
+#[derive(Debug)]
+struct Ids {
+    container: AtomicU64,
+    root: AtomicU64,
+    segment: AtomicU64,
+    pack: AtomicU64,
+}
+
+impl Ids {
+    fn next(&self) -> NextIds {
+        NextIds {
+            container: self.container.load(Ordering::Relaxed),
+            root: self.root.load(Ordering::Relaxed),
+            segment: self.segment.load(Ordering::Relaxed),
+            pack: self.pack.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Store {
+    /// Opens the store in `dir`, removes what a crash left there, and holds it until dropped.
+    ///
+    /// # Errors
+    /// `Busy`, naming the process that holds it; `NotFound` with [`OpenMode::Existing`]; `Invalid`
+    /// if a newer version wrote it, in which case nothing was written; `Corrupt` if a listed
+    /// segment is missing or damaged.
+    pub fn open(dir: &Path, mode: OpenMode) -> Result<Self> {
+        let lock = recover::lock(dir, mode)?;
+        recover::make_layout(dir)?;
+        let (catalog, next) = Catalog::open(&dir.join(recover::CATALOG))?;
+        let snapshot = catalog.snapshot();
+        let segments = snapshot.segments()?;
+        recover::remove_unlisted(dir, &segments, &snapshot.packs()?)?;
+        let index = Index::open(&dir.join(recover::SEGMENTS), &segments)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            gate: Arc::new(WriteGate::default()),
+            catalog,
+            index,
+            ids: Ids {
+                container: AtomicU64::new(next.container),
+                root: AtomicU64::new(next.root),
+                segment: AtomicU64::new(next.segment),
+                pack: AtomicU64::new(next.pack),
+            },
+            commit_lock: Mutex::new(()),
+            ingest_lock: Mutex::new(()),
+            merge_lock: Mutex::new(()),
+            session_first: ContainerId(next.container),
+            removed: Mutex::new(HashSet::new()),
+            _lock: lock,
+        })
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where ingest keeps its journals. The store itself never looks into it.
+    #[must_use]
+    pub fn journal_dir(&self) -> PathBuf {
+        self.dir.join(recover::JOURNAL)
+    }
+
+    /// The file of a container of kind pack.
+    #[must_use]
+    pub fn pack_path(&self, container: &ContainerRecord) -> PathBuf {
+        use std::os::unix::ffi::OsStrExt;
+        let name = std::ffi::OsStr::from_bytes(&container.path);
+        self.dir.join(recover::PACKS).join(name)
+    }
+
+    /// Bytes of everything below the data directory.
+    ///
+    /// # Errors
+    /// `Unavailable` if it cannot be looked at.
+    pub fn disk_len(&self) -> Result<u64> {
+        let mut total = 0;
+        let mut left = vec![self.dir.clone()];
+        while let Some(dir) = left.pop() {
+            let unreadable = || format!("cannot look at {}", dir.display());
+            for entry in std::fs::read_dir(&dir).context(ErrorKind::Unavailable, unreadable)? {
+                // What a merge has just removed does not count.
+                let Ok(entry) = entry else { continue };
+                let Ok(meta) = entry.metadata() else { continue };
+                if meta.is_dir() {
+                    left.push(entry.path());
+                } else {
+                    total += meta.len();
+                }
+            }
+        }
+        Ok(total)
+    }
+
+    /// Where blocks lie.
+    #[must_use]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The catalog after the last commit. For one request, not to be kept: see `catalog`.
+    #[must_use]
+    pub fn catalog(&self) -> Arc<Snapshot> {
+        self.catalog.snapshot()
+    }
+
+    /// Waits until no other ingest or removal is under way, and keeps the next from starting.
+    pub fn ingest_lock(&self) -> MutexGuard<'_, ()> {
+        hold(&self.ingest_lock)
+    }
+
+    /// A container id that was never given out. It is void if the process ends before a commit.
+    #[must_use]
+    pub fn new_container_id(&self) -> ContainerId {
+        ContainerId(self.ids.container.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A root id that was never given out.
+    #[must_use]
+    pub fn new_root_id(&self) -> RootId {
+        RootId(self.ids.root.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn new_segment_id(&self) -> SegmentId {
+        SegmentId(self.ids.segment.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// An empty index run. What it writes is live after [`Batch::add_segment`] and a commit.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store is read-only.
+    pub fn run_writer(&self) -> Result<RunWriter> {
+        self.gate.check()?;
+        let dir = self.dir.join(recover::SEGMENTS);
+        Ok(RunWriter::new(
+            &dir,
+            self.new_segment_id(),
+            Arc::clone(&self.gate),
+        ))
+    }
+
+    /// A new pack. It stays after [`Batch::put_container`] with its name and a commit.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store is read-only or the file cannot be created.
+    pub fn pack_writer(&self) -> Result<PackWriter> {
+        let id = PackId(self.ids.pack.fetch_add(1, Ordering::Relaxed));
+        PackWriter::create(&self.dir.join(recover::PACKS), id, Arc::clone(&self.gate))
+    }
+
+    /// An error if the store has turned read-only after a failed fsync or commit.
+    ///
+    /// # Errors
+    /// `Unavailable`, naming the failure.
+    pub fn check_writable(&self) -> Result<()> {
+        self.gate.check()
+    }
+
+    /// Makes a batch durable, then visible: catalog first, so that whoever finds a new location in
+    /// the index finds its container, too.
+    ///
+    /// Packs and segments that the batch names must have been synced and finished. A container may
+    /// be named by a segment that was committed before its row, in the same process.
+    ///
+    /// # Errors
+    /// Those of opening the new segments, which change nothing; `Unavailable` if the transaction
+    /// failed: whether it is durable is unknown, and the store is read-only from then on.
+    pub fn commit(&self, batch: Batch) -> Result<Committed> {
+        let _guard = hold(&self.commit_lock);
+        self.gate.check()?;
+        if batch.is_empty() {
+            return Ok(Committed::default());
+        }
+        let dir = self.dir.join(recover::SEGMENTS);
+        let mut added = Vec::with_capacity(batch.segments.len());
+        for meta in &batch.segments {
+            added.push(Arc::new(Segment::open(
+                dir.join(segment_name(meta.id)),
+                meta,
+            )?));
+        }
+        let removed_segments = batch.removed_segments.clone();
+        let committed = self
+            .catalog
+            .commit(batch, self.ids.next())
+            .inspect_err(|error| {
+                self.gate
+                    .close(format!("a commit failed ({})", error.chain()));
+            })?;
+        hold(&self.removed).extend(&committed.removed_containers);
+        if !added.is_empty() || !removed_segments.is_empty() {
+            self.index.replace(&removed_segments, added);
+        }
+        // Readers that still hold them keep them open; the next opening removes what stays.
+        for id in removed_segments {
+            let _ = std::fs::remove_file(dir.join(segment_name(id)));
+        }
+        for name in &committed.removed_packs {
+            let _ = std::fs::remove_file(recover::pack_path(&self.dir, name));
+        }
+        Ok(committed)
+    }
+
+    /// Removes a root and the containers that only it needed.
+    ///
+    /// # Errors
+    /// Those of [`Self::commit`].
+    pub fn remove_root(&self, id: RootId) -> Result<Committed> {
+        let mut batch = Batch::new();
+        batch.remove_root(id);
+        self.commit(batch)
+    }
+}
+
+/// Takes a lock. One that a panicking thread held guards nothing that could be half done.
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,1 +1,210 @@
-//! To be written.
+//! Packs: CARv1 files that carrack writes for blocks that lie nowhere else.
+//!
+//! In       blocks in the order in which a reader will want them.
+//! Out      the offset of each block's data; a length that is durable.
+//! Limits   one writer a pack; about [`BUFFER_LEN`] in memory.
+//! Not here the catalog row that makes a pack's first `size` bytes part of the store: bytes behind
+//!          them are the tail of a write that was not committed, and nothing refers to them.
+//!
+//! Layout: `docs/formats/pack.md`. Spec: <https://ipld.io/specs/transport/car/carv1/>
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use carrack_formats::Cid;
+
+use super::gate::WriteGate;
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// Bytes that are gathered before a write.
+const BUFFER_LEN: usize = 256 * 1024;
+
+/// Names a pack file. Never reused once a catalog has listed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PackId(pub u64);
+
+/// File name of a pack.
+#[must_use]
+pub fn pack_name(id: PackId) -> String {
+    format!("{:016x}.car", id.0)
+}
+
+/// The header of every pack: version 1, one root, `bafkqaaa` (the empty identity block), which
+/// says that the blocks have no root of their own.
+const HEADER: [u8; 26] = *b"\x19\xa2eroots\x81\xd8*E\x00\x01U\x00\x00gversion\x01";
+
+/// Appends blocks to a new pack. Dropping it before its container was committed leaves a file that
+/// the next opening of the store removes.
+#[derive(Debug)]
+pub struct PackWriter {
+    path: PathBuf,
+    name: String,
+    file: File,
+    gate: Arc<WriteGate>,
+    buffer: Vec<u8>,
+    /// Bytes of the pack, buffered ones included.
+    len: u64,
+    /// The directory entry is durable.
+    is_named: bool,
+}
+
+impl PackWriter {
+    /// Creates pack `id` in `dir`. There must be none yet.
+    ///
+    /// # Errors
+    /// `Unavailable` if the file cannot be created.
+    pub fn create(dir: &Path, id: PackId, gate: Arc<WriteGate>) -> Result<Self> {
+        gate.check()?;
+        let name = pack_name(id);
+        let path = dir.join(&name);
+        let file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .open(&path)
+            .context(ErrorKind::Unavailable, || {
+                format!("creating {}", path.display())
+            })?;
+        let buffer = HEADER.to_vec();
+        Ok(Self {
+            path,
+            name,
+            file,
+            gate,
+            len: buffer.len() as u64,
+            buffer,
+            is_named: false,
+        })
+    }
+
+    /// File name in the store's pack directory: the path of its container row.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes so far, durable or not.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Only the header so far.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == HEADER.len() as u64
+    }
+
+    /// Appends a block and returns the offset of its data. The bytes are durable after
+    /// [`Self::sync`].
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not take it; the pack must not be used any more then.
+    pub fn append(&mut self, cid: &Cid, data: &[u8]) -> Result<u64> {
+        let start = self.buffer.len();
+        frame_head(&mut self.buffer, cid, data.len());
+        let offset = self.len + (self.buffer.len() - start) as u64;
+        self.buffer.extend_from_slice(data);
+        self.len = offset + data.len() as u64;
+        if self.buffer.len() >= BUFFER_LEN {
+            self.flush()?;
+        }
+        Ok(offset)
+    }
+
+    /// Makes everything so far durable and returns the length: the `size` of the container row.
+    ///
+    /// # Errors
+    /// `Unavailable`; after a failed fsync the whole store is read-only.
+    pub fn sync(&mut self) -> Result<u64> {
+        self.flush()?;
+        self.gate.sync_file(&self.file, &self.path)?;
+        if !self.is_named {
+            let dir = self
+                .path
+                .parent()
+                .ok_or_else(|| Error::new(ErrorKind::Internal, "a pack lies in no directory"))?;
+            self.gate.sync_dir(dir)?;
+            self.is_named = true;
+        }
+        Ok(self.len)
+    }
+
+    /// Hands buffered bytes to the kernel, so that readers of the file see them.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn flush(&mut self) -> Result<()> {
+        self.file
+            .write_all(&self.buffer)
+            .context(ErrorKind::Unavailable, || {
+                format!("writing {}", self.path.display())
+            })?;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+/// Length prefix and CID of a section.
+fn frame_head(out: &mut Vec<u8>, cid: &Cid, data_len: usize) {
+    let cid = cid.to_bytes();
+    let mut len = (cid.len() + data_len) as u64;
+    while len >= 0x80 {
+        out.push(len as u8 | 0x80);
+        len >>= 7;
+    }
+    out.push(len as u8);
+    out.extend_from_slice(&cid);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HEADER, PackId, PackWriter};
+    use crate::store::gate::WriteGate;
+    use carrack_formats::{Cid, Multihash};
+    use std::sync::Arc;
+
+    #[test]
+    fn offsets_point_at_the_data() {
+        let dir = tempfile::tempdir().unwrap();
+        let gate = Arc::new(WriteGate::default());
+        let mut pack = PackWriter::create(dir.path(), PackId(7), Arc::clone(&gate)).unwrap();
+        assert!(pack.is_empty());
+        let cid = Cid::new_v1(0x55, Multihash::wrap(0x12, &[3; 32]).unwrap());
+        let blocks = [
+            b"alpha".to_vec(),
+            vec![7; 300_000],
+            Vec::new(),
+            b"omega".to_vec(),
+        ];
+        let offsets: Vec<u64> = blocks
+            .iter()
+            .map(|block| pack.append(&cid, block).unwrap())
+            .collect();
+        let len = pack.sync().unwrap();
+        assert_eq!(pack.sync().unwrap(), len);
+        let bytes = std::fs::read(dir.path().join("0000000000000007.car")).unwrap();
+        assert_eq!(bytes.len() as u64, len);
+        assert!(bytes.starts_with(&HEADER));
+        for (block, offset) in blocks.iter().zip(offsets) {
+            let offset = offset as usize;
+            assert_eq!(&bytes[offset..offset + block.len()], block);
+            assert_eq!(&bytes[offset - 32..offset], &[3; 32]);
+        }
+        assert!(
+            PackWriter::create(dir.path(), PackId(7), gate).is_err(),
+            "never overwritten"
+        );
+    }
+
+    #[test]
+    fn a_closed_gate_stops_packs() {
+        let dir = tempfile::tempdir().unwrap();
+        let gate = Arc::new(WriteGate::default());
+        let mut pack = PackWriter::create(dir.path(), PackId(1), Arc::clone(&gate)).unwrap();
+        gate.close("fsync of x failed");
+        assert!(pack.sync().is_err());
+        assert!(PackWriter::create(dir.path(), PackId(2), gate).is_err());
+    }
+}

@@ -1,1 +1,252 @@
-//! To be written.
+//! Multihash to locations: immutable sorted segments, each with a filter, behind one atomic list.
+//!
+//! In       keys with digests of 20 to 128 bytes; others are simply not there.
+//! Out      every [`Location`] that an ingest recorded, newest segment first. A location is a
+//!          claim: its container may be gone from the catalog, and its bytes must be hashed.
+//! Limits   [`LOCATIONS_MAX`] locations from `get`; `visit` has no limit.
+//! Not here which segments are live (`catalog`); whether a container is healthy (`block`).
+//!
+//! Look-ups take no lock and do no I/O beyond page faults: one cache line of filter a segment for
+//! a miss, one page of records more for a hit. Layout: `docs/formats/segment.md`.
+
+mod format;
+mod merge;
+mod run;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use carrack_formats::Multihash;
+
+use self::segment::{Probe, Table};
+use super::location::Location;
+use crate::error::Result;
+
+pub use self::format::{DIGEST_LEN_MAX, DIGEST_LEN_MIN};
+pub use self::merge::{FANOUT, INPUTS_MAX, Merged, merge, plan_merge};
+pub use self::run::{ENTRIES_MAX, RunWriter};
+pub use self::segment::Segment;
+
+/// Most locations that [`Index::get`] returns: a block that lies in more places is served from
+/// these.
+pub const LOCATIONS_MAX: usize = 64;
+
+/// Names a segment file. Never reused once a catalog has listed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentId(pub u64);
+
+/// What the catalog keeps of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentMeta {
+    /// Its name.
+    pub id: SegmentId,
+    /// Records in all its tables.
+    pub n_records: u64,
+    /// Bytes of its file.
+    pub len: u64,
+}
+
+/// File name of a segment.
+#[must_use]
+pub fn segment_name(id: SegmentId) -> String {
+    format!("{:016x}.seg", id.0)
+}
+
+/// The live segments.
+#[derive(Debug)]
+pub struct Index {
+    live: ArcSwap<Live>,
+}
+
+/// One version of the live list, replaced whole.
+#[derive(Debug, Default)]
+struct Live {
+    /// Newest first.
+    segments: Vec<Arc<Segment>>,
+    /// Ascending by (code, digest length).
+    groups: Vec<Group>,
+}
+
+/// The tables of one kind of key in all segments, newest first.
+#[derive(Debug)]
+struct Group {
+    code: u64,
+    digest_len: usize,
+    tables: Vec<(Table, Arc<Segment>)>,
+}
+
+impl Index {
+    /// Maps the listed segments of `dir`. Reads one header each.
+    ///
+    /// # Errors
+    /// Those of [`Segment::open`].
+    pub fn open(dir: &Path, segments: &[SegmentMeta]) -> Result<Self> {
+        let mut opened = Vec::with_capacity(segments.len());
+        for meta in segments {
+            opened.push(Arc::new(Segment::open(
+                dir.join(segment_name(meta.id)),
+                meta,
+            )?));
+        }
+        Ok(Self {
+            live: ArcSwap::from_pointee(Live::new(opened)),
+        })
+    }
+
+    /// Appends the locations of `key` to `out`, at most [`LOCATIONS_MAX`].
+    pub fn get(&self, key: &Multihash, out: &mut Vec<Location>) {
+        let mut left = LOCATIONS_MAX;
+        self.visit(key, |location| {
+            out.push(location);
+            left -= 1;
+            if left == 0 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+    }
+
+    /// Calls `found` with each location of `key` until it breaks.
+    pub fn visit(&self, key: &Multihash, mut found: impl FnMut(Location) -> ControlFlow<()>) {
+        // Whether it broke off is known to `found`.
+        let _ = self.live.load().visit(key, &mut found);
+    }
+
+    /// One location of `key`.
+    #[must_use]
+    pub fn first(&self, key: &Multihash) -> Option<Location> {
+        self.live.load().first(key)
+    }
+
+    /// One location of each key, in the order of the keys, all from one version of the list.
+    #[must_use]
+    pub fn get_many(&self, keys: &[Multihash]) -> Vec<Option<Location>> {
+        let live = self.live.load();
+        keys.iter().map(|key| live.first(key)).collect()
+    }
+
+    /// Calls `found` with the index of a key and each of its locations, key by key.
+    pub fn visit_many(&self, keys: &[Multihash], mut found: impl FnMut(usize, Location)) {
+        let live = self.live.load();
+        for (index, key) in keys.iter().enumerate() {
+            let _ = live.visit(key, &mut |location| {
+                found(index, location);
+                ControlFlow::Continue(())
+            });
+        }
+    }
+
+    /// Some container had `key`. That it has it still is for `store::block` to say.
+    #[must_use]
+    pub fn contains(&self, key: &Multihash) -> bool {
+        self.first(key).is_some()
+    }
+
+    /// What is live now, newest first.
+    #[must_use]
+    pub fn segments(&self) -> Vec<SegmentMeta> {
+        self.live
+            .load()
+            .segments
+            .iter()
+            .map(|segment| segment.meta())
+            .collect()
+    }
+
+    /// Records of all live segments; a block in two containers counts twice.
+    #[must_use]
+    pub fn n_records(&self) -> u64 {
+        self.live
+            .load()
+            .segments
+            .iter()
+            .map(|segment| segment.meta().n_records)
+            .sum()
+    }
+
+    /// Reads every live segment and compares it with its checksums.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the first damaged section.
+    pub fn check(&self) -> Result<()> {
+        let live = self.live.load_full();
+        live.segments.iter().try_for_each(|segment| segment.check())
+    }
+
+    /// The live segments themselves: they stay readable whatever is merged meanwhile.
+    pub(super) fn live_segments(&self) -> Vec<Arc<Segment>> {
+        self.live.load().segments.clone()
+    }
+
+    /// Replaces the list: without `removed`, with `added`. Callers hold the store's commit lock.
+    pub(super) fn replace(&self, removed: &[SegmentId], added: Vec<Arc<Segment>>) {
+        let mut segments = self.live_segments();
+        segments.retain(|segment| !removed.contains(&segment.meta().id));
+        segments.extend(added);
+        self.live.store(Arc::new(Live::new(segments)));
+    }
+}
+
+impl Live {
+    fn new(mut segments: Vec<Arc<Segment>>) -> Self {
+        segments.sort_by_key(|segment| std::cmp::Reverse(segment.meta().id));
+        let mut groups: Vec<Group> = Vec::new();
+        for segment in &segments {
+            for table in segment.tables() {
+                let (code, digest_len) = (table.layout.code, table.layout.digest_len);
+                let entry = (table, Arc::clone(segment));
+                let same =
+                    |group: &&mut Group| group.code == code && group.digest_len == digest_len;
+                match groups.iter_mut().find(same) {
+                    Some(group) => group.tables.push(entry),
+                    None => groups.push(Group {
+                        code,
+                        digest_len,
+                        tables: vec![entry],
+                    }),
+                }
+            }
+        }
+        groups.sort_unstable_by_key(|group| (group.code, group.digest_len));
+        Self { segments, groups }
+    }
+
+    fn tables(&self, key: &Multihash) -> &[(Table, Arc<Segment>)] {
+        let wanted = (key.code(), key.digest().len());
+        self.groups
+            .binary_search_by_key(&wanted, |group| (group.code, group.digest_len))
+            .ok()
+            .and_then(|index| self.groups.get(index))
+            .map_or(&[], |group| &group.tables)
+    }
+
+    fn visit(
+        &self,
+        key: &Multihash,
+        found: &mut impl FnMut(Location) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let probe = Probe::new(key.digest());
+        for (table, segment) in self.tables(key) {
+            if segment.may_contain(table, probe) {
+                segment.visit(table, probe, found)?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn first(&self, key: &Multihash) -> Option<Location> {
+        let mut first = None;
+        let _ = self.visit(key, &mut |location| {
+            first = Some(location);
+            ControlFlow::Break(())
+        });
+        first
+    }
+}

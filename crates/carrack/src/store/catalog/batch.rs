@@ -1,0 +1,242 @@
+//! Rows that become visible together, and the transaction that writes them.
+//!
+//! In       rows in any order, encoded where they are made: many threads may fill batches.
+//! Out      one redb transaction.
+//! Limits   memory: about 250 bytes a file added. Ingest commits every few ten thousand files.
+//! Not here what removing a root takes with it (`remove`).
+
+use redb::{TableDefinition, WriteTransaction};
+
+use super::record::{
+    ContainerKind, ContainerRecord, DirRecord, PathKey, PathRecord, RootId, RootRecord, StaleMark,
+    segment_to_bytes,
+};
+use super::{
+    CONTAINERS, DIRS, MEMBERS, META, NextIds, PACKS, PATHS, ROOT_CIDS, ROOTS, SEGMENTS, STALE,
+    members, remove, root_cid_key, storage,
+};
+use crate::error::Result;
+use crate::store::index::{SegmentId, SegmentMeta};
+use crate::store::location::ContainerId;
+
+/// Changes to the catalog that happen together or not at all.
+#[derive(Debug, Default)]
+pub struct Batch {
+    containers: Vec<(u64, Vec<u8>)>,
+    packs: Vec<(Vec<u8>, u64)>,
+    paths: Vec<Row>,
+    dirs: Vec<Row>,
+    roots: Vec<(RootRecord, Vec<ContainerId>)>,
+    stale: Vec<(u64, Option<Vec<u8>>)>,
+    removed_roots: Vec<RootId>,
+    sweeps: bool,
+    pub(in crate::store) segments: Vec<SegmentMeta>,
+    pub(in crate::store) removed_segments: Vec<SegmentId>,
+}
+
+/// A key and its new value, or nothing to remove the row.
+type Row = (Vec<u8>, Option<Vec<u8>>);
+
+/// What a commit took away.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Containers that no root needs any more: their rows are gone.
+    pub removed_containers: Vec<ContainerId>,
+    /// File names of the packs among them.
+    pub(in crate::store) removed_packs: Vec<Vec<u8>>,
+}
+
+impl Batch {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.n_rows() == 0
+            && self.removed_roots.is_empty()
+            && self.segments.is_empty()
+            && self.removed_segments.is_empty()
+            && !self.sweeps
+    }
+
+    /// Rows of containers, paths, directories, roots and stale marks so far.
+    #[must_use]
+    pub fn n_rows(&self) -> usize {
+        self.containers.len()
+            + self.paths.len()
+            + self.dirs.len()
+            + self.roots.len()
+            + self.stale.len()
+    }
+
+    /// Moves everything of `other` behind what is here.
+    pub fn append(&mut self, mut other: Self) {
+        self.containers.append(&mut other.containers);
+        self.packs.append(&mut other.packs);
+        self.paths.append(&mut other.paths);
+        self.dirs.append(&mut other.dirs);
+        self.roots.append(&mut other.roots);
+        self.stale.append(&mut other.stale);
+        self.removed_roots.append(&mut other.removed_roots);
+        self.segments.append(&mut other.segments);
+        self.removed_segments.append(&mut other.removed_segments);
+        self.sweeps |= other.sweeps;
+    }
+
+    /// Adds or replaces a container. A pack's row is put again when the pack has grown.
+    pub fn put_container(&mut self, id: ContainerId, record: &ContainerRecord) {
+        if record.kind == ContainerKind::Pack {
+            self.packs.push((record.path.clone(), id.0));
+        }
+        self.containers.push((id.0, record.to_bytes()));
+    }
+
+    /// Adds or replaces what is known of a file or symlink.
+    pub fn put_path(&mut self, key: &PathKey, record: &PathRecord) {
+        self.paths.push((key.to_bytes(), Some(record.to_bytes())));
+    }
+
+    /// Forgets a file or symlink.
+    pub fn remove_path(&mut self, key: &PathKey) {
+        self.paths.push((key.to_bytes(), None));
+    }
+
+    /// Adds or replaces what is known of a directory.
+    pub fn put_dir(&mut self, key: &PathKey, record: &DirRecord) {
+        self.dirs.push((key.to_bytes(), Some(record.to_bytes())));
+    }
+
+    /// Forgets a directory.
+    pub fn remove_dir(&mut self, key: &PathKey) {
+        self.dirs.push((key.to_bytes(), None));
+    }
+
+    /// Adds or replaces a root and the containers that it needs: leaves, packs, CARs.
+    pub fn put_root(&mut self, record: RootRecord, mut members: Vec<ContainerId>) {
+        members.sort_unstable();
+        members.dedup();
+        self.roots.push((record, members));
+    }
+
+    /// Removes a root and what only it needs, after the puts of this batch: a root that is put in
+    /// its place keeps what both need. Removing a root that is not there does nothing.
+    pub fn remove_root(&mut self, id: RootId) {
+        self.removed_roots.push(id);
+    }
+
+    /// Removes every container that no root needs, such as those of an add that was given up. Not
+    /// while an ingest is under way: its root comes last.
+    pub fn remove_unneeded(&mut self) {
+        self.sweeps = true;
+    }
+
+    /// Lists a finished segment.
+    pub fn add_segment(&mut self, meta: SegmentMeta) {
+        self.segments.push(meta);
+    }
+
+    /// Takes a container out of service.
+    pub fn put_stale(&mut self, id: ContainerId, mark: StaleMark) {
+        self.stale.push((id.0, Some(mark.to_bytes())));
+    }
+
+    /// Puts a container back into service.
+    pub fn clear_stale(&mut self, id: ContainerId) {
+        self.stale.push((id.0, None));
+    }
+
+    /// Writes everything into `transaction`, which the caller commits.
+    pub(super) fn apply(
+        mut self,
+        transaction: &WriteTransaction,
+        next: NextIds,
+    ) -> Result<Committed> {
+        let mut meta = storage(transaction.open_table(META))?;
+        for (name, value) in next.rows() {
+            storage(meta.insert(name, value))?;
+        }
+        drop(meta);
+        // In key order each insert lands beside the one before. Stable: a later put wins.
+        self.containers.sort_by_key(|row| row.0);
+        if !self.containers.is_empty() {
+            let mut table = storage(transaction.open_table(CONTAINERS))?;
+            for (id, value) in &self.containers {
+                storage(table.insert(id, value.as_slice()))?;
+            }
+        }
+        if !self.packs.is_empty() {
+            let mut table = storage(transaction.open_table(PACKS))?;
+            for (name, id) in &self.packs {
+                storage(table.insert(name.as_slice(), id))?;
+            }
+        }
+        apply_rows(transaction, PATHS, self.paths)?;
+        apply_rows(transaction, DIRS, self.dirs)?;
+        apply_roots(transaction, &self.roots)?;
+        if !self.stale.is_empty() {
+            let mut table = storage(transaction.open_table(STALE))?;
+            for (id, mark) in &self.stale {
+                match mark {
+                    Some(mark) => storage(table.insert(id, mark.as_slice()))?,
+                    None => storage(table.remove(id))?,
+                };
+            }
+        }
+        if !self.segments.is_empty() || !self.removed_segments.is_empty() {
+            let mut table = storage(transaction.open_table(SEGMENTS))?;
+            for id in &self.removed_segments {
+                storage(table.remove(id.0))?;
+            }
+            for segment in &self.segments {
+                storage(table.insert(segment.id.0, segment_to_bytes(segment).as_slice()))?;
+            }
+        }
+        remove::apply(transaction, &self.removed_roots, self.sweeps)
+    }
+}
+
+fn apply_rows(
+    transaction: &WriteTransaction,
+    definition: TableDefinition<'_, &'static [u8], &'static [u8]>,
+    mut rows: Vec<Row>,
+) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    rows.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut table = storage(transaction.open_table(definition))?;
+    for (key, value) in &rows {
+        match value {
+            Some(value) => storage(table.insert(key.as_slice(), value.as_slice()))?,
+            None => storage(table.remove(key.as_slice()))?,
+        };
+    }
+    Ok(())
+}
+
+fn apply_roots(
+    transaction: &WriteTransaction,
+    roots: &[(RootRecord, Vec<ContainerId>)],
+) -> Result<()> {
+    if roots.is_empty() {
+        return Ok(());
+    }
+    for (root, _) in roots {
+        remove::forget_root(transaction, root.id)?; // A replaced one may have had more chunks.
+    }
+    let mut table = storage(transaction.open_table(ROOTS))?;
+    let mut by_cid = storage(transaction.open_table(ROOT_CIDS))?;
+    let mut member_table = storage(transaction.open_table(MEMBERS))?;
+    for (root, ids) in roots {
+        storage(table.insert(root.id.0, root.to_bytes().as_slice()))?;
+        storage(by_cid.insert(root_cid_key(&root.cid, root.id).as_slice(), root.id.0))?;
+        for (index, chunk) in (0u32..).zip(members::encode(ids)) {
+            storage(member_table.insert((root.id.0, index), chunk.as_slice()))?;
+        }
+    }
+    Ok(())
+}

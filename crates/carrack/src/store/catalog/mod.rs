@@ -1,0 +1,211 @@
+//! What the store knows beside where blocks lie: containers, paths, roots, live segments.
+//!
+//! In       [`Batch`]es, each one durable transaction.
+//! Out      a [`Snapshot`] for reading, replaced after each commit: a point read takes about a
+//!          microsecond and no lock that a writer holds.
+//! Limits   page cache [`CACHE_LEN`]; one writer.
+//! Not here the exclusive lock on the directory, and files beside the catalog's own (`store`).
+//!
+//! Tables and their bytes: `docs/formats/catalog.md`.
+
+mod batch;
+mod codec;
+mod members;
+mod record;
+mod remove;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use carrack_formats::Cid;
+use redb::{Database, Durability, ReadableDatabase, TableDefinition};
+
+use crate::error::{Error, ErrorKind, Result};
+
+pub use self::batch::{Batch, Committed};
+pub use self::record::{
+    ContainerKind, ContainerRecord, DirRecord, FileTime, PathKey, PathRecord, RootId, RootKind,
+    RootRecord, SOURCE_LOCAL, SOURCE_STORE, StaleMark, StaleReason, Validator,
+};
+pub use self::snapshot::{Dirs, Paths, Snapshot};
+
+/// Bytes of redb pages kept in memory.
+pub const CACHE_LEN: usize = 24 * 1024 * 1024;
+/// The catalog format that this program writes, and the newest it reads.
+pub const FORMAT_VERSION: u64 = 1;
+
+type Bytes = &'static [u8];
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const CONTAINERS: TableDefinition<'_, u64, Bytes> = TableDefinition::new("containers");
+const PACKS: TableDefinition<'_, Bytes, u64> = TableDefinition::new("packs");
+const PATHS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("paths");
+const DIRS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("dirs");
+const ROOTS: TableDefinition<'_, u64, Bytes> = TableDefinition::new("roots");
+const ROOT_CIDS: TableDefinition<'_, Bytes, u64> = TableDefinition::new("root_cids");
+const MEMBERS: TableDefinition<'_, (u64, u32), Bytes> = TableDefinition::new("members");
+const STALE: TableDefinition<'_, u64, Bytes> = TableDefinition::new("stale");
+const SEGMENTS: TableDefinition<'_, u64, Bytes> = TableDefinition::new("segments");
+
+/// The first ids that were never given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NextIds {
+    pub(super) container: u64,
+    pub(super) root: u64,
+    pub(super) segment: u64,
+    pub(super) pack: u64,
+}
+
+impl NextIds {
+    /// Those of an empty store: 0 means none wherever an id is optional.
+    const FIRST: Self = Self {
+        container: 1,
+        root: 1,
+        segment: 1,
+        pack: 1,
+    };
+
+    const fn rows(self) -> [(&'static str, u64); 4] {
+        [
+            ("next_container", self.container),
+            ("next_root", self.root),
+            ("next_segment", self.segment),
+            ("next_pack", self.pack),
+        ]
+    }
+}
+
+/// The open catalog.
+pub(super) struct Catalog {
+    database: Database,
+    snapshot: ArcSwap<Snapshot>,
+}
+
+impl std::fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Catalog").finish_non_exhaustive()
+    }
+}
+
+impl Catalog {
+    /// Opens the file, or makes an empty catalog in it.
+    ///
+    /// # Errors
+    /// `Invalid` if a newer version wrote it, `Corrupt` if redb cannot read it.
+    pub(super) fn open(path: &Path) -> Result<(Self, NextIds)> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_LEN);
+        let database = storage(builder.create(path))?;
+        let next = match read_meta(&database)? {
+            Some(next) => next,
+            None => {
+                initialize(&database)?;
+                NextIds::FIRST
+            }
+        };
+        let snapshot = ArcSwap::from_pointee(Snapshot::new(&database)?);
+        Ok((Self { database, snapshot }, next))
+    }
+
+    /// The state after the last commit. Keep it for one request, not for ever: redb cannot reuse
+    /// the pages that it needs.
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Writes a batch durably. After an error the store must write nothing more.
+    pub(super) fn commit(&self, batch: Batch, next: NextIds) -> Result<Committed> {
+        let mut transaction = storage(self.database.begin_write())?;
+        storage(transaction.set_durability(Durability::Immediate))?;
+        // Without it the first open after a crash would read the whole catalog.
+        transaction.set_quick_repair(true);
+        let committed = batch.apply(&transaction, next)?;
+        storage(transaction.commit())?;
+        self.snapshot
+            .store(Arc::new(Snapshot::new(&self.database)?));
+        Ok(committed)
+    }
+}
+
+/// The ids of an existing catalog; `None` if the file is new.
+fn read_meta(database: &Database) -> Result<Option<NextIds>> {
+    let transaction = storage(database.begin_read())?;
+    let table = match transaction.open_table(META) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return storage(Err(error)),
+    };
+    let read = |name: &str| -> Result<u64> {
+        storage(table.get(name))?
+            .map(|value| value.value())
+            .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("the catalog has no {name}")))
+    };
+    let version = read("format")?;
+    if version != FORMAT_VERSION {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            format!("the catalog has format {version}, this program knows {FORMAT_VERSION}"),
+        ));
+    }
+    Ok(Some(NextIds {
+        container: read("next_container")?,
+        root: read("next_root")?,
+        segment: read("next_segment")?,
+        pack: read("next_pack")?,
+    }))
+}
+
+/// Makes every table, so that a snapshot can open them all.
+fn initialize(database: &Database) -> Result<()> {
+    let mut transaction = storage(database.begin_write())?;
+    transaction.set_quick_repair(true);
+    {
+        let mut meta = storage(transaction.open_table(META))?;
+        storage(meta.insert("format", FORMAT_VERSION))?;
+        for (name, value) in NextIds::FIRST.rows() {
+            storage(meta.insert(name, value))?;
+        }
+        storage(transaction.open_table(CONTAINERS))?;
+        storage(transaction.open_table(PACKS))?;
+        storage(transaction.open_table(PATHS))?;
+        storage(transaction.open_table(DIRS))?;
+        storage(transaction.open_table(ROOTS))?;
+        storage(transaction.open_table(ROOT_CIDS))?;
+        storage(transaction.open_table(MEMBERS))?;
+        storage(transaction.open_table(STALE))?;
+        storage(transaction.open_table(SEGMENTS))?;
+    }
+    storage(transaction.commit())
+}
+
+/// CIDs delimit themselves, so all roots of a CID are the keys that begin with its bytes.
+#[expect(clippy::big_endian_bytes, reason = "keys sort as bytes")]
+fn root_cid_key(cid: &Cid, id: RootId) -> Vec<u8> {
+    let mut key = cid.to_bytes();
+    key.extend_from_slice(&id.0.to_be_bytes());
+    key
+}
+
+/// Gives an error of redb its kind.
+fn storage<T>(result: std::result::Result<T, impl Into<redb::Error>>) -> Result<T> {
+    result.map_err(|error| {
+        let error = error.into();
+        let (kind, what) = match error {
+            redb::Error::Corrupted(_) => (ErrorKind::Corrupt, "the catalog is damaged"),
+            redb::Error::DatabaseAlreadyOpen => (ErrorKind::Busy, "the catalog is in use"),
+            redb::Error::UpgradeRequired(_) => (
+                ErrorKind::Invalid,
+                "another version of redb wrote the catalog",
+            ),
+            _ => (
+                ErrorKind::Unavailable,
+                "the catalog could not be read or written",
+            ),
+        };
+        Error::with(kind, what, error)
+    })
+}

@@ -1,0 +1,496 @@
+//! The rows of the catalog and their bytes. The byte tables are in `docs/formats/catalog.md`.
+//!
+//! In       what ingest and the read path know about containers, paths and roots.
+//! Out      keys that sort the way scans need them, and versioned values.
+//! Limits   paths are bytes without NUL, as the kernel has them.
+//! Not here transactions (`catalog`), member lists (`members`).
+
+use carrack_formats::Cid;
+
+use super::codec::{Reader, Writer, damaged};
+use crate::error::Result;
+use crate::store::index::{SegmentId, SegmentMeta};
+use crate::store::location::ContainerId;
+
+/// The source of everything that lies in this machine's file systems.
+pub const SOURCE_LOCAL: u32 = 1;
+/// The source of packs: the store itself.
+pub const SOURCE_STORE: u32 = 0;
+
+/// Names a root. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RootId(pub u64);
+
+/// A point in time as a file system tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct FileTime {
+    /// Seconds since 1970; negative before.
+    pub secs: i64,
+    /// Nanoseconds, below 10^9.
+    pub nanos: u32,
+}
+
+/// What tells one version of a file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Validator {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Last change of the content.
+    pub mtime: FileTime,
+    /// Last change of the content or the inode.
+    pub ctime: FileTime,
+}
+
+/// What a container is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ContainerKind {
+    /// A file whose ranges are leaves.
+    File,
+    /// A CAR file that stays where it is.
+    Car,
+    /// A CAR that carrack wrote.
+    Pack,
+}
+
+/// One row of `containers`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerRecord {
+    /// What it is.
+    pub kind: ContainerKind,
+    /// [`SOURCE_LOCAL`], or [`SOURCE_STORE`] for packs.
+    pub source: u32,
+    /// Absolute path; for a pack its file name in the store's `packs` directory.
+    pub path: Vec<u8>,
+    /// Bytes that are committed. A pack may be longer: its tail is no part of it.
+    pub size: u64,
+    /// The version that was indexed. All zero for packs, which do not change.
+    pub validator: Validator,
+}
+
+/// Key of `paths` and `dirs`. Rows of one tree are neighbours, in the order of a walk that takes
+/// the entries of each directory by name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PathKey {
+    /// The source of the path.
+    pub source: u32,
+    /// Fingerprint of the import profile: the same file has other CIDs under another profile.
+    pub profile: u32,
+    /// The path, `/` between names.
+    pub path: Vec<u8>,
+}
+
+/// One row of `paths`: what the last add found at a file or symlink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathRecord {
+    /// The container of its leaves; `None` for symlinks and others without any.
+    pub container: Option<ContainerId>,
+    /// The pack that holds its interior nodes; `None` if it has none.
+    pub pack: Option<ContainerId>,
+    /// The version that was read.
+    pub validator: Validator,
+    /// Its CID.
+    pub cid: Cid,
+    /// Bytes of content.
+    pub file_len: u64,
+    /// Bytes of all blocks, as links count them (`Tsize`).
+    pub dag_len: u64,
+    /// Blocks of its DAG.
+    pub n_blocks: u64,
+}
+
+/// One row of `dirs`: what the last add built for a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirRecord {
+    /// Hash over its entries (names, CIDs, lengths): the same entries give the same directory.
+    pub fingerprint: [u8; 32],
+    /// The pack that holds its blocks.
+    pub pack: Option<ContainerId>,
+    /// Its CID.
+    pub cid: Cid,
+    /// Bytes of content below it.
+    pub file_len: u64,
+    /// Bytes of all blocks below it and its own, as links count them (`Tsize`).
+    pub dag_len: u64,
+    /// Blocks of the directory itself: one, or its shards.
+    pub n_blocks: u64,
+    /// Entries.
+    pub n_entries: u64,
+}
+
+/// How a root came here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RootKind {
+    /// Built from files.
+    Add,
+    /// Named by a CAR.
+    Import,
+}
+
+/// One row of `roots`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootRecord {
+    /// Its name in the catalog.
+    pub id: RootId,
+    /// What it promises to serve.
+    pub cid: Cid,
+    /// Absolute path of the file, folder or CAR that it came from.
+    pub path: Vec<u8>,
+    /// What a person calls it.
+    pub name: Vec<u8>,
+    /// Fingerprint of the import profile; 0 for imports.
+    pub profile: u32,
+    /// How it came here.
+    pub kind: RootKind,
+    /// When, in seconds since 1970.
+    pub created_unix: u64,
+    /// Bytes of content (add) or of blocks (import).
+    pub bytes: u64,
+    /// Blocks.
+    pub n_blocks: u64,
+    /// Files; 0 for imports.
+    pub n_files: u64,
+}
+
+/// Why a container is out of service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StaleReason {
+    /// The file is another version than the one that was indexed.
+    Changed,
+    /// There is no such file.
+    Missing,
+    /// The file is there and cannot be read.
+    Unreadable,
+    /// It ends before the bytes that the index names.
+    Short,
+    /// Its bytes do not hash to the block's CID although the validator is the same.
+    Mismatch,
+}
+
+/// One row of `stale`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StaleMark {
+    /// What was wrong.
+    pub reason: StaleReason,
+    /// The version that was found; `None` if there was none to look at.
+    pub observed: Option<Validator>,
+    /// When it was first noticed, in seconds since 1970.
+    pub since_unix: u64,
+    /// First byte of the read that noticed it.
+    pub offset: u64,
+    /// Bytes of that read.
+    pub len: u32,
+}
+
+impl PathKey {
+    /// Bytes that sort rows in walk order: numbers first, `/` below every other byte.
+    #[must_use]
+    #[expect(clippy::big_endian_bytes, reason = "keys sort as bytes")]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut key = Vec::with_capacity(8 + self.path.len());
+        key.extend_from_slice(&self.source.to_be_bytes());
+        key.extend_from_slice(&self.profile.to_be_bytes());
+        key.extend(
+            self.path
+                .iter()
+                .map(|&byte| if byte == b'/' { 0 } else { byte }),
+        );
+        key
+    }
+
+    #[expect(clippy::big_endian_bytes, reason = "keys sort as bytes")]
+    pub(super) fn from_bytes(key: &[u8]) -> Result<Self> {
+        let (source, rest) = key.split_first_chunk().ok_or_else(damaged)?;
+        let (profile, path) = rest.split_first_chunk().ok_or_else(damaged)?;
+        Ok(Self {
+            source: u32::from_be_bytes(*source),
+            profile: u32::from_be_bytes(*profile),
+            path: path
+                .iter()
+                .map(|&byte| if byte == 0 { b'/' } else { byte })
+                .collect(),
+        })
+    }
+
+    /// The half-open range of keys of this path and everything below it.
+    #[expect(clippy::big_endian_bytes, reason = "keys sort as bytes")]
+    pub(super) fn tree_range(&self) -> (Vec<u8>, Vec<u8>) {
+        let mut start = self.to_bytes();
+        while start.len() > 8 && start.last() == Some(&0) {
+            start.pop();
+        }
+        let mut end = start.clone();
+        if start.len() == 8 {
+            // The whole source under this profile: up to the next (source, profile).
+            let both = u64::from(self.source) << 32 | u64::from(self.profile);
+            end = both
+                .checked_add(1)
+                .map_or(vec![0xff; 9], |next| next.to_be_bytes().to_vec());
+        } else {
+            end.push(1); // Behind the separator, 0, and at most equal to any other next byte.
+        }
+        (start, end)
+    }
+}
+
+impl Validator {
+    pub(super) fn encode(&self, out: &mut Writer) {
+        out.u64(self.dev);
+        out.u64(self.ino);
+        out.u64(self.size);
+        for time in [self.mtime, self.ctime] {
+            out.i64(time.secs);
+            out.u32(time.nanos);
+        }
+    }
+
+    pub(super) fn decode(from: &mut Reader<'_>) -> Result<Self> {
+        Ok(Self {
+            dev: from.u64()?,
+            ino: from.u64()?,
+            size: from.u64()?,
+            mtime: FileTime {
+                secs: from.i64()?,
+                nanos: from.u32()?,
+            },
+            ctime: FileTime {
+                secs: from.i64()?,
+                nanos: from.u32()?,
+            },
+        })
+    }
+}
+
+/// Container ids as values: 0 is none, so ids start at 1.
+fn encode_container(out: &mut Writer, container: Option<ContainerId>) {
+    out.u64(container.map_or(0, |container| container.0));
+}
+
+fn decode_container(from: &mut Reader<'_>) -> Result<Option<ContainerId>> {
+    Ok(match from.u64()? {
+        0 => None,
+        id => Some(ContainerId(id)),
+    })
+}
+
+fn decode_cid(from: &mut Reader<'_>) -> Result<Cid> {
+    Cid::try_from(from.bytes()?).map_err(|_| damaged())
+}
+
+impl ContainerRecord {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer::versioned(80 + self.path.len());
+        out.u8(match self.kind {
+            ContainerKind::File => 0,
+            ContainerKind::Car => 1,
+            ContainerKind::Pack => 2,
+        });
+        out.u32(self.source);
+        out.u64(self.size);
+        self.validator.encode(&mut out);
+        out.bytes(&self.path);
+        out.bytes
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut from = Reader::versioned(bytes)?;
+        let kind = match from.u8()? {
+            0 => ContainerKind::File,
+            1 => ContainerKind::Car,
+            2 => ContainerKind::Pack,
+            _ => return Err(damaged()),
+        };
+        let source = from.u32()?;
+        let size = from.u64()?;
+        let validator = Validator::decode(&mut from)?;
+        let path = from.bytes()?.to_vec();
+        from.end()?;
+        Ok(Self {
+            kind,
+            source,
+            path,
+            size,
+            validator,
+        })
+    }
+}
+
+/// The containers that a `paths` or `dirs` row depends on: both begin with the same two fields.
+pub(super) fn row_containers(bytes: &[u8]) -> Result<[Option<ContainerId>; 2]> {
+    let mut from = Reader::versioned(bytes)?;
+    Ok([decode_container(&mut from)?, decode_container(&mut from)?])
+}
+
+impl PathRecord {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let cid = self.cid.to_bytes();
+        let mut out = Writer::versioned(100 + cid.len());
+        encode_container(&mut out, self.container);
+        encode_container(&mut out, self.pack);
+        self.validator.encode(&mut out);
+        out.u64(self.file_len);
+        out.u64(self.dag_len);
+        out.u64(self.n_blocks);
+        out.bytes(&cid);
+        out.bytes
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut from = Reader::versioned(bytes)?;
+        let record = Self {
+            container: decode_container(&mut from)?,
+            pack: decode_container(&mut from)?,
+            validator: Validator::decode(&mut from)?,
+            file_len: from.u64()?,
+            dag_len: from.u64()?,
+            n_blocks: from.u64()?,
+            cid: decode_cid(&mut from)?,
+        };
+        from.end()?;
+        Ok(record)
+    }
+}
+
+impl DirRecord {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let cid = self.cid.to_bytes();
+        let mut out = Writer::versioned(100 + cid.len());
+        encode_container(&mut out, None);
+        encode_container(&mut out, self.pack);
+        out.bytes.extend_from_slice(&self.fingerprint);
+        out.u64(self.file_len);
+        out.u64(self.dag_len);
+        out.u64(self.n_blocks);
+        out.u64(self.n_entries);
+        out.bytes(&cid);
+        out.bytes
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut from = Reader::versioned(bytes)?;
+        let _no_container = decode_container(&mut from)?;
+        let record = Self {
+            pack: decode_container(&mut from)?,
+            fingerprint: from.array()?,
+            file_len: from.u64()?,
+            dag_len: from.u64()?,
+            n_blocks: from.u64()?,
+            n_entries: from.u64()?,
+            cid: decode_cid(&mut from)?,
+        };
+        from.end()?;
+        Ok(record)
+    }
+}
+
+impl RootRecord {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer::versioned(128 + self.path.len() + self.name.len());
+        out.u8(match self.kind {
+            RootKind::Add => 0,
+            RootKind::Import => 1,
+        });
+        out.u32(self.profile);
+        out.u64(self.created_unix);
+        out.u64(self.bytes);
+        out.u64(self.n_blocks);
+        out.u64(self.n_files);
+        out.bytes(&self.cid.to_bytes());
+        out.bytes(&self.path);
+        out.bytes(&self.name);
+        out.bytes
+    }
+
+    pub(super) fn from_bytes(id: RootId, bytes: &[u8]) -> Result<Self> {
+        let mut from = Reader::versioned(bytes)?;
+        let kind = match from.u8()? {
+            0 => RootKind::Add,
+            1 => RootKind::Import,
+            _ => return Err(damaged()),
+        };
+        let record = Self {
+            id,
+            kind,
+            profile: from.u32()?,
+            created_unix: from.u64()?,
+            bytes: from.u64()?,
+            n_blocks: from.u64()?,
+            n_files: from.u64()?,
+            cid: decode_cid(&mut from)?,
+            path: from.bytes()?.to_vec(),
+            name: from.bytes()?.to_vec(),
+        };
+        from.end()?;
+        Ok(record)
+    }
+}
+
+impl StaleMark {
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        let mut out = Writer::versioned(80);
+        out.u8(match self.reason {
+            StaleReason::Changed => 0,
+            StaleReason::Missing => 1,
+            StaleReason::Unreadable => 2,
+            StaleReason::Short => 3,
+            StaleReason::Mismatch => 4,
+        });
+        out.u64(self.since_unix);
+        out.u64(self.offset);
+        out.u32(self.len);
+        out.u8(u8::from(self.observed.is_some()));
+        if let Some(observed) = self.observed {
+            observed.encode(&mut out);
+        }
+        out.bytes
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut from = Reader::versioned(bytes)?;
+        let reason = match from.u8()? {
+            0 => StaleReason::Changed,
+            1 => StaleReason::Missing,
+            2 => StaleReason::Unreadable,
+            3 => StaleReason::Short,
+            4 => StaleReason::Mismatch,
+            _ => return Err(damaged()),
+        };
+        let since_unix = from.u64()?;
+        let offset = from.u64()?;
+        let len = from.u32()?;
+        let observed = match from.u8()? {
+            0 => None,
+            1 => Some(Validator::decode(&mut from)?),
+            _ => return Err(damaged()),
+        };
+        from.end()?;
+        Ok(Self {
+            reason,
+            observed,
+            since_unix,
+            offset,
+            len,
+        })
+    }
+}
+
+pub(super) fn segment_to_bytes(meta: &SegmentMeta) -> Vec<u8> {
+    let mut out = Writer::versioned(17);
+    out.u64(meta.n_records);
+    out.u64(meta.len);
+    out.bytes
+}
+
+pub(super) fn segment_from_bytes(id: SegmentId, bytes: &[u8]) -> Result<SegmentMeta> {
+    let mut from = Reader::versioned(bytes)?;
+    let meta = SegmentMeta {
+        id,
+        n_records: from.u64()?,
+        len: from.u64()?,
+    };
+    from.end()?;
+    Ok(meta)
+}

@@ -1,0 +1,290 @@
+//! Opening, committing, crashing and merging a whole store.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use carrack_formats::{Cid, Multihash};
+
+use super::catalog::{
+    Batch, ContainerKind, ContainerRecord, RootKind, RootRecord, SOURCE_LOCAL, SOURCE_STORE,
+    Validator,
+};
+use super::index::FANOUT;
+use super::location::{ContainerId, Location};
+use super::{OpenMode, Store, merge_once};
+use crate::error::ErrorKind;
+
+fn key(seed: u64) -> Multihash {
+    Multihash::wrap(0x12, blake3::hash(&seed.to_le_bytes()).as_bytes()).unwrap()
+}
+
+fn open(dir: &Path) -> Store {
+    Store::open(dir, OpenMode::Create).unwrap()
+}
+
+fn file(path: &str) -> ContainerRecord {
+    ContainerRecord {
+        kind: ContainerKind::File,
+        source: SOURCE_LOCAL,
+        path: path.as_bytes().to_vec(),
+        size: 10,
+        validator: Validator::default(),
+    }
+}
+
+fn at(container: ContainerId) -> Location {
+    Location {
+        container,
+        offset: 0,
+        len: 10,
+        wrapped: false,
+    }
+}
+
+/// Adds one container with the blocks `keys`, and a root of its own.
+fn add(store: &Store, keys: std::ops::Range<u64>) -> (ContainerId, RootRecord) {
+    let container = store.new_container_id();
+    let mut run = store.run_writer().unwrap();
+    for seed in keys.clone() {
+        run.push(&key(seed), at(container)).unwrap();
+    }
+    let root = RootRecord {
+        id: store.new_root_id(),
+        cid: Cid::new_v1(0x55, key(keys.start)),
+        path: b"/a".to_vec(),
+        name: b"a".to_vec(),
+        profile: 1,
+        kind: RootKind::Add,
+        created_unix: 1,
+        bytes: 10,
+        n_blocks: 1,
+        n_files: 1,
+    };
+    let mut batch = Batch::new();
+    batch.put_container(container, &file("/a"));
+    batch.add_segment(run.finish().unwrap().unwrap());
+    batch.put_root(root.clone(), vec![container]);
+    store.commit(batch).unwrap();
+    (container, root)
+}
+
+fn files_below(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                files.insert(path.clone(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn what_was_committed_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (container, root) = add(&store, 0..1000);
+    drop(store);
+    let store = Store::open(dir.path(), OpenMode::Existing).unwrap();
+    assert_eq!(store.index().first(&key(999)), Some(at(container)));
+    assert_eq!(
+        store.catalog().container(container).unwrap(),
+        Some(file("/a"))
+    );
+    assert_eq!(store.catalog().roots().unwrap(), [root]);
+    assert!(store.new_container_id() > container, "ids are never reused");
+    assert!(store.new_root_id().0 > 1);
+}
+
+#[test]
+fn a_missing_store_is_not_made_unasked() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Store::open(&dir.path().join("x"), OpenMode::Existing).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_second_opener_is_told_who_holds_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let error = Store::open(dir.path(), OpenMode::Create).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    assert!(
+        error.to_string().contains(&std::process::id().to_string()),
+        "{error}"
+    );
+    drop(store);
+    open(dir.path());
+}
+
+#[test]
+fn a_newer_format_is_refused_without_writing() {
+    let dir = tempfile::tempdir().unwrap();
+    add(&open(dir.path()), 0..10);
+    std::fs::write(dir.path().join("format"), "carrack store 2\n").unwrap();
+    std::fs::write(dir.path().join("packs/unlisted.car"), "x").unwrap();
+    let before = files_below(dir.path());
+    let error = Store::open(dir.path(), OpenMode::Create).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(files_below(dir.path()), before);
+    std::fs::write(dir.path().join("format"), "garbage").unwrap();
+    let error = Store::open(dir.path(), OpenMode::Create).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn what_a_crash_left_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add(&store, 0..10);
+    let listed = files_below(dir.path());
+    let mut run = store.run_writer().unwrap();
+    run.push(&key(77), at(ContainerId(9))).unwrap();
+    run.finish().unwrap();
+    let mut pack = store.pack_writer().unwrap();
+    pack.append(&Cid::new_v1(0x55, key(1)), b"x").unwrap();
+    pack.sync().unwrap();
+    std::fs::write(dir.path().join("segments/00000000000000ff.seg.tmp"), "x").unwrap();
+    drop(store);
+    let store = open(dir.path());
+    assert!(files_below(dir.path()).keys().eq(listed.keys()));
+    assert!(!store.index().contains(&key(77)));
+    assert!(store.index().contains(&key(5)));
+}
+
+#[test]
+fn a_missing_listed_segment_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add(&store, 0..10);
+    drop(store);
+    let segment = std::fs::read_dir(dir.path().join("segments"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    std::fs::remove_file(segment.path()).unwrap();
+    let error = Store::open(dir.path(), OpenMode::Create).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(
+        error.to_string().contains(segment.path().to_str().unwrap()),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_commit_that_names_a_missing_segment_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut run = store.run_writer().unwrap();
+    run.push(&key(1), at(ContainerId(1))).unwrap();
+    let meta = run.finish().unwrap().unwrap();
+    std::fs::remove_dir_all(dir.path().join("segments")).unwrap();
+    let mut batch = Batch::new();
+    batch.put_container(store.new_container_id(), &file("/a"));
+    batch.add_segment(meta);
+    assert!(store.commit(batch).is_err());
+    assert_eq!(store.catalog().n_containers().unwrap(), 0);
+    store.check_writable().unwrap();
+}
+
+#[test]
+fn after_a_failed_fsync_nothing_is_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (container, _) = add(&store, 0..10);
+    let mut run = store.run_writer().unwrap();
+    run.push(&key(50), at(container)).unwrap();
+    store.gate.close("fsync of packs/1 failed");
+    assert!(run.finish().is_err());
+    let mut batch = Batch::new();
+    batch.clear_stale(container);
+    let error = store.commit(batch).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("fsync of packs/1 failed"));
+    assert!(store.pack_writer().is_err() && store.run_writer().is_err());
+    assert!(store.index().contains(&key(5)), "reads go on");
+    assert!(store.catalog().container(container).unwrap().is_some());
+    drop(store);
+    open(dir.path()).check_writable().unwrap();
+}
+
+#[test]
+fn merging_keeps_live_records_and_drops_dead_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut roots = Vec::new();
+    for index in 0..FANOUT as u64 {
+        roots.push(add(&store, index * 100..index * 100 + 100));
+    }
+    let removed = store.remove_root(roots[0].1.id).unwrap();
+    assert_eq!(removed.removed_containers, [roots[0].0]);
+    // A container whose row comes after its segment must live.
+    let pending = store.new_container_id();
+    let mut run = store.run_writer().unwrap();
+    run.push(&key(5000), at(pending)).unwrap();
+    let mut batch = Batch::new();
+    batch.add_segment(run.finish().unwrap().unwrap());
+    store.commit(batch).unwrap();
+
+    assert!(store.index().contains(&key(50)));
+    assert!(!merge_once(&store, &AtomicBool::new(false)).is_ok_and(|merged| !merged));
+    assert_eq!(store.index().segments().len(), 1);
+    assert!(!store.index().contains(&key(50)));
+    assert!(store.index().contains(&key(150)) && store.index().contains(&key(5000)));
+    assert!(!merge_once(&store, &AtomicBool::new(false)).unwrap());
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("segments"))
+            .unwrap()
+            .count(),
+        1
+    );
+    drop(store);
+
+    // The next process knows that nobody will add the row any more.
+    let store = open(dir.path());
+    for index in 1..FANOUT as u64 {
+        add(&store, 9000 + index..9001 + index);
+    }
+    assert!(merge_once(&store, &AtomicBool::new(false)).unwrap());
+    assert!(!store.index().contains(&key(5000)));
+    assert_eq!(store.index().n_records(), 700 + 7);
+}
+
+#[test]
+fn a_removed_pack_loses_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut pack = store.pack_writer().unwrap();
+    pack.append(&Cid::new_v1(0x55, key(1)), b"x").unwrap();
+    let record = ContainerRecord {
+        kind: ContainerKind::Pack,
+        source: SOURCE_STORE,
+        path: pack.name().as_bytes().to_vec(),
+        size: pack.sync().unwrap(),
+        validator: Validator::default(),
+    };
+    let id = store.new_container_id();
+    let mut batch = Batch::new();
+    batch.put_container(id, &record);
+    store.commit(batch).unwrap();
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(
+        std::fs::metadata(store.pack_path(&record)).unwrap().len(),
+        record.size
+    );
+    let mut batch = Batch::new();
+    batch.remove_unneeded();
+    assert_eq!(store.commit(batch).unwrap().removed_containers, [id]);
+    assert!(!store.pack_path(&record).try_exists().unwrap());
+    drop(store);
+    open(dir.path());
+}
