@@ -291,7 +291,7 @@ impl<'a> Adder<'a> {
             let path = level.path.join(&entry.name);
             match entry.kind {
                 EntryKind::File(validator) => self.file(path, &validator, place)?,
-                EntryKind::Symlink(target) => self.symlink(&target, place)?,
+                EntryKind::Symlink(target) => self.symlink(&path, &target, place)?,
                 EntryKind::Unreadable(error) => self.left_out(path, &error, place)?,
                 EntryKind::Directory => match self.enter(path.clone(), place) {
                     Ok(level) => levels.push(level),
@@ -627,14 +627,22 @@ impl<'a> Adder<'a> {
         newest_ns > self.started_ns - RACY_NS
     }
 
-    fn symlink(&mut self, target: &[u8], place: Place) -> Result<()> {
+    fn symlink(&mut self, path: &Path, target: &[u8], place: Place) -> Result<()> {
         self.report.symlinks += 1;
         let (built, block) = dir::symlink(target, &self.options.profile);
-        let cid = built.cid;
-        let pack = self.sink.node(&cid, &block)?;
-        self.member(place.root, Some(pack));
-        let len = block.len() as u64;
-        let sum = Sum { cid, file_len: 0, dag_len: len, n_blocks: 1, n_files: 0 };
+        let dag_len = block.len() as u64;
+        let sum = Sum { cid: built.cid, file_len: 0, dag_len, n_blocks: 1, n_files: 0 };
+        let known = self.sink.known_file(path, self.profile)?;
+        let pack = match known.filter(|known| known.sum.cid == built.cid) {
+            Some(known) => known.pack,
+            None => {
+                let pack = Some(self.sink.node(&built.cid, &block)?);
+                let validator = Validator::default(); // What it points to tells whether it changed.
+                self.sink.file(path, self.profile, &validator, None, pack, sum);
+                pack
+            }
+        };
+        self.member(place.root, pack);
         self.settle(place.parent, Some(sum))
     }
 

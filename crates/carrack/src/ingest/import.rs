@@ -240,19 +240,19 @@ enum CarFailure {
     Other(Error),
 }
 
-impl std::convert::From<CarError> for CarFailure {
+impl From<CarError> for CarFailure {
     fn from(error: CarError) -> Self {
         Self::Car(error)
     }
 }
 
-impl std::convert::From<std::io::Error> for CarFailure {
+impl From<std::io::Error> for CarFailure {
     fn from(error: std::io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl std::convert::From<Error> for CarFailure {
+impl From<Error> for CarFailure {
     fn from(error: Error) -> Self {
         Self::Other(error)
     }

@@ -27,7 +27,7 @@ pub const BATCH_LEN: usize = 1 << 20;
 pub const BATCH_BLOCKS_MAX: usize = 512;
 
 /// What a CAR is to hold.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CarRequest {
     /// The CAR header's one root.
     pub root: Cid,
@@ -64,11 +64,11 @@ pub struct Batch {
 struct Item {
     cid: Cid,
     len: usize,
-    from: From,
+    from: Origin,
 }
 
 #[derive(Debug)]
-enum From {
+enum Origin {
     /// The walk needed the block itself.
     Held(Bytes),
     /// A single copy, the common case.
@@ -124,8 +124,8 @@ impl CarPlan {
                 let first = locations.first().ok_or_else(|| not_found(&cid))?;
                 let len = block_len(*first);
                 let from = match locations.as_slice() {
-                    [one] => From::One(*one),
-                    _ => From::Many(locations),
+                    [one] => Origin::One(*one),
+                    _ => Origin::Many(locations),
                 };
                 Ok(Some(Item { cid, len, from }))
             }
@@ -133,7 +133,7 @@ impl CarPlan {
                 let block = self.blocks.get_blocking(&cid)?;
                 self.walker.provide(&cid, block.clone()).map_err(walk_error)?;
                 let len = block.len();
-                Ok(emit.then_some(Item { cid, len, from: From::Held(block) }))
+                Ok(emit.then_some(Item { cid, len, from: Origin::Held(block) }))
             }
         }
     }
@@ -193,11 +193,11 @@ impl Batch {
                 Error::new(ErrorKind::Internal, "frames are longer than was planned")
             })?;
             match &item.from {
-                From::Held(block) => data.copy_from_slice(block),
-                From::One(location) => {
+                Origin::Held(block) => data.copy_from_slice(block),
+                Origin::One(location) => {
                     self.blocks.read_into(&item.cid, &[*location], &mut last, data)?;
                 }
-                From::Many(locations) => {
+                Origin::Many(locations) => {
                     self.blocks.read_into(&item.cid, locations, &mut last, data)?;
                 }
             }

@@ -263,10 +263,6 @@ impl Parser {
             return self.padding(buf, eof);
         }
         let total_len = prefix_len as u64 + len;
-        self.check_room(total_len)?;
-        if eof && (buf.len() as u64) < total_len {
-            return Err(CarError::Truncated { offset });
-        }
         let head_end = total_len.min(buf.len() as u64);
         let head = part(buf, prefix_len as u64, head_end).unwrap_or_default();
         let found =

@@ -11,8 +11,8 @@ use ::cid::Version;
 
 use crate::verify;
 
-/// Largest chunk, in bytes: with its wrapping a leaf must stay within a 2 MiB block.
-pub const CHUNK_SIZE_MAX: u32 = 2 * 1024 * 1024 - 64;
+/// Largest chunk, in bytes, the same as Go's: with its wrapping a leaf stays within 2 MiB.
+pub const CHUNK_SIZE_MAX: u32 = 2 * 1024 * 1024 - 256;
 
 /// Most links of one file node: at about 55 bytes each they stay within a 2 MiB block.
 pub const LINK_WIDTH_MAX: u32 = 16_384;
