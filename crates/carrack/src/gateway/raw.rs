@@ -106,7 +106,10 @@ async fn resolve<B: Backend>(job: &Job<B>) -> Result<Resolved, Refusal> {
 }
 
 /// What the index alone says about a block.
-#[expect(clippy::large_enum_variant, reason = "one a request, taken apart at once")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a request, taken apart at once"
+)]
 enum Known {
     Answer(Answer),
     Wanted { len: u64 },

@@ -120,5 +120,8 @@ pub const ACCEPT_ENTRIES_MAX: usize = 32;
 pub const ENTITY_TAGS_MAX: usize = 64;
 
 /// Bounds on one walk over a DAG.
-pub const WALK: WalkLimits =
-    WalkLimits { depth_max: 1024, stack_bytes_max: 64 << 20, visited_max: 4 << 20 };
+pub const WALK: WalkLimits = WalkLimits {
+    depth_max: 1024,
+    stack_bytes_max: 64 << 20,
+    visited_max: 4 << 20,
+};
