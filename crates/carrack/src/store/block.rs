@@ -6,9 +6,10 @@
 //!          without blocking is tried for blocks of at most [`INLINE_LEN_MAX`] bytes.
 //! Not here the walk over a DAG (`store::car_stream`, `store::resolve`), HTTP.
 //!
-//! A file that is not what it was when it was added is not refused for that: its bytes are read and
-//! hashed. If they are still the block's, they are served (the file was touched, or put back); if
-//! not, the container is out of service until the file changes again.
+//! A file of another length than when it was added is refused. One of the same length whose times or
+//! inode differ is not refused for that: its bytes are read and hashed. If they are still the
+//! block's, they are served (the file was touched, or put back); if not, the container is out of
+//! service until the file changes again.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -425,6 +426,12 @@ impl Blocks {
         let is_pack = record.kind == ContainerKind::Pack;
         let file =
             LocalFile::open(&path).map_err(|error| Miss::Bad(self.lost(id, &path, error)))?;
+        if !is_pack && file.validator.size != record.size {
+            // Another length is another file, even where some of its bytes are the same.
+            let observed = Some(file.validator);
+            self.inner.stale.mark(id, mark(StaleReason::Changed, observed, None));
+            return Err(Miss::Bad(changed(&path)));
+        }
         let unchanged = is_pack || file.validator == record.validator;
         if unchanged && !self.inner.stale.is_refuted(id, Some(&file.validator)) {
             self.inner.stale.clear(id); // It was missing or changed, and is back.
