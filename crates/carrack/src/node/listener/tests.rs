@@ -447,6 +447,7 @@ async fn a_stream_that_takes_nothing_is_cut() {
 }
 
 /// One frame of HTTP/2.
+#[expect(clippy::big_endian_bytes, reason = "HTTP/2 is in network order")]
 fn h2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
