@@ -50,6 +50,7 @@ impl Memory {
     }
 
     /// A dag-cbor list of links to `children`.
+    #[expect(clippy::big_endian_bytes, reason = "CBOR is in network order")]
     pub(crate) fn put_list(&self, children: &[Cid]) -> Cid {
         let mut data = vec![0x9a];
         data.extend_from_slice(&u32::try_from(children.len()).unwrap().to_be_bytes());
