@@ -20,3 +20,7 @@ pub mod trailer;
 
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vectors;

@@ -299,6 +299,7 @@ impl Blocks {
                 }
                 (Ok(_), ContainerKind::Pack) => continue,
                 (Ok(now), _) if *now == record.validator => continue,
+                (Ok(now), _) if now.size != record.size => "stale",
                 // Its bytes may still be the same: a request or `verify` will tell.
                 (Ok(_), _) => "touched",
             };

@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::catalog::{Batch, Catalog, Committed, ContainerRecord, NextIds, RootId, Snapshot};
 use self::gate::WriteGate;
-use self::index::{Index, RunWriter, Segment, SegmentId, segment_name};
+use self::index::{Index, RunWriter, SegmentId, segment_name};
 use self::location::ContainerId;
 use self::pack::{PackId, PackWriter};
 use crate::error::{Context, ErrorKind, Result};
@@ -248,14 +248,10 @@ impl Store {
             return Ok(Committed::default());
         }
         let dir = self.dir.join(recover::SEGMENTS);
-        let mut added = Vec::with_capacity(batch.segments.len());
-        for meta in &batch.segments {
-            added.push(Arc::new(Segment::open(
-                dir.join(segment_name(meta.id)),
-                meta,
-            )?));
-        }
         let removed_segments = batch.removed_segments.clone();
+        let added = self
+            .index
+            .open_more(&dir, &batch.segments, &removed_segments)?;
         let committed = self
             .catalog
             .commit(batch, self.ids.next())

@@ -16,6 +16,7 @@ use crate::Cid;
 use crate::cid::CidError;
 use crate::dag::DagError;
 use crate::varint::VarintError;
+use crate::verify::HashError;
 
 pub use v1::{CarHeader, CarLimits, Parser, Section, Step};
 
@@ -112,6 +113,14 @@ pub enum CarError {
         offset: u64,
         /// What its bytes should be.
         cid: Box<Cid>,
+    },
+    /// The CID of a block has a hash that says too little, or that is unknown here.
+    #[error("block at byte {offset} cannot be verified")]
+    HashNotAllowed {
+        /// Where the section starts.
+        offset: u64,
+        /// Why not.
+        source: HashError,
     },
     /// The CARv2 header is cut, or names bytes that the file does not have.
     #[error("malformed CARv2 header at byte {offset}: {reason}")]

@@ -5,7 +5,8 @@
 //!          is where the block's *data* starts: a range that can be read without parsing.
 //! Limits   [`CarLimits`]; each length is checked before anything is done with it, and nothing
 //!          but the roots is allocated.
-//! Not here reading (the caller seeks over data or feeds it), hashes (`verify`), CARv2 (`car::v2`).
+//! Not here reading (the caller seeks over data or feeds it; then [`Section::verify`] says whether it
+//!          is the block), CARv2 (`car::v2`).
 //!
 //! CARv1 has no end mark: a cut between two sections cannot be told from the end. Any other cut is
 //! reported, if the caller says how long the input is ([`Parser::set_end`]), or looks itself
@@ -16,6 +17,7 @@
 use super::CarError;
 use crate::cid::{self, CID_LEN_MAX};
 use crate::dag::cbor::{Head, Reader};
+use crate::verify::{HashError, verify};
 use crate::{Cid, varint};
 
 /// Longest header, in bytes.
@@ -79,6 +81,28 @@ impl Section {
     /// The byte after the data, where the next section starts.
     pub fn end(&self) -> u64 {
         self.data_offset.saturating_add(u64::from(self.data_len))
+    }
+
+    /// Whether `data` is the block of this section.
+    ///
+    /// # Errors
+    /// `HashMismatch`: other bytes. `HashNotAllowed`: nobody can say.
+    pub fn verify(&self, data: &[u8]) -> Result<(), CarError> {
+        verify(&self.cid, data).map_err(|error| self.hash_error(error))
+    }
+
+    /// What a failed [`Verifier`](crate::verify::Verifier) of this section's CID means.
+    pub fn hash_error(&self, error: HashError) -> CarError {
+        match error {
+            HashError::Mismatch => CarError::HashMismatch {
+                offset: self.offset,
+                cid: Box::new(self.cid),
+            },
+            source => CarError::HashNotAllowed {
+                offset: self.offset,
+                source,
+            },
+        }
     }
 }
 

@@ -8,4 +8,5 @@
 
 mod fuzz_bodies;
 mod fuzz_on_stable;
+mod go_car;
 mod memory;

@@ -17,7 +17,7 @@ pub fn run(args: &CatArgs, env: &mut Env<'_>) -> Result<()> {
         Some(range) => parse_range(range, len)?,
         None => (0, len),
     };
-    let mut reader = FileReader::new(env.blocks.clone(), resolved.terminus, len, from, to);
+    let mut reader = FileReader::new(env.blocks.clone(), resolved.terminus, from, to);
     while let Some(piece) = reader.next_piece()? {
         env.out.data().write_all(&piece).map_err(write_error)?;
     }

@@ -37,6 +37,10 @@ pub use self::segment::Segment;
 /// these.
 pub const LOCATIONS_MAX: usize = 64;
 
+/// Bytes of filters and fences that are copied into memory: enough for 2 * 10^7 entries. What is
+/// beyond is read through the maps, and opening stays quick whatever the size of the index.
+pub const RESIDENT_LEN_MAX: u64 = 32 * 1024 * 1024;
+
 /// Names a segment file. Never reused once a catalog has listed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId(pub u64);
@@ -88,15 +92,39 @@ impl Index {
     /// Those of [`Segment::open`].
     pub fn open(dir: &Path, segments: &[SegmentMeta]) -> Result<Self> {
         let mut opened = Vec::with_capacity(segments.len());
-        for meta in segments {
-            opened.push(Arc::new(Segment::open(
-                dir.join(segment_name(meta.id)),
-                meta,
-            )?));
+        // Smallest first: memory saves the same for each, and small ones take less of it.
+        let mut ascending = segments.to_vec();
+        ascending.sort_by_key(|meta| meta.n_records);
+        let mut left = RESIDENT_LEN_MAX;
+        for meta in &ascending {
+            let segment = open_segment(dir, meta, left)?;
+            left = left.saturating_sub(segment.resident_len());
+            opened.push(Arc::new(segment));
         }
         Ok(Self {
             live: ArcSwap::from_pointee(Live::new(opened)),
         })
+    }
+
+    /// Maps segments that are to be added while those of `removed` go.
+    pub(super) fn open_more(
+        &self,
+        dir: &Path,
+        segments: &[SegmentMeta],
+        removed: &[SegmentId],
+    ) -> Result<Vec<Arc<Segment>>> {
+        let live = self.live.load();
+        let stays = |segment: &&Arc<Segment>| !removed.contains(&segment.meta().id);
+        let staying = live.segments.iter().filter(stays);
+        let taken: u64 = staying.map(|segment| segment.resident_len()).sum();
+        let mut left = RESIDENT_LEN_MAX.saturating_sub(taken);
+        let mut opened = Vec::with_capacity(segments.len());
+        for meta in segments {
+            let segment = open_segment(dir, meta, left)?;
+            left = left.saturating_sub(segment.resident_len());
+            opened.push(Arc::new(segment));
+        }
+        Ok(opened)
     }
 
     /// Appends the locations of `key` to `out`, at most [`LOCATIONS_MAX`].
@@ -192,6 +220,11 @@ impl Index {
         segments.extend(added);
         self.live.store(Arc::new(Live::new(segments)));
     }
+}
+
+fn open_segment(dir: &Path, meta: &SegmentMeta, resident_left: u64) -> Result<Segment> {
+    let is_resident = segment::resident_len_of(meta.n_records) <= resident_left;
+    Segment::open(dir.join(segment_name(meta.id)), meta, is_resident)
 }
 
 impl Live {

@@ -11,20 +11,22 @@
 use std::cmp::Ordering;
 use std::fs::File;
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, MmapMut};
 
 use super::format::{
     FILTER_BLOCK_LEN, Header, PAGE_LEN, TableLayout, damaged, filter_bits_of, filter_block_of,
-    prefix_of, read_place, sum_of,
+    n_filter_blocks, prefix_of, read_place, sum_of,
 };
 use super::{SegmentId, SegmentMeta};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::store::location::Location;
 
-/// Steps of the linear search inside a page before it becomes a binary one.
-const LINEAR_STEPS_MAX: usize = 12;
+/// Records of a page that are looked at around the guessed one: it lies among them in nine of ten
+/// look-ups.
+const WINDOW: usize = 12;
 
 /// A mapped segment file.
 #[derive(Debug)]
@@ -32,14 +34,20 @@ pub struct Segment {
     path: PathBuf,
     map: Mmap,
     header: Header,
+    tables: Vec<Table>,
+    /// A copy of all filters and fences in huge pages, which saves a walk of the page tables for
+    /// each probe; `None` if they are read through the map.
+    heads: Option<Mmap>,
 }
 
 /// One table of a segment, ready to be searched.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Table {
     pub(super) layout: TableLayout,
-    /// Pages by which a guessed fence is usually wrong at most.
-    spread: usize,
+    /// Where the filter starts, in `heads` or in the map.
+    filter_at: u64,
+    /// Where the fence starts, likewise.
+    fence_at: u64,
 }
 
 /// A digest with what the search needs of it, computed once for all segments.
@@ -61,12 +69,13 @@ impl<'a> Probe<'a> {
 }
 
 impl Segment {
-    /// Maps the file and checks its header, which is all that is read now.
+    /// Maps the file and checks its header, which is all that is read now; with `is_resident`
+    /// filters and fences are copied into memory, too.
     ///
     /// # Errors
     /// `Corrupt` if the file is missing, cut, or not what `meta` says; `Invalid` if a newer
     /// version wrote it.
-    pub fn open(path: PathBuf, meta: &SegmentMeta) -> Result<Self> {
+    pub fn open(path: PathBuf, meta: &SegmentMeta, is_resident: bool) -> Result<Self> {
         let name = || format!("index segment {}", path.display());
         let file = File::open(&path).context(ErrorKind::Corrupt, name)?;
         #[expect(unsafe_code, reason = "look-ups need a map; see SAFETY")]
@@ -84,7 +93,23 @@ impl Segment {
                 damaged("it is not the segment that the catalog lists"),
             ));
         }
-        Ok(Self { path, map, header })
+        let mut tables: Vec<Table> = header
+            .tables
+            .iter()
+            .map(|&layout| Table::new(layout))
+            .collect();
+        let heads = if is_resident {
+            Some(copy_heads(&file, &mut tables).context(ErrorKind::Unavailable, name)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            path,
+            map,
+            header,
+            tables,
+            heads,
+        })
     }
 
     /// What the catalog says of it.
@@ -147,13 +172,23 @@ impl Segment {
 
     /// The tables, for the live list and for merging.
     pub(super) fn tables(&self) -> impl Iterator<Item = Table> + '_ {
-        self.header.tables.iter().map(|&layout| Table::new(layout))
+        self.tables.iter().copied()
+    }
+
+    /// Bytes of memory that the copy of filters and fences takes.
+    pub(super) fn resident_len(&self) -> u64 {
+        self.heads.as_ref().map_or(0, |heads| heads.len() as u64)
+    }
+
+    /// What `filter_at` and `fence_at` count from.
+    fn heads(&self) -> &[u8] {
+        self.heads.as_ref().unwrap_or(&self.map)
     }
 
     /// False if no record of `table`, one of this segment's, can have the digest.
     pub(super) fn may_contain(&self, table: &Table, probe: Probe<'_>) -> bool {
         let layout = &table.layout;
-        let filter = section(&self.map, layout.filter_offset, filter_len(layout));
+        let filter = section(self.heads(), table.filter_at, filter_len(layout));
         let at = filter_block_of(probe.prefix, layout.n_filter_blocks) as usize * FILTER_BLOCK_LEN;
         let Some(block) = filter
             .get(at..)
@@ -179,21 +214,24 @@ impl Segment {
         found: &mut impl FnMut(Location) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let layout = &table.layout;
-        let fence = section(&self.map, layout.fence_offset, layout.n_pages * 8);
+        let fence = section(self.heads(), table.fence_at, layout.n_pages * 8);
         let fence = fence.as_chunks::<8>().0;
         let records = section(&self.map, layout.records_offset, records_len(layout));
-        let first_at_or_above = table.fence_search(fence, probe.prefix);
+        let first_at_or_above = fence_search(fence, probe.prefix);
         // A page whose fence equals the prefix may be the second to hold the key.
         let mut page_index = first_at_or_above.saturating_sub(1);
         loop {
             let page = Page::new(layout, fence, records, page_index);
-            let mut index = page.lower_bound(probe);
+            let mut index = page.lower_bound(probe.prefix);
             while let Some((digest, place)) = page.record(index) {
-                if digest != probe.digest {
-                    return ControlFlow::Continue(());
-                }
-                if let Some(location) = read_place(place) {
-                    found(location)?;
+                match digest.cmp(probe.digest) {
+                    Ordering::Less => {} // Its first eight bytes are the same.
+                    Ordering::Equal => {
+                        if let Some(location) = read_place(place) {
+                            found(location)?;
+                        }
+                    }
+                    Ordering::Greater => return ControlFlow::Continue(()),
                 }
                 index += 1;
             }
@@ -221,55 +259,102 @@ pub(super) const fn records_len(layout: &TableLayout) -> u64 {
     layout.n_pages * PAGE_LEN as u64
 }
 
+/// Bytes of memory that a resident segment of `n_records` takes, within a page or so.
+pub(super) const fn resident_len_of(n_records: u64) -> u64 {
+    n_filter_blocks(n_records) * FILTER_BLOCK_LEN as u64 + n_records / 11
+}
+
+/// Copies filters and fences into one anonymous map and points the tables there. Reads the file,
+/// not its map, so that the bytes are in memory once.
+fn copy_heads(file: &File, tables: &mut [Table]) -> std::io::Result<Mmap> {
+    let head_len = |table: &Table| filter_len(&table.layout) + table.layout.n_pages * 8;
+    let len: u64 = tables.iter().map(head_len).sum();
+    let mut heads = MmapMut::map_anon(len as usize)?; // Fits: lies in the mapped file.
+    // Only a hint: with small pages everything works as well, a little slower.
+    let _ = heads.advise(Advice::HugePage);
+    let mut rest: &mut [u8] = &mut heads;
+    let mut at = 0;
+    for table in tables {
+        let layout = &table.layout;
+        let sections = [
+            (
+                &mut table.filter_at,
+                layout.filter_offset,
+                filter_len(layout),
+            ),
+            (&mut table.fence_at, layout.fence_offset, layout.n_pages * 8),
+        ];
+        for (place, offset, len) in sections {
+            let (section, after) = rest
+                .split_at_mut_checked(len as usize)
+                .ok_or(std::io::ErrorKind::UnexpectedEof)?;
+            file.read_exact_at(section, offset)?;
+            *place = at;
+            at += len;
+            rest = after;
+        }
+    }
+    heads.make_read_only()
+}
+
 impl Table {
     fn new(layout: TableLayout) -> Self {
-        // The rank of a uniform key among n is off by sqrt(n)/2 (one sigma) from its expectation.
-        let off = layout.n_records.isqrt() as usize / layout.records_per_page();
         Self {
             layout,
-            spread: off.max(1),
+            filter_at: layout.filter_offset,
+            fence_at: layout.fence_offset,
         }
     }
+}
 
-    /// Index of the first page whose first record has a prefix at or above `prefix`.
-    ///
-    /// Digests are uniform, so the guess is within two spreads nearly always; where they are not,
-    /// the bracket doubles and the cost stays logarithmic.
-    fn fence_search(&self, fence: &[[u8; 8]], prefix: u64) -> usize {
-        let below = |index: usize| {
-            fence
-                .get(index)
-                .is_some_and(|f| u64::from_le_bytes(*f) < prefix)
-        };
-        let guess = ((u128::from(prefix) * fence.len() as u128) >> 64) as usize;
-        let mut step = self.spread;
-        let (mut low, mut high); // Everything before low is below; nothing from high on is.
-        if below(guess) {
-            (low, high) = (guess + 1, guess + step);
-            while high < fence.len() && below(high) {
-                low = high + 1;
-                step *= 2;
-                high += step;
-            }
-            high = high.min(fence.len());
+/// Index of the first page whose first record has a prefix at or above `prefix`.
+///
+/// Digests are uniform, so two interpolations come within a few pages nearly always; where they
+/// are not, the step from the guess doubles and the cost stays logarithmic.
+fn fence_search(fence: &[[u8; 8]], prefix: u64) -> usize {
+    let at = |index: usize| fence.get(index).map(|first| u64::from_le_bytes(*first));
+    let below = |index: usize| at(index).is_some_and(|first| first < prefix);
+    let n_pages = fence.len();
+    // Pages that a distance between digests spans on average.
+    let pages = |distance: u64| ((u128::from(distance) * n_pages as u128) >> 64) as usize;
+    let mut guess = pages(prefix);
+    for _ in 0..2 {
+        let Some(first) = at(guess) else { break };
+        guess = if first < prefix {
+            guess
+                .saturating_add(pages(prefix - first))
+                .min(n_pages.saturating_sub(1))
         } else {
-            (low, high) = (guess.saturating_sub(step), guess);
-            while low > 0 && !below(low - 1) {
-                high = low;
-                step *= 2;
-                low = low.saturating_sub(step);
-            }
-        }
-        while low < high {
-            let middle = low.midpoint(high);
-            if below(middle) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
+            guess.saturating_sub(pages(first - prefix))
+        };
     }
+    let mut step = 1;
+    let (mut low, mut high); // Everything before low is below; nothing from high on is.
+    if below(guess) {
+        (low, high) = (guess + 1, guess + 1);
+        while below(high) {
+            low = high + 1;
+            high = low.saturating_add(step);
+            step *= 2;
+        }
+        high = high.min(n_pages);
+    } else {
+        (low, high) = (guess, guess);
+        while low > 0 && !below(low - 1) {
+            high = low - 1;
+            low = high.saturating_sub(step);
+            step *= 2;
+        }
+    }
+    while low < high {
+        let middle = low.midpoint(high);
+        if below(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
 }
 
 /// The records of one page, and the prefixes between which they lie.
@@ -307,47 +392,43 @@ impl<'a> Page<'a> {
         record.split_at_checked(self.digest_len)
     }
 
-    /// Record `index` lies before the key.
-    fn below(&self, index: usize, probe: Probe<'_>) -> bool {
-        let Some((digest, _)) = self.record(index) else {
-            return false;
-        };
-        match prefix_of(digest).cmp(&probe.prefix) {
-            Ordering::Equal => digest < probe.digest,
-            unequal => unequal == Ordering::Less,
-        }
+    /// The prefix of record `index` is below `prefix`.
+    fn below(&self, index: usize, prefix: u64) -> bool {
+        self.record(index)
+            .is_some_and(|(digest, _)| prefix_of(digest) < prefix)
     }
 
-    /// Index of the first record at or above the key: guessed, then walked, which reads neighbours
-    /// in memory; a page of unusual digests falls back to halving.
-    fn lower_bound(&self, probe: Probe<'_>) -> usize {
-        let width = u128::from(self.end_prefix.saturating_sub(self.first_prefix)) + 1;
-        let above = u128::from(probe.prefix.saturating_sub(self.first_prefix));
-        let guess = (above * self.n_records as u128 / width) as usize;
-        let guess = guess.min(self.n_records.saturating_sub(1));
-        let (mut low, mut high);
-        if self.below(guess, probe) {
-            low = guess + 1;
-            while low < self.n_records && low - guess <= LINEAR_STEPS_MAX {
-                if !self.below(low, probe) {
-                    return low;
-                }
-                low += 1;
-            }
-            high = self.n_records;
-        } else {
-            high = guess;
-            while high > 0 && guess - high < LINEAR_STEPS_MAX {
-                if self.below(high - 1, probe) {
-                    return high;
-                }
-                high -= 1;
-            }
-            low = 0;
+    /// Index of the first record whose prefix is at or above `prefix`.
+    ///
+    /// Counts in a window around the guess without a branch between the records, so that the
+    /// processor waits for memory once; a page of unusual digests falls back to halving.
+    fn lower_bound(&self, prefix: u64) -> usize {
+        // Scaled so that the product fits a word: a division of two words would cost as much as
+        // all the rest.
+        let width = (self.end_prefix.saturating_sub(self.first_prefix) >> 8) + 1;
+        let above = prefix.saturating_sub(self.first_prefix) >> 8;
+        let guess = (above.saturating_mul(self.n_records as u64) / width) as usize;
+        let start = guess
+            .saturating_sub(WINDOW / 2)
+            .min(self.n_records.saturating_sub(WINDOW));
+        let end = (start + WINDOW).min(self.n_records);
+        let window = self
+            .records
+            .get(start * self.record_len..end * self.record_len);
+        let mut n_below = 0;
+        for record in window.unwrap_or_default().chunks_exact(self.record_len) {
+            n_below += usize::from(prefix_of(record) < prefix);
         }
+        let (mut low, mut high) = if n_below == 0 {
+            (0, start)
+        } else if start + n_below == end {
+            (end, self.n_records)
+        } else {
+            return start + n_below;
+        };
         while low < high {
             let middle = low.midpoint(high);
-            if self.below(middle, probe) {
+            if self.below(middle, prefix) {
                 low = middle + 1;
             } else {
                 high = middle;

@@ -246,7 +246,8 @@ fn filters_let_few_strangers_pass() {
     let dir = tempfile::tempdir().unwrap();
     let entries: Vec<_> = (0..50_000).map(|i| (key(i), at(1, i))).collect();
     let meta = write(dir.path(), 1, &entries).unwrap();
-    let segment = super::Segment::open(dir.path().join(segment_name(meta.id)), &meta).unwrap();
+    let segment =
+        super::Segment::open(dir.path().join(segment_name(meta.id)), &meta, false).unwrap();
     let table = segment.tables().next().unwrap();
     let passed = (1_000_000..1_100_000u64)
         .filter(|&i| segment.may_contain(&table, super::Probe::new(key(i).digest())))
@@ -503,7 +504,7 @@ proptest! {
                     if let Some(meta) = write(dir.path(), next_id, &listed) {
                         prop_assert_eq!(meta.n_records, run.len() as u64);
                         let path = dir.path().join(segment_name(meta.id));
-                        let segment = super::Segment::open(path, &meta).unwrap();
+                        let segment = super::Segment::open(path, &meta, false).unwrap();
                         index.replace(&[], vec![Arc::new(segment)]);
                     }
                     next_id += 1;
@@ -535,7 +536,7 @@ proptest! {
                     let added = match merged.unwrap() {
                         Merged::Segment(meta) => {
                             let path = dir.path().join(segment_name(meta.id));
-                            vec![Arc::new(super::Segment::open(path, &meta).unwrap())]
+                            vec![Arc::new(super::Segment::open(path, &meta, false).unwrap())]
                         }
                         Merged::Empty => Vec::new(),
                         Merged::Stopped => unreachable!("nobody raised the flag"),

@@ -173,6 +173,26 @@ fn every_flipped_bit_is_noticed() {
 }
 
 #[test]
+fn a_wrong_block_names_its_section() {
+    let (bytes, _) = sample();
+    let (_, sections) = read(&bytes).unwrap();
+    let offset = sections[0].offset;
+    let cid = Box::new(raw(b"alpha"));
+    assert_eq!(sections[0].verify(b"alpha"), Ok(()));
+    assert_eq!(
+        sections[0].verify(b"alphb"),
+        Err(CarError::HashMismatch { offset, cid })
+    );
+    let weak = Cid::new_v1(RAW, Multihash::wrap(0x12, &[0; 19]).unwrap());
+    let got = Section {
+        cid: weak,
+        ..sections[0]
+    }
+    .verify(b"alpha");
+    assert!(matches!(got, Err(CarError::HashNotAllowed { offset: at, .. }) if at == offset));
+}
+
+#[test]
 fn lengths_are_checked_before_they_are_used() {
     let header = write::header(&[raw(b"")]);
     let at = header.len() as u64;
@@ -425,7 +445,10 @@ proptest! {
                     0 => raw(&data),
                     1 => from_sha256(::cid::Version::V0, 0, &sha256(&data)),
                     2 => from_sha256(::cid::Version::V1, DAG_CBOR, &sha256(&data)),
-                    _ => Cid::new_v1(RAW, Multihash::wrap(0, &data[..data.len().min(128)]).unwrap()),
+                    _ => {
+                        let inline = &data[..data.len().min(128)];
+                        Cid::new_v1(RAW, Multihash::wrap(0, inline).unwrap())
+                    }
                 };
                 (cid, data)
             })
