@@ -473,7 +473,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
     fn the_catalog_behaves_like_maps(ops in prop::collection::vec(op(), 1..60)) {
