@@ -1,1 +1,71 @@
-fn main() {}
+//! `cargo xtask`: everything that CI does, in Rust.
+//!
+//! In       a command: test, interop, crash, fuzz, bench, peers.
+//! Out      each step with its time, and a closing line `N passed, N failed`.
+//! Not here the tests themselves (`crates/*`), and the fuzz targets (`fuzz/`).
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command for a terminal: its output is what it is for"
+)]
+
+mod bench;
+mod fuzz;
+mod peers;
+mod shell;
+mod test;
+#[cfg(test)]
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  test [--no-peers]            everything that CI does
+  interop                      the tests against kubo, lassie, go-car, @ipld/car and curl alone
+  crash [--rounds N]           kill -9 at random moments of add and import (default 50 rounds)
+  fuzz [--seconds N] [TARGET]  the fuzz targets (default 60 seconds each)
+  bench [--quick] [ROW...]     speed and memory beside the peers, as a markdown table
+  bench --list                 the rows of the table
+  peers                        installs the peers and prints where they are
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match run(&args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `Ok(false)`: all ran, and something failed.
+fn run(args: &[&str]) -> shell::Result<bool> {
+    match args {
+        ["test"] => test::all(true),
+        ["test", "--no-peers"] => test::all(false),
+        ["interop"] => test::interop(),
+        ["crash"] => test::crash(50),
+        ["crash", "--rounds", rounds] => test::crash(rounds.parse()?),
+        ["fuzz", rest @ ..] => fuzz::command(rest),
+        ["bench", rest @ ..] => bench::command(rest),
+        ["peers"] => {
+            let peers = peers::install(peers::ALL)?;
+            println!("{}", peers.display());
+            Ok(true)
+        }
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(true)
+        }
+        _ => {
+            eprint!("{USAGE}");
+            Ok(false)
+        }
+    }
+}

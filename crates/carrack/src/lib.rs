@@ -5,8 +5,11 @@
 //! Not here the formats themselves (`carrack-formats`).
 
 pub mod error;
+pub mod cli;
 pub mod gateway;
+pub mod ingest;
 pub mod node;
+pub mod source;
 pub mod store;
 
 pub use error::{Context, Error, ErrorKind, Result};

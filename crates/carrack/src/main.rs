@@ -1,1 +1,10 @@
-fn main() {}
+//! The `carrack` program: everything is in the library.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    carrack::cli::main()
+}

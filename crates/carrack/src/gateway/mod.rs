@@ -1,1 +1,26 @@
-//! To be written.
+//! The HTTP gateway: blocks, CARs and byte ranges for any trustless client.
+//!
+//! In       HTTP requests for `/ipfs/{cid}[/path]`.
+//! Out      answers that the client verifies: raw blocks and CARs.
+//! Not here sockets, timeouts and shutdown (`node`); where bytes lie (`store`).
+//!
+//! Spec: <https://specs.ipfs.tech/http-gateways/trustless-gateway/>
+
+pub mod backend;
+pub mod body;
+mod car;
+pub mod headers;
+pub mod negotiate;
+pub mod pool;
+mod raw;
+pub mod refusal;
+pub mod request;
+pub mod service;
+pub mod trailer;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vectors;

@@ -1,1 +1,14 @@
-//! To be written.
+//! Wiring of a running node: limits, listener, shutdown, access log.
+//!
+//! In       a store, options, a bound listener. Out: a node that serves until it is told to stop.
+//! Not here what requests mean (`gateway`); arguments and signals' meaning (`cli`).
+
+pub mod access_log;
+pub mod clock;
+pub mod io;
+pub mod limits;
+pub mod listener;
+pub mod shutdown;
+pub mod watch;
+
+pub use listener::{ServeOptions, serve};

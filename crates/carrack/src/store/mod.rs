@@ -8,13 +8,19 @@
 //! What is not listed in the catalog does not exist: a crash leaves at most files that the next
 //! opening removes. Opening reads headers and the list of packs, whatever the number of blocks.
 
+pub mod block;
+pub mod buffers;
+pub mod car_stream;
 pub mod catalog;
+pub mod file_reader;
 pub mod gate;
 pub mod index;
 pub mod location;
 mod maintain;
 pub mod pack;
 mod recover;
+pub mod resolve;
+pub mod stale;
 #[cfg(test)]
 mod tests;
 
@@ -29,7 +35,7 @@ use self::gate::WriteGate;
 use self::index::{Index, RunWriter, SegmentId, segment_name};
 use self::location::ContainerId;
 use self::pack::{PackId, PackWriter};
-use crate::error::Result;
+use crate::error::{Context, ErrorKind, Result};
 
 pub use self::maintain::merge_once;
 
@@ -52,6 +58,8 @@ pub struct Store {
     ids: Ids,
     /// Held while the catalog, the index and their files change.
     commit_lock: Mutex<()>,
+    /// Held by whatever adds or removes roots: what one builds on, another must not remove.
+    ingest_lock: Mutex<()>,
     /// Held during a merge: two would merge the same segments.
     merge_lock: Mutex<()>,
     /// Ids below it were given out by earlier processes: without a row they are dead.
@@ -109,6 +117,7 @@ impl Store {
                 pack: AtomicU64::new(next.pack),
             },
             commit_lock: Mutex::new(()),
+            ingest_lock: Mutex::new(()),
             merge_lock: Mutex::new(()),
             session_first: ContainerId(next.container),
             removed: Mutex::new(HashSet::new()),
@@ -136,6 +145,29 @@ impl Store {
         self.dir.join(recover::PACKS).join(name)
     }
 
+    /// Bytes of everything below the data directory.
+    ///
+    /// # Errors
+    /// `Unavailable` if it cannot be looked at.
+    pub fn disk_len(&self) -> Result<u64> {
+        let mut total = 0;
+        let mut left = vec![self.dir.clone()];
+        while let Some(dir) = left.pop() {
+            let unreadable = || format!("cannot look at {}", dir.display());
+            for entry in std::fs::read_dir(&dir).context(ErrorKind::Unavailable, unreadable)? {
+                // What a merge has just removed does not count.
+                let Ok(entry) = entry else { continue };
+                let Ok(meta) = entry.metadata() else { continue };
+                if meta.is_dir() {
+                    left.push(entry.path());
+                } else {
+                    total += meta.len();
+                }
+            }
+        }
+        Ok(total)
+    }
+
     /// Where blocks lie.
     #[must_use]
     pub fn index(&self) -> &Index {
@@ -146,6 +178,11 @@ impl Store {
     #[must_use]
     pub fn catalog(&self) -> Arc<Snapshot> {
         self.catalog.snapshot()
+    }
+
+    /// Waits until no other ingest or removal is under way, and keeps the next from starting.
+    pub fn ingest_lock(&self) -> MutexGuard<'_, ()> {
+        hold(&self.ingest_lock)
     }
 
     /// A container id that was never given out. It is void if the process ends before a commit.

@@ -1,0 +1,193 @@
+//! The command line, as a type.
+//!
+//! In       arguments and the environment variable `CARRACK_DATA_DIR`.
+//! Out      one [`Command`] with everything it needs to know.
+//! Not here what commands do (one file each), how CIDs are written (`cli::target`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Serve bytes where they already lie as content-addressed blocks.
+#[derive(Debug, Parser)]
+#[command(name = "carrack", version, about, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Where carrack keeps its catalog, index and packs [default: the XDG data directory].
+    #[arg(long, global = true, env = "CARRACK_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Print one JSON object a line.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Must agree with `ErrorKind::codes`; a test holds them together.
+pub const EXIT_CODES: &str = "\
+Exit codes: 0 done, 2 usage, 3 not found, 4 verification failed, 5 limit reached, 6 partly done, \
+7 source changed, 8 unavailable, 9 store corrupt, 10 store in use, 70 bug.";
+
+/// One command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Add what is named, or take what was added before, and serve it over HTTP.
+    Serve(ServeArgs),
+    /// Add files and folders where they lie: nothing is copied.
+    Add(AddArgs),
+    /// Index CAR files where they lie; every block is verified.
+    Import(ImportArgs),
+    /// List the roots, or the entries of a directory.
+    Ls(LsArgs),
+    /// Print a file's bytes.
+    Cat(CatArgs),
+    /// Write a DAG as a CAR.
+    Export(ExportArgs),
+    /// Read and hash everything that a root, or the whole store, promises.
+    Verify(VerifyArgs),
+    /// Show what the store holds and which sources changed.
+    Status,
+    /// Drop roots, and what only they need. Source files are never touched.
+    Rm(RmArgs),
+    /// Look into a CID.
+    #[command(subcommand)]
+    Cid(CidCommand),
+}
+
+/// `carrack serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Folders, files, and CAR files (by the ending .car) to serve.
+    pub paths: Vec<PathBuf>,
+    /// Address and port to listen on; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Write one line a request to FILE; `-` is standard error.
+    #[arg(long, value_name = "FILE")]
+    pub access_log: Option<PathBuf>,
+    /// Memory for blocks on their way and for recently served ones, in MiB.
+    #[arg(long, default_value_t = 256, value_name = "MIB", value_parser = clap::value_parser!(u32).range(16..))]
+    pub block_budget: u32,
+    /// How files become DAGs.
+    #[command(flatten)]
+    pub dag: DagArgs,
+}
+
+/// How files and folders become DAGs.
+#[derive(Debug, Args, Clone)]
+pub struct DagArgs {
+    /// CID profile: unixfs-v1-2025 or unixfs-v0-2015 (IPIP-499).
+    #[arg(long, default_value = "unixfs-v1-2025", value_name = "NAME")]
+    pub profile: String,
+    /// Cut files into pieces of N bytes instead of the profile's: size-N.
+    #[arg(long, value_name = "size-N")]
+    pub chunker: Option<String>,
+    /// Leaves are the bytes themselves, whatever the profile says (true or false).
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub raw_leaves: Option<bool>,
+    /// Links of an interior node, instead of the profile's.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=8192))]
+    pub link_width: Option<u32>,
+    /// Take hidden files and folders along (names that start with a dot).
+    #[arg(long, short = 'H')]
+    pub hidden: bool,
+}
+
+/// `carrack add`.
+#[derive(Debug, Args)]
+pub struct AddArgs {
+    /// Files and folders; each becomes a root of its own.
+    #[arg(required = true)]
+    pub paths: Vec<PathBuf>,
+    /// Print only the root CIDs, one a line, in the order of the arguments.
+    #[arg(long, short = 'Q')]
+    pub quieter: bool,
+    /// Make one directory that holds all arguments, and only that a root.
+    #[arg(long, short = 'w')]
+    pub wrap: bool,
+    /// How files become DAGs.
+    #[command(flatten)]
+    pub dag: DagArgs,
+}
+
+/// `carrack import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// CAR files; `-` with --copy reads a CAR from standard input.
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// Print only the root CIDs, one a line.
+    #[arg(long, short = 'Q')]
+    pub quieter: bool,
+    /// Copy the blocks into carrack's own packs instead of leaving them where they are.
+    #[arg(long)]
+    pub copy: bool,
+    /// Keep the good blocks of a damaged CAR.
+    #[arg(long)]
+    pub salvage: bool,
+    /// Accept blocks of up to 8 MiB instead of 2 MiB. Most clients refuse them.
+    #[arg(long)]
+    pub allow_big_blocks: bool,
+    /// Take zero bytes at the end of a CAR for padding.
+    #[arg(long)]
+    pub allow_padding: bool,
+}
+
+/// `carrack ls`.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// CID, CID/path, ipfs:// or gateway URL of a directory; without it the roots are listed.
+    pub target: Option<String>,
+}
+
+/// `carrack cat`.
+#[derive(Debug, Args)]
+pub struct CatArgs {
+    /// CID, CID/path, ipfs:// or gateway URL of a file.
+    pub target: String,
+    /// Bytes a to b, both included; `a-` runs to the end, `-n` takes the last n.
+    #[arg(long, value_name = "a-b", allow_hyphen_values = true)]
+    pub range: Option<String>,
+}
+
+/// `carrack export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// CID, CID/path, ipfs:// or gateway URL.
+    pub target: String,
+    /// File to write; `-` is standard output.
+    #[arg(long, short, default_value = "-", value_name = "FILE")]
+    pub output: PathBuf,
+    /// How much below the target: all, entity or block.
+    #[arg(long, default_value = "all", value_name = "SCOPE")]
+    pub dag_scope: String,
+    /// Write a block again each time the walk meets it.
+    #[arg(long)]
+    pub dups: bool,
+}
+
+/// `carrack verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// CID of a root; without it, all roots.
+    pub target: Option<String>,
+}
+
+/// `carrack rm`.
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// CIDs of roots.
+    #[arg(required = true)]
+    pub roots: Vec<String>,
+}
+
+/// `carrack cid …`.
+#[derive(Debug, Subcommand)]
+pub enum CidCommand {
+    /// Show version, codec, hash and the CID's other spellings.
+    Inspect {
+        /// CID, ipfs:// or gateway URL.
+        cid: String,
+    },
+}

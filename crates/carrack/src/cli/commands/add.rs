@@ -1,0 +1,123 @@
+//! `carrack add`.
+
+use std::path::PathBuf;
+
+use carrack_formats::unixfs::profile::{self, Profile};
+use serde_json::json;
+
+use crate::cli::Env;
+use crate::cli::args::{AddArgs, DagArgs};
+use crate::cli::output::{bytes, shown};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::ingest::add::{AddOptions, add};
+use crate::ingest::{AddReport, AddedRoot};
+
+/// Adds the arguments and prints their roots.
+///
+/// # Errors
+/// `Invalid` for arguments that make no sense; `Partial` if files had to be left out.
+pub fn run(args: &AddArgs, env: &mut Env<'_>) -> Result<()> {
+    let options = AddOptions { wrap: args.wrap, ..options(&args.dag)? };
+    let paths: Vec<PathBuf> = args.paths.iter().map(|path| env.path(path)).collect();
+    let report = add(env.blocks.store(), &paths, &options, env.out, env.stop)?;
+    for root in &report.roots {
+        print_root(env, root, args.quieter, &report)?;
+    }
+    if !args.quieter {
+        summary(env, &report);
+    }
+    left_out(env, &report)
+}
+
+/// What the DAG arguments ask for.
+///
+/// # Errors
+/// `Invalid`, naming the argument.
+pub fn options(args: &DagArgs) -> Result<AddOptions> {
+    let unknown = || {
+        let names = "unixfs-v1-2025 and unixfs-v0-2015";
+        Error::new(ErrorKind::Invalid, format!("no profile {:?}: there are {names}", args.profile))
+    };
+    let mut profile: Profile = profile::by_name(&args.profile).ok_or_else(unknown)?;
+    if let Some(chunker) = &args.chunker {
+        let bad = || format!("no chunker {chunker:?}: write size-N, N in bytes");
+        let size = chunker.strip_prefix("size-").and_then(|size| size.parse().ok());
+        let size = size.ok_or_else(|| Error::new(ErrorKind::Invalid, bad()))?;
+        profile = profile.with_chunk_size(size).context(ErrorKind::Invalid, bad)?;
+    }
+    if let Some(raw) = args.raw_leaves {
+        profile = profile.with_raw_leaves(raw);
+    }
+    if let Some(width) = args.link_width {
+        let bad = || format!("link width {width} cannot be used");
+        profile = profile.with_link_width(width).context(ErrorKind::Invalid, bad)?;
+    }
+    let n_threads = super::n_threads();
+    Ok(AddOptions { profile, hidden: args.hidden, wrap: false, n_threads })
+}
+
+/// One root, as the person asked for it.
+///
+/// # Errors
+/// Those of writing it.
+pub fn print_root(
+    env: &mut Env<'_>,
+    root: &AddedRoot,
+    quieter: bool,
+    report: &AddReport,
+) -> Result<()> {
+    if quieter {
+        return env.out.line(&root.cid.to_string());
+    }
+    if env.out.json {
+        return env.out.object(&json!({
+            "cid": root.cid.to_string(),
+            "path": root.path.to_string_lossy(),
+            "bytes": root.bytes,
+            "blocks": root.n_blocks,
+            "files": root.n_files,
+            "files_hashed": report.files_hashed,
+            "bytes_hashed": report.bytes_hashed,
+            "left_out": report.n_left_out,
+        }));
+    }
+    let path = shown(root.path.as_os_str().as_encoded_bytes());
+    env.out.line(&format!("{}  {}  {path}", root.cid, bytes(root.bytes)))
+}
+
+/// What happened to the files, for a person.
+pub fn summary(env: &mut Env<'_>, report: &AddReport) {
+    let mut parts = vec![format!(
+        "{} files hashed ({}), {} unchanged",
+        report.files_hashed,
+        bytes(report.bytes_hashed),
+        report.files_unchanged
+    )];
+    for (n, what) in [
+        (report.symlinks, "symlinks kept as such"),
+        (report.hidden, "hidden entries not taken (--hidden takes them)"),
+        (report.special, "sockets, FIFOs and devices passed over"),
+        (report.n_left_out, "LEFT OUT"),
+    ] {
+        if n > 0 {
+            parts.push(format!("{n} {what}"));
+        }
+    }
+    env.out.note(&parts.join(", "));
+}
+
+/// Names what is missing from the result, and makes that the command's outcome.
+///
+/// # Errors
+/// `Partial` if anything is.
+pub fn left_out(env: &mut Env<'_>, report: &AddReport) -> Result<()> {
+    if report.n_left_out == 0 {
+        return Ok(());
+    }
+    for left in &report.left_out {
+        let path = shown(left.path.as_os_str().as_encoded_bytes());
+        env.out.note(&format!("left out: {path}: {}", left.why));
+    }
+    let what = format!("{} files are not part of the result", report.n_left_out);
+    Err(Error::new(ErrorKind::Partial, what))
+}

@@ -1,0 +1,102 @@
+//! `carrack import`.
+
+use std::path::Path;
+
+use carrack_formats::car::CarLimits;
+use serde_json::json;
+
+use crate::cli::Env;
+use crate::cli::args::ImportArgs;
+use crate::cli::output::{bytes, shown};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::import::{ImportOptions, ImportReport, import, import_copy};
+use crate::store::location::Location;
+
+/// Largest block accepted with `--allow-big-blocks`, with room for its CID, in bytes.
+const BIG_SECTION_LEN_MAX: u64 = (8 << 20) + 256;
+const _: () = assert!(BIG_SECTION_LEN_MAX < Location::LEN_END as u64);
+
+/// Imports the arguments and prints their roots.
+///
+/// # Errors
+/// `Verification`, `Invalid`; `Partial` if salvaging passed bad blocks over.
+pub fn run(args: &ImportArgs, env: &mut Env<'_>) -> Result<()> {
+    let mut n_bad = 0;
+    for file in &args.files {
+        let report = one(args, env, file)?;
+        print(env, file, &report, args.quieter)?;
+        n_bad += report.n_bad;
+    }
+    if n_bad > 0 {
+        let what = format!("{n_bad} blocks were bad and are not served");
+        return Err(Error::new(ErrorKind::Partial, what));
+    }
+    Ok(())
+}
+
+/// Options without any of the command's switches.
+#[must_use]
+pub fn default_options() -> ImportOptions {
+    let (salvage, limits) = (false, CarLimits::default());
+    ImportOptions { salvage, limits, n_threads: super::n_threads() }
+}
+
+fn one(args: &ImportArgs, env: &mut Env<'_>, file: &Path) -> Result<ImportReport> {
+    let mut options = ImportOptions { salvage: args.salvage, ..default_options() };
+    options.limits.allow_zero_padding = args.allow_padding;
+    if args.allow_big_blocks {
+        options.limits.section_len_max = BIG_SECTION_LEN_MAX;
+    }
+    let store = env.blocks.store();
+    if file == Path::new("-") {
+        if !args.copy {
+            let what = "a CAR on standard input lies nowhere: --copy keeps its blocks";
+            return Err(Error::new(ErrorKind::Invalid, what));
+        }
+        return import_copy(store, file, env.stdin, &options, env.out, env.stop);
+    }
+    let path = env.path(file);
+    if !args.copy {
+        return import(store, &path, &options, env.out, env.stop);
+    }
+    let mut input = std::fs::File::open(&path).map_err(|error| {
+        Error::with(ErrorKind::Invalid, format!("cannot open {}", path.display()), error)
+    })?;
+    import_copy(store, &path, &mut input, &options, env.out, env.stop)
+}
+
+/// One CAR's roots.
+///
+/// # Errors
+/// Those of writing them.
+pub fn print(env: &mut Env<'_>, file: &Path, report: &ImportReport, quieter: bool) -> Result<()> {
+    let name = shown(file.as_os_str().as_encoded_bytes());
+    for root in &report.roots {
+        if quieter {
+            env.out.line(&root.cid.to_string())?;
+        } else if env.out.json {
+            env.out.object(&json!({
+                "cid": root.cid.to_string(),
+                "path": root.path.to_string_lossy(),
+                "bytes": root.bytes,
+                "blocks": root.n_blocks,
+                "unchanged": report.unchanged,
+                "bad": report.n_bad,
+            }))?;
+        } else {
+            env.out.line(&format!("{}  {}  {name}", root.cid, bytes(root.bytes)))?;
+        }
+    }
+    for problem in &report.problems {
+        env.out.note(&format!("{name}: {problem}"));
+    }
+    for root in &report.roots_missing {
+        env.out.note(&format!("{name}: its root {root} is not in it"));
+    }
+    if !quieter {
+        let how = if report.unchanged { "unchanged since it was imported" } else { "verified" };
+        let (n, len) = (report.n_blocks, bytes(report.bytes));
+        env.out.note(&format!("{name}: {n} blocks, {len}, {how}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! `carrack serve`: a node in the foreground.
+//!
+//! In       paths to add or import first, an address, a store.
+//! Out      a gateway until a signal comes, and commands of other processes carried out meanwhile.
+//! Limits   `node::limits`; the block budget is halved between blocks on their way and the cache.
+//! Not here HTTP (`gateway`), sockets (`node`).
+
+use std::fs::File;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::cli::args::ServeArgs;
+use crate::cli::commands::{add, import};
+use crate::cli::control::{self, CLIENTS_MAX, Client, SOCKET_NAME};
+use crate::cli::output::{Output, shown};
+use crate::cli::{Env, run_for_client};
+use crate::error::{Context, ErrorKind, Result};
+use crate::gateway::service::Readiness;
+use crate::ingest::AddedRoot;
+use crate::node::access_log::{AccessLog, LogFormat, LogWriter};
+use crate::node::limits::Limits;
+use crate::node::{self, ServeOptions};
+use crate::store::block::Blocks;
+use crate::store::{Store, merge_once};
+
+/// Time between two rounds of merging and of saving what was found out of service.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(500);
+/// Roots of earlier runs that are listed at the start.
+const ROOTS_SHOWN_MAX: usize = 20;
+
+/// Serves until a signal comes.
+///
+/// # Errors
+/// `Unavailable` if the address is taken; those of adding what is named.
+pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Output) -> Result<()> {
+    raise_file_limit();
+    let half = usize::try_from(args.block_budget).unwrap_or(usize::MAX).saturating_mul(512 << 10);
+    let limits = Limits { bytes_in_flight_max: half, ..Limits::default() };
+    let blocks = Blocks::new(store, half as u64)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(limits.blocking_jobs_max)
+        .build()
+        .context(ErrorKind::Unavailable, || "cannot start threads".to_owned())?;
+    let (stop_sender, stop) = watch::channel(false);
+    let stopped = Arc::new(AtomicBool::new(false));
+    let readiness = Readiness::default();
+    let (access_log, log_writer) = access_log(args, out, &limits)?;
+    let listen = args.listen;
+    let listener = runtime
+        .block_on(TcpListener::bind(listen))
+        .context(ErrorKind::Unavailable, || format!("cannot listen on {listen}"))?;
+    let address = listener.local_addr().unwrap_or(listen);
+    announce(out, address)?;
+
+    let signal = runtime.block_on(async { node::shutdown::on_signal() })?;
+    let flag = Arc::clone(&stopped);
+    runtime.spawn(async move {
+        signal.await;
+        flag.store(true, Ordering::Relaxed);
+        let _ = stop_sender.send(true); // Everybody who waits may have gone.
+    });
+    let options = ServeOptions { limits, access_log, readiness: readiness.clone() };
+    let serving =
+        runtime.spawn(node::serve(blocks.clone(), options, listener, told_to_stop(stop.clone())));
+    let commands = listen_for_commands(&runtime, data_dir, &blocks, stop)?;
+    let maintenance = std::thread::spawn({
+        let (blocks, stopped) = (blocks.clone(), Arc::clone(&stopped));
+        move || maintain(&blocks, &stopped)
+    });
+
+    let added = add_all(args, &blocks, address, out, &stopped);
+    if added.is_ok() {
+        readiness.set(true);
+        out.note("ready");
+    } else {
+        stopped.store(true, Ordering::Relaxed);
+        serving.abort();
+    }
+    let served = match runtime.block_on(serving) {
+        Ok(served) => served,
+        Err(error) if error.is_cancelled() => Ok(()),
+        Err(error) => Err(error).context(ErrorKind::Internal, || "the listener failed".to_owned()),
+    };
+    commands.abort();
+    stopped.store(true, Ordering::Relaxed);
+    let _ = std::fs::remove_file(data_dir.join(SOCKET_NAME)); // The next start replaces it.
+    if maintenance.join().is_err() {
+        tracing::error!("the maintenance thread panicked");
+    }
+    blocks.save_stale();
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    if let Some(writer) = log_writer {
+        writer.finish()?;
+    }
+    added.and(served)
+}
+
+/// As many descriptors as the operator allows: each connection and each open source needs one.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+fn announce(out: &mut Output, address: SocketAddr) -> Result<()> {
+    out.note(&format!("listening on http://{address}"));
+    if out.json {
+        out.object(&json!({ "listening": format!("http://{address}") }))?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+async fn told_to_stop(mut stop: watch::Receiver<bool>) {
+    // An error means that nobody can say stop any more, which is the same.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+fn access_log(
+    args: &ServeArgs,
+    out: &Output,
+    limits: &Limits,
+) -> Result<(Option<AccessLog>, Option<LogWriter>)> {
+    let Some(path) = &args.access_log else { return Ok((None, None)) };
+    let output: Box<dyn Write + Send> = if path == Path::new("-") {
+        Box::new(std::io::stderr())
+    } else {
+        let cannot = || format!("cannot write the access log {}", path.display());
+        let file = File::options().create(true).append(true).open(path);
+        Box::new(file.context(ErrorKind::Unavailable, cannot)?)
+    };
+    let format = if out.json { LogFormat::Json } else { LogFormat::Combined };
+    let (log, writer) = AccessLog::start(output, format, limits.access_log_lines_max)?;
+    Ok((Some(log), Some(writer)))
+}
+
+/// Takes commands of other processes, a thread each while one runs.
+fn listen_for_commands(
+    runtime: &Runtime,
+    data_dir: &Path,
+    blocks: &Blocks,
+    stop: watch::Receiver<bool>,
+) -> Result<tokio::task::JoinHandle<()>> {
+    use std::os::unix::fs::PermissionsExt;
+    let cannot = || "cannot listen for commands".to_owned();
+    let (path, directory) = control::socket_path(data_dir).context(ErrorKind::Unavailable, cannot)?;
+    // Left from a process that was killed: the store's lock is ours, so nobody listens there.
+    let _ = std::fs::remove_file(&path);
+    let _guard = runtime.enter();
+    let listener = UnixListener::bind(&path).context(ErrorKind::Unavailable, cannot)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+        .context(ErrorKind::Unavailable, cannot)?;
+    let blocks = blocks.clone();
+    let clients = Arc::new(());
+    Ok(runtime.spawn(async move {
+        let _directory = directory; // The socket's path leads through it.
+        while !*stop.borrow() {
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let Ok(stream) = stream.into_std() else { continue };
+            if Arc::strong_count(&clients) > CLIENTS_MAX || stream.set_nonblocking(false).is_err() {
+                continue; // The client sees a connection that ends.
+            }
+            let (blocks, counted) = (blocks.clone(), Arc::clone(&clients));
+            // Ends with its command; a client that goes away stops its command.
+            std::thread::spawn(move || {
+                let _counted = counted;
+                match Client::accept(stream) {
+                    Ok(client) => run_for_client(client, &blocks),
+                    Err(error) => tracing::debug!(error = error.chain(), "no command"),
+                }
+            });
+        }
+    }))
+}
+
+fn maintain(blocks: &Blocks, stopped: &AtomicBool) {
+    while !stopped.load(Ordering::Relaxed) {
+        blocks.save_stale();
+        match merge_once(blocks.store(), stopped) {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(error = error.chain(), "index segments were not merged"),
+        }
+        std::thread::sleep(MAINTENANCE_INTERVAL);
+    }
+}
+
+/// Adds what is named, or lists what was added before.
+fn add_all(
+    args: &ServeArgs,
+    blocks: &Blocks,
+    address: SocketAddr,
+    out: &mut Output,
+    stop: &AtomicBool,
+) -> Result<()> {
+    if args.paths.is_empty() {
+        return list_roots(blocks, address, out);
+    }
+    let directory = PathBuf::new(); // Relative paths start where the process does.
+    let mut stdin = std::io::empty();
+    let (directory, stdin) = (directory.as_path(), &mut stdin);
+    let mut env = Env { blocks, directory, out, stdin, stop };
+    for path in &args.paths {
+        if is_car(path) {
+            let options = import::default_options();
+            let report =
+                crate::ingest::import::import(blocks.store(), path, &options, env.out, stop)?;
+            for root in &report.roots {
+                print_root(env.out, root, address)?;
+            }
+            continue;
+        }
+        let options = add::options(&args.dag)?;
+        let paths = std::slice::from_ref(path);
+        let report = crate::ingest::add::add(blocks.store(), paths, &options, env.out, stop)?;
+        for root in &report.roots {
+            print_root(env.out, root, address)?;
+        }
+        add::summary(&mut env, &report);
+        // A node that serves most of a folder is better than none: it says what is missing.
+        if let Err(error) = add::left_out(&mut env, &report) {
+            env.out.note(&format!("warning: {error}"));
+        }
+    }
+    env.out.flush()
+}
+
+fn is_car(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("car")) && path.is_file()
+}
+
+fn print_root(out: &mut Output, root: &AddedRoot, address: SocketAddr) -> Result<()> {
+    let url = format!("http://{address}/ipfs/{}", root.cid);
+    if out.json {
+        return out.object(&json!({
+            "cid": root.cid.to_string(),
+            "path": root.path.to_string_lossy(),
+            "bytes": root.bytes,
+            "blocks": root.n_blocks,
+            "url": url,
+        }));
+    }
+    out.line(&root.cid.to_string())?;
+    out.line(&format!("  {}", shown(root.path.as_os_str().as_encoded_bytes())))?;
+    out.line(&format!("  {url}?format=car"))
+}
+
+fn list_roots(blocks: &Blocks, address: SocketAddr, out: &mut Output) -> Result<()> {
+    let roots = blocks.store().catalog().roots()?;
+    if roots.is_empty() {
+        out.note("nothing was added yet: carrack add PATH, also while this runs");
+    }
+    for root in roots.iter().take(ROOTS_SHOWN_MAX) {
+        let path = PathBuf::from(String::from_utf8_lossy(&root.path).into_owned());
+        let (cid, bytes, n_blocks, n_files) = (root.cid, root.bytes, root.n_blocks, root.n_files);
+        print_root(out, &AddedRoot { cid, path, bytes, n_blocks, n_files }, address)?;
+    }
+    if roots.len() > ROOTS_SHOWN_MAX {
+        out.note(&format!("and {} more roots: see carrack ls", roots.len() - ROOTS_SHOWN_MAX));
+    }
+    out.flush()
+}

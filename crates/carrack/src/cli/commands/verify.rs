@@ -1,0 +1,156 @@
+//! `carrack verify`.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use carrack_formats::Cid;
+use carrack_formats::walk::{Resolved, Scope, Step, Walker};
+use serde_json::json;
+
+use crate::cli::Env;
+use crate::cli::args::VerifyArgs;
+use crate::cli::output::{bytes, shown};
+use crate::cli::target;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::Progress;
+use crate::node::limits::WALK;
+use crate::store::block::block_len;
+use crate::store::car_stream::walk_error;
+use crate::store::location::Location;
+
+/// Blocks verified between two looks at the stop flag.
+const CHUNK_BLOCKS: usize = 256;
+
+/// Totals of a run.
+#[derive(Default)]
+struct Totals {
+    n_blocks: u64,
+    n_bytes: u64,
+    n_bad: u64,
+}
+
+/// Reads and hashes every copy of every block below the roots.
+///
+/// # Errors
+/// `Verification` if any copy is bad or a block is missing; `NotFound` for what is no root.
+pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
+    let roots: BTreeSet<Cid> = match &args.target {
+        Some(text) => BTreeSet::from([target::parse(text)?.root]),
+        None => env.blocks.store().catalog().roots()?.into_iter().map(|root| root.cid).collect(),
+    };
+    let mut totals = Totals::default();
+    for root in roots {
+        if env.blocks.stat(&root)?.is_none() && env.blocks.locate(root.hash())?.is_empty() {
+            return Err(crate::store::block::not_found(&root));
+        }
+        below(env, root, &mut totals)?;
+    }
+    let Totals { n_blocks, n_bytes, n_bad } = totals;
+    if env.out.json {
+        env.out.object(&json!({ "blocks": n_blocks, "bytes": n_bytes, "bad": n_bad }))?;
+    } else {
+        env.out.note(&format!("{n_blocks} blocks, {}: {n_bad} bad", bytes(n_bytes)));
+    }
+    if n_bad > 0 {
+        let what = format!("{n_bad} blocks are not what they were");
+        return Err(Error::new(ErrorKind::Verification, what));
+    }
+    Ok(())
+}
+
+fn below(env: &mut Env<'_>, root: Cid, totals: &mut Totals) -> Result<()> {
+    let resolved = Resolved::root(root);
+    let mut walker = Walker::new(&resolved, Scope::All, None, false, WALK);
+    let mut leaves = Vec::new();
+    loop {
+        match walker.next().map_err(walk_error)? {
+            Step::End => break,
+            Step::Leaf(cid) => leaves.push(cid),
+            Step::Need { cid, .. } => {
+                check(env, &[cid], totals)?;
+                match env.blocks.get_blocking(&cid) {
+                    Ok(block) => walker.provide(&cid, block).map_err(walk_error)?,
+                    Err(error) => {
+                        env.out.note(&format!("what is below {cid} cannot be told"));
+                        check(env, &leaves, totals)?;
+                        return if totals.n_bad > 0 { Ok(()) } else { Err(error) };
+                    }
+                }
+            }
+        }
+        if leaves.len() >= CHUNK_BLOCKS {
+            check(env, &leaves, totals)?;
+            leaves.clear();
+        }
+        if env.stop.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Unavailable, "interrupted"));
+        }
+    }
+    check(env, &leaves, totals)
+}
+
+/// What is wrong with one copy of a block; no location: there is none.
+type Fault = (Cid, Option<Location>, String);
+
+/// Verifies blocks on all cores and reports each bad copy.
+fn check(env: &mut Env<'_>, cids: &[Cid], totals: &mut Totals) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let faults: Mutex<Vec<Fault>> = Mutex::new(Vec::new());
+    let (blocks, n_bytes) = (env.blocks, AtomicUsize::new(0));
+    let work = || {
+        while let Some(cid) = cids.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let found = match blocks.locate(cid.hash()) {
+                Ok(locations) if locations.is_empty() => {
+                    vec![(*cid, None, "is not in the index".to_owned())]
+                }
+                Err(error) => vec![(*cid, None, error.chain())],
+                Ok(locations) => {
+                    let checked = locations.into_iter().filter_map(|location| {
+                        n_bytes.fetch_add(block_len(location), Ordering::Relaxed);
+                        let error = blocks.check(cid, location).err()?;
+                        Some((*cid, Some(location), error.chain()))
+                    });
+                    checked.collect()
+                }
+            };
+            faults.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+        }
+    };
+    std::thread::scope(|scope| {
+        (1..super::n_threads()).for_each(|_| {
+            scope.spawn(work);
+        });
+        work();
+    });
+    totals.n_blocks += cids.len() as u64;
+    totals.n_bytes += n_bytes.into_inner() as u64;
+    env.out.update("verified", totals.n_bytes, None);
+    for (cid, location, why) in faults.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        totals.n_bad += 1;
+        report(env, &cid, location, &why)?;
+    }
+    Ok(())
+}
+
+fn report(env: &mut Env<'_>, cid: &Cid, location: Option<Location>, why: &str) -> Result<()> {
+    let path = match location {
+        Some(location) => env.blocks.container_path(location.container)?,
+        None => None,
+    };
+    let path = path.map(|path| shown(path.as_os_str().as_encoded_bytes()));
+    let (offset, len) = location.map_or((0, 0), |at| (at.offset, u64::from(at.len)));
+    if env.out.json {
+        return env.out.object(&json!({
+            "cid": cid.to_string(), "path": path, "offset": offset, "len": len, "error": why,
+        }));
+    }
+    match path {
+        Some(path) => {
+            let end = offset + len;
+            env.out.line(&format!("bad: {cid}  {path} bytes {offset}..{end}: {why}"))
+        }
+        None => env.out.line(&format!("bad: {cid}  {why}")),
+    }
+}

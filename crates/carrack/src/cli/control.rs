@@ -1,0 +1,297 @@
+//! Commands while `carrack serve` runs: the store has one owner, so the owner carries them out.
+//!
+//! In       a command line and a working directory, over a socket in the data directory that only
+//!          its owner can reach.
+//! Out      the command's two output streams and its exit code.
+//! Limits   frames of at most [`FRAME_LEN_MAX`] bytes; [`CLIENTS_MAX`] clients at once.
+//! Not here what commands do (`cli::commands`).
+//!
+//! A frame is `kind u8 | length u32 little-endian | bytes`. The client sends one request, then its
+//! standard input if the command reads it; a client that goes away stops its command.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// Name of the socket in the data directory.
+pub const SOCKET_NAME: &str = "control.sock";
+/// Longest frame, in bytes.
+pub const FRAME_LEN_MAX: usize = 1 << 20;
+/// Commands carried out at once.
+pub const CLIENTS_MAX: usize = 16;
+
+const REQUEST: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const EXIT: u8 = 3;
+const STDIN: u8 = 4;
+
+/// A command to carry out.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// Arguments after the program's name, as bytes: paths need not be UTF-8.
+    pub args: Vec<Vec<u8>>,
+    /// Directory that relative paths start from.
+    pub directory: Vec<u8>,
+    /// The client's standard error is a terminal.
+    pub terminal: bool,
+}
+
+/// Where the socket of a data directory is, short enough for a socket address however long the
+/// directory's path is. The file keeps the directory open while the path is used.
+///
+/// # Errors
+/// Those of opening the directory.
+pub fn socket_path(data_dir: &Path) -> io::Result<(PathBuf, std::fs::File)> {
+    let directory = std::fs::File::open(data_dir)?;
+    let path = format!("/proc/self/fd/{}/{SOCKET_NAME}", directory.as_raw_fd());
+    Ok((PathBuf::from(path), directory))
+}
+
+/// Lets the process that owns `data_dir` carry out this command line.
+///
+/// # Errors
+/// `Busy` if the owner takes no commands; `Unavailable` if the connection breaks.
+pub fn forward(data_dir: &Path, args: &[OsString], reads_stdin: bool, terminal: bool) -> Result<u8> {
+    let busy = || "the store is in use by another carrack that takes no commands".to_owned();
+    let (path, _directory) = socket_path(data_dir).context(ErrorKind::Busy, busy)?;
+    let mut stream = UnixStream::connect(path).context(ErrorKind::Busy, busy)?;
+    let broken = || "the running carrack went away".to_owned();
+    let directory = std::env::current_dir().context(ErrorKind::Invalid, || "no directory".into())?;
+    let request = Request {
+        args: args.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
+        directory: directory.into_os_string().into_vec(),
+        terminal,
+    };
+    let request = serde_json::to_vec(&request).context(ErrorKind::Internal, broken)?;
+    write_frame(&mut stream, REQUEST, &request).context(ErrorKind::Unavailable, broken)?;
+    if reads_stdin {
+        let mut stream = stream.try_clone().context(ErrorKind::Unavailable, broken)?;
+        // Ends with the process, or when the other side has enough.
+        std::thread::spawn(move || send_stdin(&mut stream));
+    }
+    loop {
+        let (kind, bytes) = read_frame(&mut stream).context(ErrorKind::Unavailable, broken)?;
+        let written = match kind {
+            STDOUT => io::stdout().write_all(&bytes).and_then(|()| io::stdout().flush()),
+            STDERR => io::stderr().write_all(&bytes),
+            EXIT => return Ok(bytes.first().copied().unwrap_or(70)),
+            _ => Ok(()),
+        };
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
+            result => result.map_err(super::output::write_error)?,
+        }
+    }
+}
+
+fn send_stdin(stream: &mut UnixStream) {
+    let mut chunk = vec![0; 256 << 10];
+    let mut stdin = io::stdin().lock();
+    loop {
+        let n = stdin.read(&mut chunk).unwrap_or(0);
+        let sent = write_frame(stream, STDIN, chunk.get(..n).unwrap_or_default());
+        if n == 0 || sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// A client of this process.
+#[derive(Debug)]
+pub struct Client {
+    /// What it asks for.
+    pub request: Request,
+    /// Its standard input.
+    pub stdin: ClientInput,
+    /// Set when it went away.
+    pub gone: Arc<AtomicBool>,
+    stream: Arc<Mutex<UnixStream>>,
+}
+
+impl Client {
+    /// Reads the request of a new connection.
+    ///
+    /// # Errors
+    /// `Invalid` if it is none.
+    pub fn accept(stream: UnixStream) -> Result<Self> {
+        let bad = || "not a carrack client".to_owned();
+        let mut reader = stream.try_clone().context(ErrorKind::Invalid, bad)?;
+        let (kind, bytes) = read_frame(&mut reader).context(ErrorKind::Invalid, bad)?;
+        if kind != REQUEST {
+            return Err(Error::new(ErrorKind::Invalid, bad()));
+        }
+        let request = serde_json::from_slice(&bytes).context(ErrorKind::Invalid, bad)?;
+        let gone = Arc::new(AtomicBool::new(false));
+        let (sender, frames) = sync_channel(4);
+        let left = Arc::clone(&gone);
+        // Ends when the connection does, which `finish` or the client brings about.
+        std::thread::spawn(move || {
+            while let Ok((kind, bytes)) = read_frame(&mut reader) {
+                if kind == STDIN && sender.send(bytes).is_err() {
+                    return;
+                }
+            }
+            left.store(true, Ordering::Relaxed);
+        });
+        let stdin = ClientInput { frames, current: Vec::new(), at: 0, ended: false };
+        Ok(Self { request, stdin, gone, stream: Arc::new(Mutex::new(stream)) })
+    }
+
+    /// The client's standard output.
+    #[must_use]
+    pub fn stdout(&self) -> ClientOutput {
+        ClientOutput { kind: STDOUT, stream: Arc::clone(&self.stream) }
+    }
+
+    /// The client's standard error.
+    #[must_use]
+    pub fn stderr(&self) -> ClientOutput {
+        ClientOutput { kind: STDERR, stream: Arc::clone(&self.stream) }
+    }
+
+    /// Tells the client how it ended.
+    pub fn finish(self, code: u8) {
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = write_frame(&mut stream, EXIT, &[code]); // It may have gone.
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// The request's arguments.
+    #[must_use]
+    pub fn args(&self) -> Vec<OsString> {
+        self.request.args.iter().map(|arg| OsString::from_vec(arg.clone())).collect()
+    }
+
+    /// The client's working directory.
+    #[must_use]
+    pub fn directory(&self) -> PathBuf {
+        PathBuf::from(OsString::from_vec(self.request.directory.clone()))
+    }
+}
+
+/// Standard input of a client.
+#[derive(Debug)]
+pub struct ClientInput {
+    frames: Receiver<Vec<u8>>,
+    current: Vec<u8>,
+    at: usize,
+    ended: bool,
+}
+
+impl Read for ClientInput {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.current.len() && !self.ended {
+            self.at = 0;
+            // A connection that broke is not the end of the input.
+            self.current = self.frames.recv().map_err(|_| io::ErrorKind::ConnectionReset)?;
+            self.ended = self.current.is_empty();
+        }
+        let rest = self.current.get(self.at..).unwrap_or_default();
+        let n = rest.len().min(buf.len());
+        for (to, from) in buf.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        self.at += n;
+        Ok(n)
+    }
+}
+
+/// One of a client's output streams.
+#[derive(Debug)]
+pub struct ClientOutput {
+    kind: u8,
+    stream: Arc<Mutex<UnixStream>>,
+}
+
+impl Write for ClientOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let part = bytes.get(..bytes.len().min(FRAME_LEN_MAX)).unwrap_or_default();
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        write_frame(&mut stream, self.kind, part)?;
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_frame(stream: &mut UnixStream, kind: u8, bytes: &[u8]) -> io::Result<()> {
+    let len = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut frame = Vec::with_capacity(5 + bytes.len());
+    frame.push(kind);
+    frame.extend_from_slice(&len.to_le_bytes());
+    frame.extend_from_slice(bytes);
+    stream.write_all(&frame)
+}
+
+fn read_frame(stream: &mut UnixStream) -> io::Result<(u8, Vec<u8>)> {
+    let mut head = [0; 5];
+    stream.read_exact(&mut head)?;
+    let [kind, len @ ..] = head;
+    let len = u32::from_le_bytes(len) as usize;
+    if len > FRAME_LEN_MAX {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = vec![0; len];
+    stream.read_exact(&mut bytes)?;
+    Ok((kind, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::{Client, FRAME_LEN_MAX, REQUEST, Request, STDIN, read_frame, write_frame};
+
+    fn request() -> Vec<u8> {
+        let args = vec![b"ls".to_vec(), b"\xff".to_vec()];
+        serde_json::to_vec(&Request { args, directory: b"/".to_vec(), terminal: false }).unwrap()
+    }
+
+    #[test]
+    fn both_streams_and_the_exit_code_arrive_in_order() {
+        let (mut near, far) = UnixStream::pair().unwrap();
+        write_frame(&mut near, REQUEST, &request()).unwrap();
+        write_frame(&mut near, STDIN, b"in").unwrap();
+        write_frame(&mut near, STDIN, b"").unwrap();
+        let mut client = Client::accept(far).unwrap();
+        let mut input = String::new();
+        client.stdin.read_to_string(&mut input).unwrap();
+        assert_eq!(input, "in");
+        client.stdout().write_all(b"out").unwrap();
+        client.stderr().write_all(b"err").unwrap();
+        client.finish(3);
+        let frames: Vec<_> = (0..3).map(|_| read_frame(&mut near).unwrap()).collect();
+        assert_eq!(frames, [(1, b"out".to_vec()), (2, b"err".to_vec()), (3, vec![3])]);
+    }
+
+    #[test]
+    fn input_of_a_client_that_went_away_does_not_end_cleanly() {
+        let (mut near, far) = UnixStream::pair().unwrap();
+        write_frame(&mut near, REQUEST, &request()).unwrap();
+        let mut client = Client::accept(far).unwrap();
+        drop(near);
+        assert!(client.stdin.read(&mut [0; 8]).is_err());
+    }
+
+    #[test]
+    fn an_oversized_frame_is_refused_before_it_is_read() {
+        let (mut near, far) = UnixStream::pair().unwrap();
+        let len = u32::try_from(FRAME_LEN_MAX + 1).unwrap();
+        near.write_all(&[[REQUEST].as_slice(), &len.to_le_bytes()].concat()).unwrap();
+        assert!(Client::accept(far).is_err());
+    }
+}

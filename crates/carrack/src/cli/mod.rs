@@ -1,0 +1,225 @@
+//! The command line: arguments in, two streams and an exit code out.
+//!
+//! In       arguments, the environment, standard input.
+//! Out      data on standard output, everything else on standard error, an exit code of the table
+//!          in `error`.
+//! Not here the work itself: each command is one file in `commands` over the library.
+
+pub mod args;
+pub mod commands;
+pub mod control;
+pub mod output;
+pub mod target;
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::block::Blocks;
+use crate::store::{OpenMode, Store};
+use args::{Cli, Command};
+use output::Output;
+
+/// How long a command waits for another that holds the store and takes no commands.
+const STORE_WAIT: Duration = Duration::from_secs(10);
+/// Memory for blocks that a command other than `serve` may cache, in bytes.
+const COMMAND_CACHE_LEN: u64 = 32 << 20;
+
+/// What a command works with.
+pub struct Env<'a> {
+    /// The store's blocks.
+    pub blocks: &'a Blocks,
+    /// Where relative paths start.
+    pub directory: &'a Path,
+    /// Where words go.
+    pub out: &'a mut Output,
+    /// Standard input.
+    pub stdin: &'a mut dyn Read,
+    /// Set when the command should end early.
+    pub stop: &'a AtomicBool,
+}
+
+impl std::fmt::Debug for Env<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Env").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+impl Env<'_> {
+    /// A path of the command line, from where the person stands.
+    #[must_use]
+    pub fn path(&self, path: &Path) -> PathBuf {
+        self.directory.join(path)
+    }
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print(); // There is nobody else to tell.
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    start_log();
+    let terminal = std::io::stderr().is_terminal();
+    let (out, err) = (Box::new(std::io::stdout()), Box::new(std::io::stderr()));
+    let mut out = Output::new(cli.json, terminal, out, err);
+    let code = run(&cli, args.get(1..).unwrap_or_default(), &mut out);
+    let code = code.and_then(|code| out.flush().map(|()| code));
+    ExitCode::from(report(code, &mut out))
+}
+
+/// The exit code of a command, after its error was told.
+fn report(outcome: Result<u8>, out: &mut Output) -> u8 {
+    match outcome {
+        Ok(code) => code,
+        Err(error) if output::is_broken_pipe(&error) => 0,
+        Err(error) => {
+            out.note(&format!("error: {}", output::shown(error.chain().as_bytes())));
+            error.kind().codes().1
+        }
+    }
+}
+
+fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
+    if let Command::Cid(command) = &cli.command {
+        return commands::cid::run(command, out).map(|()| 0);
+    }
+    let data_dir = data_dir(cli)?;
+    if let Command::Serve(serve) = &cli.command {
+        let store = open(&data_dir, Duration::ZERO)?;
+        return commands::serve::run(store, &data_dir, serve, out).map(|()| 0);
+    }
+    let store = match open_or_none(&data_dir)? {
+        Some(store) => store,
+        None => match control::forward(&data_dir, args, cli.reads_stdin(), out.terminal) {
+            Err(error) if error.kind() == ErrorKind::Busy => open(&data_dir, STORE_WAIT)?,
+            outcome => return outcome,
+        },
+    };
+    let stop = stop_on_interrupt();
+    let blocks = Blocks::new(Arc::clone(&store), COMMAND_CACHE_LEN)?;
+    let directory = std::env::current_dir().map_err(|error| {
+        Error::with(ErrorKind::Invalid, "there is no current directory", error)
+    })?;
+    let mut stdin = std::io::stdin();
+    let (directory, stdin) = (&directory, &mut stdin);
+    let mut env = Env { blocks: &blocks, directory, out, stdin, stop: &stop };
+    let outcome = commands::run(&cli.command, &mut env);
+    blocks.save_stale();
+    outcome.map(|()| 0)
+}
+
+/// Carries out a command that came over the control socket.
+pub fn run_for_client(mut client: control::Client, blocks: &Blocks) {
+    let (out, err) = (Box::new(client.stdout()), Box::new(client.stderr()));
+    let mut out = Output::new(false, client.request.terminal, out, err);
+    let mut args = vec![OsString::from("carrack")];
+    args.extend(client.args());
+    let (directory, gone) = (client.directory(), Arc::clone(&client.gone));
+    let outcome = match Cli::try_parse_from(args) {
+        Err(error) => Err(Error::with(ErrorKind::Invalid, "another carrack's arguments", error)),
+        Ok(cli) => {
+            out.json = cli.json;
+            let mut env = Env {
+                blocks,
+                directory: &directory,
+                out: &mut out,
+                stdin: &mut client.stdin,
+                stop: &gone,
+            };
+            let outcome = commands::run(&cli.command, &mut env);
+            blocks.save_stale();
+            outcome.map(|()| 0)
+        }
+    };
+    let outcome = outcome.and_then(|code| out.flush().map(|()| code));
+    let code = report(outcome, &mut out);
+    client.finish(code);
+}
+
+impl Cli {
+    fn reads_stdin(&self) -> bool {
+        matches!(&self.command, Command::Import(import) if import.files.iter().any(|file| file == Path::new("-")))
+    }
+}
+
+fn open_or_none(data_dir: &Path) -> Result<Option<Arc<Store>>> {
+    match Store::open(data_dir, OpenMode::Create) {
+        Ok(store) => Ok(Some(Arc::new(store))),
+        Err(error) if error.kind() == ErrorKind::Busy => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn open(data_dir: &Path, wait: Duration) -> Result<Arc<Store>> {
+    let started = Instant::now();
+    loop {
+        match Store::open(data_dir, OpenMode::Create) {
+            Err(error) if error.kind() == ErrorKind::Busy && started.elapsed() < wait => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            outcome => return outcome.map(Arc::new),
+        }
+    }
+}
+
+/// `--data-dir`, `CARRACK_DATA_DIR` (both through clap), or the XDG data directory.
+fn data_dir(cli: &Cli) -> Result<PathBuf> {
+    if let Some(dir) = &cli.data_dir {
+        return Ok(dir.clone());
+    }
+    let absolute = |name: &str| {
+        std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+    };
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .map(|base| base.join("carrack"))
+        .ok_or_else(|| Error::new(ErrorKind::Invalid, "no home directory: give --data-dir"))
+}
+
+/// A flag that the first interrupt sets; the second ends the process.
+fn stop_on_interrupt() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        let Ok(runtime) = runtime else { return };
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+            let (Ok(mut interrupt), Ok(mut terminate)) = signals else { return };
+            let mut asked = false;
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                flag.store(true, std::sync::atomic::Ordering::Relaxed);
+                if asked {
+                    #[expect(clippy::exit, reason = "asked twice; committed work is safe")]
+                    std::process::exit(130);
+                }
+                asked = true;
+            }
+        });
+    });
+    stop
+}
+
+fn start_log() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

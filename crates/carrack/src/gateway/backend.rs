@@ -1,0 +1,149 @@
+//! What the gateway needs of a store: where a block is, its bytes, and CARs in batches.
+//!
+//! In       CIDs, paths, CAR parameters.
+//! Out      verified bytes only.
+//! Not here how they are found and read (`store`); threads and budgets (`pool`).
+
+use bytes::Bytes;
+use carrack_formats::Cid;
+use carrack_formats::cid::identity_data;
+use carrack_formats::walk::{ResolveLimits, Resolved};
+
+use crate::error::Result;
+use crate::node::limits::WALK;
+use crate::store::block::Blocks;
+use crate::store::car_stream::{self, CarPlan, CarRequest};
+use crate::store::resolve;
+
+/// A store of verified blocks. Clones share it.
+///
+/// Methods whose name ends in `_blocking`, and those of [`Plan`] and [`Batch`], may wait for a
+/// disk: they are called on the blocking pool only.
+pub trait Backend: Clone + Send + Sync + 'static {
+    /// The plan of one CAR.
+    type Plan: Plan;
+
+    /// Whether the index knows the block. One look-up, no read; its source may have changed.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    fn holds(&self, cid: &Cid) -> Result<bool>;
+
+    /// Length in bytes of a block that can be served; `None`: it is not here, or its source has
+    /// changed. One look-up; reads only if the source was touched and nobody has looked since.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    fn stat(&self, cid: &Cid) -> Result<Option<u64>>;
+
+    /// The verified block if that takes no disk access; `None`: ask [`Self::get_blocking`].
+    ///
+    /// # Errors
+    /// As [`Self::get_blocking`].
+    fn try_get(&self, cid: &Cid) -> Result<Option<Bytes>>;
+
+    /// The verified block.
+    ///
+    /// # Errors
+    /// `NotFound`: not here. `Changed`: its source is another now. `Unavailable`: retry later.
+    /// `Corrupt`, `Verification`: an operator must look.
+    fn get_blocking(&self, cid: &Cid) -> Result<Bytes>;
+
+    /// Follows `segments` from `root`.
+    ///
+    /// # Errors
+    /// `NotFound` names the last CID that resolved; else as [`Self::get_blocking`].
+    fn resolve_blocking(&self, root: Cid, segments: Vec<String>) -> Result<Resolved>;
+
+    /// The plan of a CAR. Reads nothing yet.
+    fn plan(&self, request: CarRequest) -> Self::Plan;
+}
+
+/// The blocks of one CAR in output order, found out batch by batch.
+pub trait Plan: Send + 'static {
+    /// Some blocks in a row.
+    type Batch: Batch;
+
+    /// The bytes of the CARv1 header.
+    fn header(&self) -> Vec<u8>;
+
+    /// The next blocks, about 1 MiB of frames; `None`: the CAR is complete.
+    ///
+    /// # Errors
+    /// A block is not here, or the walk reached a limit.
+    fn next_batch(&mut self) -> Result<Option<Self::Batch>>;
+}
+
+/// Blocks whose places are known and whose bytes are not read yet.
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "a batch holds at least one block"
+)]
+pub trait Batch: Send + 'static {
+    /// Bytes of the frames.
+    fn len(&self) -> usize;
+
+    /// Number of blocks.
+    fn n_blocks(&self) -> u64;
+
+    /// Reads and verifies the blocks and frames them. The result has [`Self::len`] bytes.
+    ///
+    /// # Errors
+    /// As [`Backend::get_blocking`]; nothing of the batch is given then.
+    fn read(self) -> Result<Bytes>;
+}
+
+impl Backend for Blocks {
+    type Plan = CarPlan;
+
+    fn holds(&self, cid: &Cid) -> Result<bool> {
+        Ok(identity_data(cid).is_some() || !self.locate(cid.hash())?.is_empty())
+    }
+
+    fn stat(&self, cid: &Cid) -> Result<Option<u64>> {
+        Self::stat(self, cid)
+    }
+
+    fn try_get(&self, cid: &Cid) -> Result<Option<Bytes>> {
+        Self::try_get(self, cid)
+    }
+
+    fn get_blocking(&self, cid: &Cid) -> Result<Bytes> {
+        Self::get_blocking(self, cid)
+    }
+
+    fn resolve_blocking(&self, root: Cid, segments: Vec<String>) -> Result<Resolved> {
+        // The request's own limits, which are the tighter ones, have been kept to already.
+        resolve::resolve_blocking(self, root, segments, ResolveLimits::default())
+    }
+
+    fn plan(&self, request: CarRequest) -> CarPlan {
+        CarPlan::new(self.clone(), request, WALK)
+    }
+}
+
+impl Plan for CarPlan {
+    type Batch = car_stream::Batch;
+
+    fn header(&self) -> Vec<u8> {
+        Self::header(self)
+    }
+
+    fn next_batch(&mut self) -> Result<Option<car_stream::Batch>> {
+        Self::next_batch(self)
+    }
+}
+
+impl Batch for car_stream::Batch {
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+
+    fn n_blocks(&self) -> u64 {
+        Self::n_blocks(self)
+    }
+
+    fn read(self) -> Result<Bytes> {
+        Self::read(self)
+    }
+}

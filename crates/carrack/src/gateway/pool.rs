@@ -1,0 +1,170 @@
+//! Where blocking work runs, and the one budget of bytes in flight.
+//!
+//! In       closures that may wait for a disk; lengths of what they are about to read.
+//! Out      their results; [`Reserved`] bytes that give themselves back when they are written.
+//! Limits   bytes: `Limits::bytes_in_flight_max`, taken before a read is issued. Threads: those of
+//!          the runtime, built with `max_blocking_threads(Limits::blocking_jobs_max)`. Queue: at
+//!          most `Limits::batches_ahead_max` + 2 jobs for each of `Limits::requests_max` requests.
+//! Not here which request comes first: first come, first served.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+
+use crate::error::{Context, ErrorKind, Result};
+use crate::node::watch::Share;
+
+/// Unit of the budget, in bytes: a semaphore counts to 2^29 at least, bytes would be too many.
+const UNIT: usize = 1024;
+
+/// The budget of bytes between a disk and the sockets. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    units: Arc<Semaphore>,
+    units_max: usize,
+}
+
+/// Room for bytes that are being read or written. Given back when dropped.
+#[derive(Debug)]
+pub struct Reserved {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Pool {
+    /// A budget of `bytes_max` bytes.
+    #[must_use]
+    pub fn new(bytes_max: usize) -> Self {
+        let units_max = bytes_max.div_ceil(UNIT).clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            units: Arc::new(Semaphore::new(units_max)),
+            units_max,
+        }
+    }
+
+    /// Waits until there is room for `len` bytes. More than the whole budget counts as all of it.
+    ///
+    /// Cancel-safe. Must be polled until it ends or be dropped: room that was granted to a future
+    /// which nobody polls is room for nobody.
+    pub async fn reserve(&self, len: usize) -> Option<Reserved> {
+        let permit = Arc::clone(&self.units)
+            .acquire_many_owned(self.units_of(len))
+            .await;
+        // Only a closed semaphore fails, and nobody closes this one.
+        permit.ok().map(|_permit| Reserved { _permit })
+    }
+
+    /// Room for `len` bytes if there is some now.
+    #[must_use]
+    pub fn try_reserve(&self, len: usize) -> Option<Reserved> {
+        let permit = Arc::clone(&self.units).try_acquire_many_owned(self.units_of(len));
+        permit.ok().map(|_permit| Reserved { _permit })
+    }
+
+    /// Room for bytes that nobody waits for yet: only while half of the budget is free, so that
+    /// reading ahead for one client never makes another wait for its first byte.
+    #[must_use]
+    pub fn try_reserve_ahead(&self, len: usize) -> Option<Reserved> {
+        if self.units.available_permits() < self.units_max / 2 {
+            return None;
+        }
+        self.try_reserve(len)
+    }
+
+    /// Bytes of the budget that are in use.
+    #[must_use]
+    pub fn bytes_in_use(&self) -> usize {
+        let free = self.units.available_permits();
+        self.units_max.saturating_sub(free).saturating_mul(UNIT)
+    }
+
+    fn units_of(&self, len: usize) -> u32 {
+        let units = len.div_ceil(UNIT).clamp(1, self.units_max);
+        u32::try_from(units).unwrap_or(u32::MAX)
+    }
+}
+
+impl Reserved {
+    /// `bytes`, which give the room back when the last part of them is dropped, that is when the
+    /// socket has taken them. `share` tells the connection's watch that they are still waiting.
+    #[must_use]
+    pub fn attach(self, bytes: Bytes, share: Option<Arc<Share>>) -> Bytes {
+        struct Owner {
+            bytes: Bytes,
+            _reserved: Reserved,
+            _share: Option<Arc<Share>>,
+        }
+        impl AsRef<[u8]> for Owner {
+            fn as_ref(&self) -> &[u8] {
+                &self.bytes
+            }
+        }
+        Bytes::from_owner(Owner {
+            bytes,
+            _reserved: self,
+            _share: share,
+        })
+    }
+}
+
+/// Starts `job` on a blocking thread. A handle that is dropped leaves the job to end by itself:
+/// it is one short read, and its result gives back whatever it holds.
+pub fn start<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    tokio::task::spawn_blocking(job)
+}
+
+/// Runs `job` on a blocking thread. Cancel-safe in the sense of [`start`].
+///
+/// # Errors
+/// `Internal` when the job panicked, else those of the job.
+pub async fn run<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    finished(start(job).await)
+}
+
+/// The result of a job that was started.
+///
+/// # Errors
+/// `Internal` when the job panicked, else those of the job.
+pub fn finished<T>(outcome: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    outcome.context(ErrorKind::Internal, || "a blocking job failed".to_owned())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn room_comes_back_when_the_last_slice_is_dropped() {
+        let pool = Pool::new(4096);
+        let bytes = pool
+            .reserve(3000)
+            .await
+            .unwrap()
+            .attach(Bytes::from(vec![7; 3000]), None);
+        let tail = bytes.slice(2999..);
+        drop(bytes);
+        assert_eq!(pool.bytes_in_use(), 3072);
+        assert!(pool.try_reserve(2000).is_none());
+        drop(tail);
+        assert_eq!(pool.bytes_in_use(), 0);
+    }
+
+    #[tokio::test]
+    async fn more_than_the_budget_is_all_of_it() {
+        let pool = Pool::new(4096);
+        let all = pool.reserve(1 << 30).await.unwrap();
+        assert!(pool.try_reserve(1).is_none());
+        drop(all);
+        assert!(pool.try_reserve(1).is_some());
+    }
+
+    #[tokio::test]
+    async fn reading_ahead_leaves_half_of_the_budget() {
+        let pool = Pool::new(8192);
+        let held = pool.try_reserve_ahead(5000).unwrap();
+        assert!(pool.try_reserve_ahead(1).is_none());
+        assert!(pool.try_reserve(1).is_some());
+        drop(held);
+    }
+}

@@ -1,0 +1,97 @@
+//! An answer that is not the data: a status and one sentence.
+//!
+//! In       a status and a sentence, or the product's error.
+//! Out      [`Refusal`]: what a client is told; never a file name, never a cause.
+//! Not here which header goes with it (`headers`).
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+
+use crate::error::{Error, ErrorKind};
+
+/// A status and one sentence for the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status.
+    pub status: StatusCode,
+    /// The sentence, without its full stop.
+    pub sentence: Cow<'static, str>,
+    /// A later request may succeed: say when.
+    pub retry: bool,
+}
+
+impl Refusal {
+    /// A refusal that repeating will not change.
+    pub fn new(status: StatusCode, sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            sentence: sentence.into(),
+            retry: false,
+        }
+    }
+
+    /// What a client is told about `error`. The error's own words name files and disks and stay
+    /// in the log; those about a missing path are about the request and are passed on.
+    #[must_use]
+    pub fn from_error(error: &Error) -> Self {
+        let kind = error.kind();
+        let sentence = match kind {
+            ErrorKind::NotFound | ErrorKind::Invalid => Cow::Owned(printable(&error.chain())),
+            ErrorKind::Changed => Cow::Borrowed("the source of this content has changed"),
+            ErrorKind::Limit => Cow::Borrowed("the request needs more than this node gives to one"),
+            ErrorKind::Unavailable | ErrorKind::Busy => {
+                Cow::Borrowed("the source of this content cannot be read now")
+            }
+            _ => Cow::Borrowed("this node failed to read its own data"),
+        };
+        let status = StatusCode::from_u16(kind.codes().0);
+        Self {
+            status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            sentence,
+            retry: matches!(
+                kind,
+                ErrorKind::Unavailable | ErrorKind::Busy | ErrorKind::Limit
+            ),
+        }
+    }
+
+    /// The same for a raw block. Deployed block clients drop a whole host on 409, so a block whose
+    /// source changed is one that is not here.
+    #[must_use]
+    pub fn from_block_error(error: &Error) -> Self {
+        match error.kind() {
+            ErrorKind::Changed => Self::new(
+                StatusCode::NOT_FOUND,
+                "the block is not here: its source has changed",
+            ),
+            _ => Self::from_error(error),
+        }
+    }
+
+    /// The node is stopping: another one may answer.
+    #[must_use]
+    pub fn stopping() -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            sentence: Cow::Borrowed("this node is stopping"),
+            retry: true,
+        }
+    }
+}
+
+/// Characters of a sentence that are passed on.
+const SENTENCE_CHARS_MAX: usize = 600;
+
+/// `text` without control characters and not too long: path segments come from the client.
+fn printable(text: &str) -> String {
+    text.chars()
+        .take(SENTENCE_CHARS_MAX)
+        .flat_map(|character| {
+            let escape = character.is_control();
+            let escaped = escape.then(|| character.escape_default());
+            let plain = (!escape).then_some(character);
+            escaped.into_iter().flatten().chain(plain)
+        })
+        .collect()
+}

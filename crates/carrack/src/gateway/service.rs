@@ -1,0 +1,380 @@
+//! The service: routes, admission, and what all answers have in common.
+//!
+//! In       request heads; bodies of requests are never read.
+//! Out      responses. What is in memory is answered at once, without a task or an await.
+//! Limits   `Limits::requests_max` requests for content at once, then 429.
+//! Not here sockets (`node::listener`); what is served below `/ipfs/` (`raw`, `car`).
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use carrack_formats::Cid;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+
+use super::backend::Backend;
+use super::body::{Body, Guard};
+use super::headers;
+use super::pool::{Pool, Reserved};
+use super::refusal::Refusal;
+use super::request::{self, Format, GatewayRequest};
+use super::{car, raw};
+use crate::node::access_log::AccessLog;
+use crate::node::limits::Limits;
+use crate::node::watch::{Share, Watch};
+
+/// Whether `/readyz` says yes. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// Sets what `/readyz` says.
+    pub fn set(&self, ready: bool) {
+        self.0.store(ready, Relaxed);
+    }
+
+    /// What `/readyz` says.
+    #[must_use]
+    pub fn get(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Answers requests from a store. Clones share everything.
+#[derive(Debug)]
+pub struct Gateway<B> {
+    inner: Arc<Inner<B>>,
+}
+
+#[derive(Debug)]
+struct Inner<B> {
+    backend: B,
+    limits: Limits,
+    pool: Pool,
+    requests_active: Arc<AtomicUsize>,
+    readiness: Readiness,
+    access_log: Option<AccessLog>,
+}
+
+impl<B> Clone for Gateway<B> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+/// What is said about one request before its headers are final.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Body,
+}
+
+/// One request for content and all that answering it takes.
+pub(crate) struct Job<B> {
+    pub(crate) gateway: Gateway<B>,
+    pub(crate) request: GatewayRequest,
+    pub(crate) uri: Uri,
+    pub(crate) watch: Arc<Watch>,
+    http2: bool,
+}
+
+/// A response now, or after a visit to the disk.
+pub enum Reply {
+    /// At hand; taken when polled.
+    Now(Option<Box<Response<Body>>>),
+    /// To come.
+    Later(Pin<Box<dyn Future<Output = Response<Body>> + Send>>),
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Now(_) => "Now",
+            Self::Later(_) => "Later",
+        })
+    }
+}
+
+impl Future for Reply {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Now(response) => match response.take() {
+                Some(response) => Poll::Ready(Ok(*response)),
+                None => Poll::Pending,
+            },
+            Self::Later(future) => future.as_mut().poll(cx).map(Ok),
+        }
+    }
+}
+
+impl<B: Backend> Gateway<B> {
+    /// A gateway to `backend`.
+    #[must_use]
+    pub fn new(
+        backend: B,
+        limits: Limits,
+        readiness: Readiness,
+        access_log: Option<AccessLog>,
+    ) -> Self {
+        let pool = Pool::new(limits.bytes_in_flight_max);
+        Self {
+            inner: Arc::new(Inner {
+                backend,
+                limits,
+                pool,
+                requests_active: Arc::default(),
+                readiness,
+                access_log,
+            }),
+        }
+    }
+
+    /// Bounds in force.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    pub(crate) fn backend(&self) -> &B {
+        &self.inner.backend
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.inner.pool
+    }
+
+    /// Answers one request that came over a connection under `watch`. Its body is dropped unread.
+    pub fn call<R>(&self, request: Request<R>, watch: &Arc<Watch>, address: IpAddr) -> Reply {
+        let (parts, _body) = request.into_parts();
+        watch.request_started(parts.version == Version::HTTP_2);
+        let entry = self.inner.access_log.as_ref().map(|log| {
+            log.entry(
+                address,
+                &parts.method,
+                &parts.uri,
+                parts.version,
+                &parts.headers,
+            )
+        });
+        let guard = Guard::new(Some(Arc::clone(watch)), entry);
+        let is_content = parts.uri.path().starts_with("/ipfs/");
+        if is_content && matches!(parts.method, Method::GET | Method::HEAD) {
+            return self.content(&parts, watch, guard);
+        }
+        respond_now(self.other(&parts, is_content), guard)
+    }
+
+    /// Requests for content: admitted, parsed, answered at once if that takes no disk.
+    fn content(&self, parts: &Parts, watch: &Arc<Watch>, mut guard: Guard) -> Reply {
+        let limits = self.limits();
+        if !guard.enter(&self.inner.requests_active, limits.requests_max) {
+            let refusal = Refusal {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                sentence: "this node answers as many requests as it can".into(),
+                retry: true,
+            };
+            return respond_now(self.refuse(&refusal), guard);
+        }
+        let parsed = request::parse(&parts.method, &parts.uri, &parts.headers, limits);
+        let request = match parsed {
+            Ok(request) => request,
+            Err(refusal) => return respond_now(self.refuse(&refusal), guard),
+        };
+        let job = Job {
+            gateway: self.clone(),
+            request,
+            uri: parts.uri.clone(),
+            watch: Arc::clone(watch),
+            http2: parts.version == Version::HTTP_2,
+        };
+        let format = job.request.format;
+        match format {
+            Format::Raw | Format::Json => match raw::try_answer(&job) {
+                Some(outcome) => respond_now(self.settle(outcome), guard),
+                None => Reply::Later(Box::pin(async move {
+                    let outcome = raw::answer(&job).await;
+                    respond(job.gateway.settle(outcome), guard)
+                })),
+            },
+            Format::Car(options) => match job.require_root() {
+                Err(refusal) => respond_now(self.refuse(&refusal), guard),
+                Ok(()) => Reply::Later(Box::pin(async move {
+                    let outcome = car::answer(&job, options).await;
+                    respond(job.gateway.settle(outcome), guard)
+                })),
+            },
+        }
+    }
+
+    /// Everything but content.
+    fn other(&self, parts: &Parts, is_content: bool) -> Answer {
+        let path = parts.uri.path();
+        let known = ["/healthz", "/readyz", "/.well-known/libp2p/protocols"];
+        if !is_content && !known.contains(&path) {
+            return self.refuse(&Refusal::new(
+                StatusCode::NOT_FOUND,
+                "there is nothing here: content lies below /ipfs/",
+            ));
+        }
+        match parts.method {
+            Method::OPTIONS => {
+                let mut fields = HeaderMap::with_capacity(8);
+                headers::cors(&mut fields);
+                fields.insert(ALLOW, METHODS);
+                Answer::new(StatusCode::OK, fields, Bytes::new())
+            }
+            Method::GET | Method::HEAD => self.node_route(path),
+            _ => {
+                let sentence = "only GET, HEAD and OPTIONS are answered here";
+                let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, sentence);
+                let mut answer = self.refuse(&refusal);
+                answer.headers.insert(ALLOW, METHODS);
+                answer
+            }
+        }
+    }
+
+    fn node_route(&self, path: &str) -> Answer {
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        let (status, media_type, body) = match path {
+            "/readyz" if !self.inner.readiness.get() => {
+                (StatusCode::SERVICE_UNAVAILABLE, text, "not ready\n")
+            }
+            "/readyz" => (StatusCode::OK, text, "ready\n"),
+            "/healthz" => (StatusCode::OK, text, "ok\n"),
+            _ => (
+                StatusCode::OK,
+                HeaderValue::from_static("application/json"),
+                "{\"protocols\":{\"/ipfs/gateway\":{\"path\":\"/\"}}}\n",
+            ),
+        };
+        let mut fields = HeaderMap::with_capacity(4);
+        fields.insert(CONTENT_TYPE, media_type);
+        fields.insert(
+            http::header::CACHE_CONTROL,
+            HeaderValue::from_static("no-store"),
+        );
+        Answer::new(status, fields, Bytes::from_static(body.as_bytes()))
+    }
+
+    fn settle(&self, outcome: Result<Answer, Refusal>) -> Answer {
+        outcome.unwrap_or_else(|refusal| self.refuse(&refusal))
+    }
+
+    /// The answer that says `refusal`.
+    pub(crate) fn refuse(&self, refusal: &Refusal) -> Answer {
+        let fields = headers::refusal(refusal, self.limits().retry_after_s);
+        let body = Bytes::from(format!("{}\n", refusal.sentence));
+        Answer::new(refusal.status, fields, body)
+    }
+}
+
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+
+impl Answer {
+    pub(crate) const fn new(status: StatusCode, headers: HeaderMap, body: Bytes) -> Self {
+        Self {
+            status,
+            headers,
+            body: Body::whole(body),
+        }
+    }
+
+    pub(crate) fn not_modified(etag: HeaderValue) -> Self {
+        Self::new(
+            StatusCode::NOT_MODIFIED,
+            headers::not_modified(etag),
+            Bytes::new(),
+        )
+    }
+}
+
+fn respond_now(answer: Answer, guard: Guard) -> Reply {
+    Reply::Now(Some(Box::new(respond(answer, guard))))
+}
+
+/// The response, which ends the account of its request when its body is gone.
+fn respond(mut answer: Answer, mut guard: Guard) -> Response<Body> {
+    guard.answered(answer.status);
+    answer.body.guard(guard);
+    let mut response = Response::new(answer.body);
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = answer.headers;
+    response
+}
+
+/// Bodies that fit one piece are not watched on their own: the socket's buffer takes them whole.
+const UNWATCHED_LEN_MAX: usize = 16 * 1024;
+
+impl<B: Backend> Job<B> {
+    /// Whether the root is here, by one look-up in the index.
+    pub(crate) fn require_root(&self) -> Result<(), Refusal> {
+        match self.gateway.backend().holds(&self.request.root) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.absent(&self.request.root)),
+            Err(error) => Err(Refusal::from_error(&error)),
+        }
+    }
+
+    /// 404, or 412 if the client asked for what is at hand only. This node never looks elsewhere,
+    /// so that the two differ in the status alone.
+    pub(crate) fn absent(&self, cid: &Cid) -> Refusal {
+        let status = if self.request.only_if_cached {
+            StatusCode::PRECONDITION_FAILED
+        } else {
+            StatusCode::NOT_FOUND
+        };
+        Refusal::new(status, format!("block {cid} is not here"))
+    }
+
+    /// `refusal`, unless the block turned out not to be here.
+    pub(crate) fn absent_or(&self, refusal: Refusal) -> Refusal {
+        if refusal.status == StatusCode::NOT_FOUND && self.request.only_if_cached {
+            return Refusal::new(StatusCode::PRECONDITION_FAILED, refusal.sentence);
+        }
+        refusal
+    }
+
+    /// An answer with `bytes`, which give their room back when the client has taken them.
+    pub(crate) fn with_bytes(
+        &self,
+        status: StatusCode,
+        headers: HeaderMap,
+        bytes: Bytes,
+        reserved: Reserved,
+    ) -> Answer {
+        let body = if bytes.len() <= UNWATCHED_LEN_MAX {
+            Body::whole(reserved.attach(bytes, None))
+        } else {
+            let share = self.watch.share();
+            let bytes = reserved.attach(bytes, Some(Arc::clone(&share)));
+            self.watched(Body::whole(bytes), share)
+        };
+        Answer {
+            status,
+            headers,
+            body,
+        }
+    }
+
+    /// Puts a body under watch, in pieces if a stream of HTTP/2 takes it.
+    pub(crate) fn watched(&self, body: Body, share: Arc<Share>) -> Body {
+        let piece_len = if self.http2 {
+            self.gateway.limits().h2_piece_len
+        } else {
+            usize::MAX
+        };
+        body.watched(Arc::clone(&self.watch), share, piece_len)
+    }
+}

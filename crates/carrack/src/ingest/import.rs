@@ -1,0 +1,615 @@
+//! `import`: a CAR's blocks become servable where they lie; every one is verified first.
+//!
+//! In       a CARv1 or CARv2 file, or with `copy` any stream of one.
+//! Out      ranges of the CAR in the index, its roots in the catalog.
+//! Limits   section and header lengths are `formats::car`'s; at most [`JOBS_MAX`] batches of about
+//!          [`BATCH_LEN`] bytes are being verified.
+//! Not here folders (`ingest::add`). A CARv2's own index is never used: it is a claim that reading
+//!          the sections makes superfluous.
+//!
+//! Nothing of a CAR becomes visible unless all of it verified; `salvage` keeps the good blocks.
+
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use carrack_formats::Cid;
+use carrack_formats::car::{CarError, CarLimits, Parser, Section, Step, v2};
+use carrack_formats::cid;
+use carrack_formats::verify::{self, Verifier};
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::ingest::sink::Sink;
+use crate::ingest::tree::Sum;
+use crate::ingest::{AddedRoot, Progress};
+use crate::source::local::LocalFile;
+use crate::store::Store;
+use crate::store::catalog::{ContainerKind, RootKind};
+use crate::store::location::{ContainerId, Location};
+
+/// Bytes of sections after which a batch is handed to a worker.
+const BATCH_LEN: u64 = 1 << 20;
+/// Sections after which it is, however short they are.
+const BATCH_SECTIONS: usize = 1024;
+/// Batches being verified at once, for each worker.
+const JOBS_MAX: usize = 4;
+/// Sections shorter than this on average are read a batch at a time, in bytes.
+const SMALL_SECTION: u64 = 32 << 10;
+/// Bytes verified at once, out of the processor's cache.
+const SLICE_LEN: usize = 128 << 10;
+/// Bytes taken from a stream at once.
+const READ_LEN: usize = 64 << 10;
+/// Most bad blocks that a salvaging import names.
+const PROBLEMS_MAX: usize = 1000;
+/// Stands for the profile in the catalog's memory of files: a CAR is not cut.
+const CAR_PROFILE: u32 = 0xca00_0001;
+
+/// How to import.
+#[derive(Debug, Clone)]
+pub struct ImportOptions {
+    /// Keep the good blocks of a damaged CAR.
+    pub salvage: bool,
+    /// What is accepted of lengths and padding.
+    pub limits: CarLimits,
+    /// Threads that verify.
+    pub n_threads: usize,
+}
+
+/// What an import did.
+#[derive(Debug, Default)]
+pub struct ImportReport {
+    /// The CAR's roots.
+    pub roots: Vec<AddedRoot>,
+    /// Roots whose block is not in the CAR.
+    pub roots_missing: Vec<Cid>,
+    /// Sections in the CAR.
+    pub n_blocks: u64,
+    /// Bytes of their data.
+    pub bytes: u64,
+    /// The CAR had not changed since an earlier import: it was not read.
+    pub unchanged: bool,
+    /// Bad blocks that salvaging passed over.
+    pub n_bad: u64,
+    /// The first of them.
+    pub problems: Vec<String>,
+}
+
+/// Imports the CAR at `path` in place.
+///
+/// # Errors
+/// `Verification`, naming the byte, if the CAR is cut, malformed or holds a wrong block; `Invalid` if
+/// it cannot be opened; `Changed` if it changes meanwhile.
+pub fn import(
+    store: &Arc<Store>,
+    path: &Path,
+    options: &ImportOptions,
+    progress: &mut dyn Progress,
+    stop: &AtomicBool,
+) -> Result<ImportReport> {
+    let context = || format!("cannot import {}", path.display());
+    let path = std::fs::canonicalize(path).context(ErrorKind::Invalid, context)?;
+    let file = LocalFile::open(&path).context(ErrorKind::Invalid, context)?;
+    let _ingest = store.ingest_lock();
+    let mut sink = Sink::new(store)?;
+    if let Some(known) = sink.known_file(&path, CAR_PROFILE)?
+        && known.validator == file.validator
+    {
+        return unchanged(store, &path);
+    }
+    file.advise_sequential();
+    let container = sink.new_container();
+    let mut report = ImportReport::default();
+    let scanned = {
+        let mut work = Import {
+            file: &file,
+            path: &path,
+            container,
+            options,
+            sink: &mut sink,
+            report: &mut report,
+            progress,
+            stop,
+        };
+        work.run()?
+    };
+    if file.current_validator().ok().as_ref() != Some(&file.validator) {
+        let what = format!("{} changed while it was imported", path.display());
+        return Err(Error::new(ErrorKind::Changed, what));
+    }
+    sink.container(container, ContainerKind::Car, &path, &file.validator);
+    let sum = Sum {
+        cid: cid::empty_identity(),
+        file_len: report.bytes,
+        dag_len: report.bytes,
+        n_blocks: report.n_blocks,
+        n_files: 1,
+    };
+    let (validator, members) = (&file.validator, vec![container]);
+    sink.file(&path, CAR_PROFILE, validator, Some(container), None, sum);
+    roots(&mut sink, &path, &scanned, members, &mut report)?;
+    sink.finish()?;
+    Ok(report)
+}
+
+/// Imports a CAR from a stream: its blocks are copied into a pack.
+///
+/// # Errors
+/// As [`import`]; without salvage nothing is kept of a CAR that does not verify.
+pub fn import_copy(
+    store: &Arc<Store>,
+    name: &Path,
+    input: &mut dyn Read,
+    options: &ImportOptions,
+    progress: &mut dyn Progress,
+    stop: &AtomicBool,
+) -> Result<ImportReport> {
+    let _ingest = store.ingest_lock();
+    let mut sink = Sink::new(store)?;
+    let mut report = ImportReport::default();
+    let copied = copy(&mut sink, input, options, &mut report, progress, stop);
+    let scanned = copied.map_err(|error| car_failed(name, error))?;
+    let members = sink.pack_id().into_iter().collect();
+    roots(&mut sink, name, &scanned, members, &mut report)?;
+    sink.finish()?;
+    Ok(report)
+}
+
+/// What a scan found besides sections.
+struct Scanned {
+    roots: Vec<Cid>,
+    /// Roots that were met as blocks.
+    present: Vec<Cid>,
+}
+
+impl Scanned {
+    fn met(&mut self, cid: &Cid) {
+        if self.roots.contains(cid) && !self.present.contains(cid) {
+            self.present.push(*cid);
+        }
+    }
+}
+
+fn roots(
+    sink: &mut Sink<'_>,
+    path: &Path,
+    scanned: &Scanned,
+    members: Vec<ContainerId>,
+    report: &mut ImportReport,
+) -> Result<()> {
+    for root in &scanned.roots {
+        let is_identity = cid::identity_data(root).is_some();
+        if !is_identity && !scanned.present.contains(root) {
+            report.roots_missing.push(*root);
+        }
+        let sum = Sum {
+            cid: *root,
+            file_len: report.bytes,
+            dag_len: report.bytes,
+            n_blocks: report.n_blocks,
+            n_files: 1,
+        };
+        sink.root(root, path, RootKind::Import, CAR_PROFILE, sum, members.clone())?;
+        report.roots.push(AddedRoot {
+            cid: *root,
+            path: path.to_owned(),
+            bytes: report.bytes,
+            n_blocks: report.n_blocks,
+            n_files: 1,
+        });
+    }
+    Ok(())
+}
+
+fn unchanged(store: &Arc<Store>, path: &Path) -> Result<ImportReport> {
+    let mut report = ImportReport { unchanged: true, ..ImportReport::default() };
+    for root in store.catalog().roots()? {
+        if root.kind == RootKind::Import && root.path == path.as_os_str().as_bytes() {
+            (report.n_blocks, report.bytes) = (root.n_blocks, root.bytes);
+            report.roots.push(AddedRoot {
+                cid: root.cid,
+                path: path.to_owned(),
+                bytes: root.bytes,
+                n_blocks: root.n_blocks,
+                n_files: root.n_files,
+            });
+        }
+    }
+    Ok(report)
+}
+
+fn car_failed(path: &Path, error: CarFailure) -> Error {
+    match error {
+        CarFailure::Other(error) => error,
+        CarFailure::Io(error) => {
+            Error::with(ErrorKind::Unavailable, format!("cannot read {}", path.display()), error)
+        }
+        CarFailure::Car(error) => {
+            let what = format!("{} is not a sound CAR", path.display());
+            Error::with(ErrorKind::Verification, what, error)
+        }
+    }
+}
+
+/// Either the CAR's fault, or not.
+enum CarFailure {
+    Car(CarError),
+    Io(std::io::Error),
+    Other(Error),
+}
+
+impl From<CarError> for CarFailure {
+    fn from(error: CarError) -> Self {
+        Self::Car(error)
+    }
+}
+
+impl From<std::io::Error> for CarFailure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<Error> for CarFailure {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Sections verified by one worker.
+struct Verified {
+    good: Vec<Section>,
+    bad: Vec<CarFailure>,
+}
+
+struct Import<'a, 'b> {
+    file: &'a LocalFile,
+    path: &'a Path,
+    container: ContainerId,
+    options: &'a ImportOptions,
+    sink: &'a mut Sink<'b>,
+    report: &'a mut ImportReport,
+    progress: &'a mut dyn Progress,
+    stop: &'a AtomicBool,
+}
+
+impl Import<'_, '_> {
+    fn run(&mut self) -> Result<Scanned> {
+        let n_threads = self.options.n_threads.max(1);
+        let (jobs, job_receiver) = sync_channel::<Vec<Section>>(n_threads * JOBS_MAX);
+        let (results_sender, results) = sync_channel::<Verified>(n_threads * JOBS_MAX);
+        let job_receiver = Mutex::new(job_receiver);
+        let file = self.file;
+        std::thread::scope(|scope| {
+            for _ in 0..n_threads {
+                let results = results_sender.clone();
+                let jobs = &job_receiver;
+                scope.spawn(move || verify_all(file, jobs, &results));
+            }
+            drop(results_sender);
+            let outcome = self.scan(jobs, &results, n_threads * JOBS_MAX);
+            while results.recv().is_ok() {} // After an error: let the workers end.
+            outcome.map_err(|error| car_failed(self.path, error))
+        })
+    }
+
+    fn scan(
+        &mut self,
+        jobs: SyncSender<Vec<Section>>,
+        results: &Receiver<Verified>,
+        in_flight_max: usize,
+    ) -> Result<Scanned, CarFailure> {
+        let file_len = self.file.validator.size;
+        let mut window = Window { file: self.file, start: 0, bytes: Vec::new(), sparse: false };
+        let (start, end) = payload(&mut window, file_len)?;
+        let mut parser = Parser::new(self.options.limits, start);
+        parser.set_end(end);
+        let mut scanned = Scanned { roots: Vec::new(), present: Vec::new() };
+        let mut batch = Vec::new();
+        let mut batch_len = 0;
+        let mut in_flight = 0;
+        let mut want = 256;
+        let failure = loop {
+            let (bytes, eof) = window.at(parser.offset(), want, end)?;
+            match parser.next(bytes, eof) {
+                Err(error) => break Some(error),
+                Ok(Step::Need(n)) => want = n,
+                Ok(Step::Header(header)) => {
+                    want = 256;
+                    scanned.roots = header.roots;
+                }
+                Ok(Step::End) => break None,
+                Ok(Step::Section(section)) => {
+                    want = 256;
+                    scanned.met(&section.cid);
+                    batch_len += u64::from(section.data_len);
+                    batch.push(section);
+                }
+            }
+            if batch_len < BATCH_LEN && batch.len() < BATCH_SECTIONS {
+                continue;
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                let what = "interrupted; nothing of this CAR was kept";
+                return Err(Error::new(ErrorKind::Unavailable, what).into());
+            }
+            while in_flight >= in_flight_max {
+                self.take(results, &mut in_flight)?;
+            }
+            if jobs.send(std::mem::take(&mut batch)).is_ok() {
+                in_flight += 1;
+            }
+            batch_len = 0;
+            self.progress.update("verifying", parser.offset(), Some(file_len));
+        };
+        if !batch.is_empty() && jobs.send(batch).is_ok() {
+            in_flight += 1;
+        }
+        drop(jobs);
+        while in_flight > 0 {
+            self.take(results, &mut in_flight)?;
+        }
+        match failure {
+            Some(error) if self.options.salvage && !scanned.roots.is_empty() => self.bad(&error),
+            Some(error) => return Err(error.into()),
+            None => {}
+        }
+        Ok(scanned)
+    }
+
+    /// One batch's outcome.
+    fn take(&mut self, results: &Receiver<Verified>, in_flight: &mut usize) -> Result<(), CarFailure> {
+        let Ok(verified) = results.recv() else {
+            *in_flight = 0;
+            let what = "a verifying thread ended early";
+            return Err(Error::new(ErrorKind::Internal, what).into());
+        };
+        *in_flight -= 1;
+        for failure in verified.bad {
+            match failure {
+                CarFailure::Car(error) if self.options.salvage => self.bad(&error),
+                failure => return Err(failure),
+            }
+        }
+        for section in verified.good {
+            self.report.n_blocks += 1;
+            self.report.bytes += u64::from(section.data_len);
+            if cid::identity_data(&section.cid).is_none() {
+                let (container, offset, len) =
+                    (self.container, section.data_offset, section.data_len);
+                self.sink.range(&section.cid, Location { container, offset, len, wrapped: false })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bad(&mut self, error: &CarError) {
+        self.report.n_bad += 1;
+        if self.report.problems.len() < PROBLEMS_MAX {
+            self.report.problems.push(error.to_string());
+        }
+    }
+}
+
+/// Where the CARv1 lies in the file: all of it, or what a CARv2 header says.
+fn payload(window: &mut Window<'_>, file_len: u64) -> Result<(u64, u64), CarFailure> {
+    let (head, _) = window.at(0, v2::START_LEN, file_len)?;
+    if v2::is_v2(head) != Some(true) {
+        return Ok((0, file_len));
+    }
+    let header = v2::parse(head, file_len)?;
+    Ok((header.data_offset, header.data_end()))
+}
+
+/// The part of the file that the parser looks at.
+struct Window<'a> {
+    file: &'a LocalFile,
+    start: u64,
+    bytes: Vec<u8>,
+    /// Sections are long: their heads lie far apart and are read alone.
+    sparse: bool,
+}
+
+impl Window<'_> {
+    /// At least `want` bytes from `offset`, or all up to `end`; and whether that is all.
+    fn at(&mut self, offset: u64, want: usize, end: u64) -> Result<(&[u8], bool), CarFailure> {
+        let window_end = self.start + self.bytes.len() as u64;
+        let wanted_end = offset.saturating_add(want as u64).min(end);
+        if offset < self.start || wanted_end > window_end {
+            self.sparse = offset > window_end;
+            let len = if self.sparse { want.max(512) } else { want.max(64 << 10) };
+            let len = usize::try_from(end.saturating_sub(offset)).unwrap_or(len).min(len);
+            self.bytes.resize(len, 0);
+            self.file.read_exact_at(&mut self.bytes, offset)?;
+            self.start = offset;
+        }
+        let skip = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
+        let bytes = self.bytes.get(skip..).unwrap_or_default();
+        let left = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let bytes = bytes.get(..left.min(bytes.len())).unwrap_or_default();
+        Ok((bytes, offset + bytes.len() as u64 >= end))
+    }
+}
+
+fn verify_all(file: &LocalFile, jobs: &Mutex<Receiver<Vec<Section>>>, done: &SyncSender<Verified>) {
+    let mut buffer = Vec::new();
+    loop {
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(sections) = job else { return };
+        let mut verified = Verified { good: Vec::with_capacity(sections.len()), bad: Vec::new() };
+        let span = read_span(file, &sections, &mut buffer);
+        for section in sections {
+            let checked = match span {
+                Some(start) => verify_in(&section, &buffer, start),
+                None => verify_at(file, &section, &mut buffer),
+            };
+            match checked {
+                Ok(()) => verified.good.push(section),
+                Err(error) => verified.bad.push(error),
+            }
+        }
+        if done.send(verified).is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads short sections all at once; gives where the buffer starts in the file.
+fn read_span(file: &LocalFile, sections: &[Section], buffer: &mut Vec<u8>) -> Option<u64> {
+    let (first, last) = (sections.first()?, sections.last()?);
+    let len = (last.data_offset + u64::from(last.data_len)).checked_sub(first.data_offset)?;
+    if len / sections.len() as u64 > SMALL_SECTION {
+        return None;
+    }
+    buffer.resize(usize::try_from(len).ok()?, 0); // At most BATCH_LEN and one section.
+    file.read_exact_at(buffer, first.data_offset).ok()?;
+    Some(first.data_offset)
+}
+
+fn verify_in(section: &Section, buffer: &[u8], start: u64) -> Result<(), CarFailure> {
+    let from = usize::try_from(section.data_offset - start).unwrap_or(usize::MAX);
+    let data = buffer.get(from..from.saturating_add(section.data_len as usize)).unwrap_or_default();
+    verify::verify(&section.cid, data).map_err(|_| mismatch(section))
+}
+
+fn verify_at(file: &LocalFile, section: &Section, buffer: &mut Vec<u8>) -> Result<(), CarFailure> {
+    let mut verifier = Verifier::new(section.cid.hash()).map_err(|_| mismatch(section))?;
+    buffer.resize(SLICE_LEN, 0);
+    let mut offset = section.data_offset;
+    let end = offset + u64::from(section.data_len);
+    while offset < end {
+        let len = usize::try_from(end - offset).unwrap_or(SLICE_LEN).min(SLICE_LEN);
+        let slice = buffer.get_mut(..len).unwrap_or_default();
+        file.read_exact_at(slice, offset)?;
+        verifier.update(slice);
+        offset += len as u64;
+    }
+    verifier.finish().map_err(|_| mismatch(section))
+}
+
+fn mismatch(section: &Section) -> CarFailure {
+    CarFailure::Car(mismatch_error(section))
+}
+
+fn mismatch_error(section: &Section) -> CarError {
+    CarError::HashMismatch { offset: section.offset, cid: Box::new(section.cid) }
+}
+
+/// Reads a CAR from a stream and writes its blocks into the pack.
+fn copy(
+    sink: &mut Sink<'_>,
+    input: &mut dyn Read,
+    options: &ImportOptions,
+    report: &mut ImportReport,
+    progress: &mut dyn Progress,
+    stop: &AtomicBool,
+) -> Result<Scanned, CarFailure> {
+    let chunk = vec![0; READ_LEN];
+    let mut stream = Stream { input, chunk, bytes: Vec::new(), start: 0, eof: false, end: u64::MAX };
+    stream.fill(v2::START_LEN)?;
+    let mut first = 0;
+    if v2::is_v2(&stream.bytes) == Some(true) {
+        let header = v2::parse(&stream.bytes, u64::MAX)?; // A stream does not tell its length.
+        first = header.data_offset;
+        stream.end = header.data_end();
+        stream.skip_to(first)?;
+    }
+    let mut parser = Parser::new(options.limits, first);
+    let mut scanned = Scanned { roots: Vec::new(), present: Vec::new() };
+    let mut want = 256;
+    loop {
+        stream.fill(want)?;
+        let (bytes, eof) = stream.view();
+        match parser.next(bytes, eof)? {
+            Step::Need(n) => want = n,
+            Step::Header(header) => {
+                scanned.roots = header.roots;
+                stream.skip_to(parser.offset())?;
+                want = 256;
+            }
+            Step::End => return Ok(scanned),
+            Step::Section(section) => {
+                let head_len = usize::try_from(section.data_offset - section.offset).unwrap_or(0);
+                let len = head_len + section.data_len as usize;
+                stream.fill(len)?;
+                let (bytes, _) = stream.view();
+                let data = bytes
+                    .get(head_len..len)
+                    .ok_or(CarError::Truncated { offset: section.offset })?;
+                match verify::verify(&section.cid, data) {
+                    Ok(()) => {
+                        if cid::identity_data(&section.cid).is_none() {
+                            sink.node(&section.cid, data)?;
+                        }
+                        scanned.met(&section.cid);
+                        report.n_blocks += 1;
+                        report.bytes += data.len() as u64;
+                    }
+                    Err(_) if options.salvage => {
+                        report.n_bad += 1;
+                        report.problems.push(mismatch_error(&section).to_string());
+                        report.problems.truncate(PROBLEMS_MAX);
+                    }
+                    Err(_) => return Err(mismatch(&section)),
+                }
+                if stop.load(Ordering::Relaxed) {
+                    let what = "interrupted; nothing of this CAR was kept";
+                    return Err(Error::new(ErrorKind::Unavailable, what).into());
+                }
+                stream.skip_to(parser.offset())?;
+                want = 256;
+                progress.update("copying", parser.offset(), None);
+            }
+        }
+    }
+}
+
+/// A stream with a buffer that starts where the parser stands.
+struct Stream<'a> {
+    input: &'a mut dyn Read,
+    chunk: Vec<u8>,
+    bytes: Vec<u8>,
+    /// Place of the buffer's first byte in the stream.
+    start: u64,
+    eof: bool,
+    /// Where the CARv1 ends, for a CARv2.
+    end: u64,
+}
+
+impl Stream<'_> {
+    /// Reads until the buffer holds `want` bytes or the stream ends.
+    fn fill(&mut self, want: usize) -> Result<(), CarFailure> {
+        while self.bytes.len() < want && !self.eof {
+            match self.input.read(&mut self.chunk) {
+                Ok(0) => self.eof = true,
+                Ok(n) => self.bytes.extend_from_slice(self.chunk.get(..n).unwrap_or_default()),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The buffered bytes of the CARv1, and whether it ends there.
+    fn view(&self) -> (&[u8], bool) {
+        let left = usize::try_from(self.end.saturating_sub(self.start)).unwrap_or(usize::MAX);
+        let bytes = self.bytes.get(..left).unwrap_or(&self.bytes);
+        (bytes, self.eof || bytes.len() == left)
+    }
+
+    fn skip_to(&mut self, offset: u64) -> Result<(), CarFailure> {
+        while self.start < offset {
+            self.fill(1)?;
+            let gap = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
+            let n = gap.min(self.bytes.len());
+            if n == 0 {
+                return Err(CarError::Truncated { offset: self.start }.into());
+            }
+            self.bytes.drain(..n);
+            self.start += n as u64;
+        }
+        Ok(())
+    }
+}

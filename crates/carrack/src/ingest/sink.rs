@@ -1,0 +1,341 @@
+//! Where an ingest's results go: ranges into the index, nodes into a pack, rows into the catalog.
+//!
+//! In       ranges, nodes, files, directories and roots, as they become known.
+//! Out      a durable store: what a [checkpoint](Sink::checkpoint) returned from is there after a
+//!          crash; a root is visible only with everything below it.
+//! Limits   one run of index entries and the rows since the last checkpoint are held in memory;
+//!          a checkpoint is due when the run is full, or after [`CHECKPOINT_INTERVAL`].
+//! Not here what is hashed and built (`ingest::add`, `ingest::import`).
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use carrack_formats::{Cid, cid};
+
+use crate::error::Result;
+use crate::ingest::journal::Journal;
+use crate::ingest::tree::Sum;
+use crate::store::Store;
+use crate::store::catalog::{
+    Batch, ContainerKind, ContainerRecord, DirRecord, PathKey, PathRecord, RootKind, RootRecord, SOURCE_LOCAL, SOURCE_STORE, Validator,
+};
+use crate::store::index::RunWriter;
+use crate::store::location::{ContainerId, Location};
+use crate::store::pack::PackWriter;
+
+/// Longest time that hashing may be lost to a crash.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+/// Rows after which a checkpoint is due, to bound memory.
+const ROWS_MAX: usize = 100_000;
+
+/// A file known from an earlier ingest.
+#[derive(Debug)]
+pub struct KnownFile {
+    /// What it was.
+    pub validator: Validator,
+    /// Its container, unless it is empty.
+    pub container: Option<ContainerId>,
+    /// The pack with its nodes, if it has any.
+    pub pack: Option<ContainerId>,
+    /// What it came to.
+    pub sum: Sum,
+}
+
+/// A directory known from an earlier ingest.
+#[derive(Debug)]
+pub struct KnownDirectory {
+    /// Its CID.
+    pub cid: Cid,
+    /// Bytes of its blocks and all below.
+    pub dag_len: u64,
+    /// Its own blocks.
+    pub n_nodes: u64,
+    /// The pack they are in.
+    pub pack: Option<ContainerId>,
+}
+
+/// One ingest's results.
+#[derive(Debug)]
+pub struct Sink<'a> {
+    store: &'a Arc<Store>,
+    run: RunWriter,
+    pack: Option<(ContainerId, PackWriter)>,
+    batch: Batch,
+    n_rows: usize,
+    last_checkpoint: Instant,
+    journals: Vec<Journal>,
+    journal_dir: PathBuf,
+}
+
+impl<'a> Sink<'a> {
+    /// A sink into `store`, whose ingest lock the caller holds.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store is read-only after a failed write.
+    pub fn new(store: &'a Arc<Store>) -> Result<Self> {
+        Ok(Self {
+            store,
+            run: store.run_writer()?,
+            pack: None,
+            batch: Batch::default(),
+            n_rows: 0,
+            last_checkpoint: Instant::now(),
+            journals: Vec::new(),
+            journal_dir: store.journal_dir(),
+        })
+    }
+
+    /// Where journals are kept.
+    #[must_use]
+    pub fn journal_dir(&self) -> &Path {
+        &self.journal_dir
+    }
+
+    /// An id for a container that will be recorded once it is known to be whole.
+    pub fn new_container(&self) -> ContainerId {
+        self.store.new_container_id()
+    }
+
+    /// The pack of this ingest, if anything was written.
+    #[must_use]
+    pub fn pack_id(&self) -> Option<ContainerId> {
+        self.pack.as_ref().map(|(container, _)| *container)
+    }
+
+    /// A block that lies in a container.
+    ///
+    /// # Errors
+    /// Those of writing a run.
+    pub fn range(&mut self, cid: &Cid, location: Location) -> Result<()> {
+        self.run.push(cid.hash(), location)?;
+        if self.run.is_full() { self.checkpoint() } else { Ok(()) }
+    }
+
+    /// A block that lies nowhere yet; gives the pack it is written to.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn node(&mut self, cid: &Cid, block: &[u8]) -> Result<ContainerId> {
+        let (container, pack) = match &mut self.pack {
+            Some((container, pack)) => (*container, pack),
+            None => {
+                let container = self.store.new_container_id();
+                let pack = self.pack.insert((container, self.store.pack_writer()?));
+                (container, &mut pack.1)
+            }
+        };
+        if cid::identity_data(cid).is_none() {
+            let offset = pack.append(cid, block)?;
+            let len = u32::try_from(block.len()).unwrap_or(u32::MAX);
+            self.range(cid, Location { container, offset, len, wrapped: false })?;
+        }
+        Ok(container)
+    }
+
+    /// A container whose ranges were given.
+    pub fn container(
+        &mut self,
+        id: ContainerId,
+        kind: ContainerKind,
+        path: &Path,
+        validator: &Validator,
+    ) {
+        let record = ContainerRecord {
+            kind,
+            source: SOURCE_LOCAL,
+            path: path.as_os_str().as_bytes().to_vec(),
+            size: validator.size,
+            validator: *validator,
+        };
+        self.batch.put_container(id, &record);
+        self.n_rows += 1;
+    }
+
+    /// A file that is whole.
+    #[expect(clippy::too_many_arguments, reason = "the columns of one row")]
+    pub fn file(
+        &mut self,
+        path: &Path,
+        profile: u32,
+        validator: &Validator,
+        container: Option<ContainerId>,
+        pack: Option<ContainerId>,
+        sum: Sum,
+    ) {
+        let record = PathRecord {
+            container,
+            pack,
+            validator: *validator,
+            cid: sum.cid,
+            file_len: sum.file_len,
+            dag_len: sum.dag_len,
+            n_blocks: sum.n_blocks,
+        };
+        self.batch.put_path(&key(path, profile), &record);
+        self.n_rows += 1;
+    }
+
+    /// A directory whose nodes were given.
+    #[expect(clippy::too_many_arguments, reason = "the columns of one row")]
+    pub fn directory(
+        &mut self,
+        path: &Path,
+        profile: u32,
+        fingerprint: [u8; 32],
+        pack: ContainerId,
+        sum: &Sum,
+        n_nodes: u64,
+        n_entries: u64,
+    ) {
+        let record = DirRecord {
+            fingerprint,
+            pack: Some(pack),
+            cid: sum.cid,
+            file_len: sum.file_len,
+            dag_len: sum.dag_len,
+            n_blocks: n_nodes,
+            n_entries,
+        };
+        self.batch.put_dir(&key(path, profile), &record);
+        self.n_rows += 1;
+    }
+
+    /// A root with everything it needs. Visible from the next checkpoint on.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn root(
+        &mut self,
+        cid: &Cid,
+        path: &Path,
+        kind: RootKind,
+        profile: u32,
+        sum: Sum,
+        mut members: Vec<ContainerId>,
+    ) -> Result<()> {
+        members.sort_unstable();
+        members.dedup();
+        let record = RootRecord {
+            id: self.store.new_root_id(),
+            cid: *cid,
+            path: path.as_os_str().as_bytes().to_vec(),
+            name: path.file_name().unwrap_or_default().as_bytes().to_vec(),
+            kind,
+            profile,
+            created_unix: crate::node::clock::unix_seconds(),
+            bytes: sum.file_len,
+            n_blocks: sum.n_blocks,
+            n_files: sum.n_files,
+        };
+        let catalog = self.store.catalog();
+        for known in catalog.roots_of_cid(cid)? {
+            if known.path != record.path || known.kind != kind || known.profile != profile {
+                continue;
+            }
+            if catalog.members(known.id)? == members {
+                return Ok(()); // Added before, and nothing changed.
+            }
+            self.batch.remove_root(known.id); // The new one takes its place.
+        }
+        self.batch.put_root(record, members);
+        self.n_rows += 1;
+        Ok(())
+    }
+
+    /// What an earlier ingest knows of a file.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn known_file(&self, path: &Path, profile: u32) -> Result<Option<KnownFile>> {
+        let record = self.store.catalog().path(&key(path, profile))?;
+        Ok(record.map(|record| KnownFile {
+            validator: record.validator,
+            container: record.container,
+            pack: record.pack,
+            sum: Sum {
+                cid: record.cid,
+                file_len: record.file_len,
+                dag_len: record.dag_len,
+                n_blocks: record.n_blocks,
+                n_files: 1,
+            },
+        }))
+    }
+
+    /// What an earlier ingest knows of a directory with just these entries.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn known_directory(
+        &self,
+        path: &Path,
+        profile: u32,
+        fingerprint: &[u8; 32],
+    ) -> Result<Option<KnownDirectory>> {
+        let record = self.store.catalog().dir(&key(path, profile))?;
+        let record = record.filter(|record| record.fingerprint == *fingerprint);
+        Ok(record.map(|record| KnownDirectory {
+            cid: record.cid,
+            dag_len: record.dag_len,
+            n_nodes: record.n_blocks,
+            pack: record.pack,
+        }))
+    }
+
+    /// A journal that is of no use once the next checkpoint is durable.
+    pub fn forget_after_commit(&mut self, journal: Option<Journal>) {
+        self.journals.extend(journal);
+    }
+
+    /// Whether it is time for a checkpoint.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.n_rows > ROWS_MAX || self.last_checkpoint.elapsed() > CHECKPOINT_INTERVAL
+    }
+
+    /// Makes everything given so far durable, in the order in which it depends on each other: the
+    /// pack's bytes, the index run, then the rows that make both count.
+    ///
+    /// # Errors
+    /// Those of writing; nothing new counts then.
+    pub fn checkpoint(&mut self) -> Result<()> {
+        self.last_checkpoint = Instant::now();
+        if let Some((container, pack)) = &mut self.pack {
+            let record = ContainerRecord {
+                kind: ContainerKind::Pack,
+                source: SOURCE_STORE,
+                path: pack.name().as_bytes().to_vec(),
+                size: pack.sync()?,
+                validator: Validator::default(),
+            };
+            self.batch.put_container(*container, &record);
+        }
+        if !self.run.is_empty() {
+            let run = std::mem::replace(&mut self.run, self.store.run_writer()?);
+            if let Some(segment) = run.finish()? {
+                self.batch.add_segment(segment);
+            }
+        }
+        self.n_rows = 0;
+        let batch = std::mem::take(&mut self.batch);
+        if !batch.is_empty() {
+            self.store.commit(batch)?;
+        }
+        self.journals.drain(..).for_each(Journal::remove);
+        Ok(())
+    }
+
+    /// The last checkpoint.
+    ///
+    /// # Errors
+    /// As [`Self::checkpoint`].
+    pub fn finish(mut self) -> Result<()> {
+        self.checkpoint()
+    }
+}
+
+fn key(path: &Path, profile: u32) -> PathKey {
+    PathKey { source: SOURCE_LOCAL, profile, path: path.as_os_str().as_bytes().to_vec() }
+}

@@ -1,0 +1,302 @@
+//! The accept loop: HTTP/1.1 and HTTP/2 with prior knowledge on one port.
+//!
+//! In       a bound listener, a store, a future that says when to stop.
+//! Out      nothing until all connections are closed.
+//! Limits   connections in all and per address, all timeouts, the numbers of HTTP/2.
+//! Not here what requests mean (`gateway`); TLS.
+//!
+//! Each connection is one task in a [`JoinSet`]; the tasks of HTTP/2 streams are counted by a
+//! [`TaskTracker`] and end with their connection.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::{Id, JoinSet};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use super::access_log::AccessLog;
+use super::io::Socket;
+use super::limits::Limits;
+use super::watch::{Cut, Patience, Seen, Watch, tick_interval};
+use crate::error::Result;
+use crate::gateway::backend::Backend;
+use crate::gateway::service::{Gateway, Readiness};
+
+/// What a node serves with.
+#[derive(Debug, Default)]
+pub struct ServeOptions {
+    /// Bounds in force.
+    pub limits: Limits,
+    /// Where requests are logged; `None`: nowhere.
+    pub access_log: Option<AccessLog>,
+    /// What `/readyz` says. Set to not ready when the node begins to stop.
+    pub readiness: Readiness,
+}
+
+/// Serves `backend` on `listener` until `shutdown` ends and every connection is closed, or the
+/// time for that is up.
+///
+/// Build the runtime with `max_blocking_threads(limits.blocking_jobs_max)`. Not cancel-safe:
+/// dropping the future cuts every response.
+///
+/// # Errors
+/// None today: a failing accept is logged and tried again.
+pub async fn serve<B: Backend>(
+    backend: B,
+    options: ServeOptions,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<()> {
+    let readiness = options.readiness.clone();
+    let gateway = Gateway::new(
+        backend,
+        options.limits,
+        options.readiness,
+        options.access_log,
+    );
+    let mut connections = Connections::new(gateway);
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if !connections.is_full() => {
+                connections.accepted(accepted).await;
+            }
+            Some(ended) = connections.tasks.join_next_with_id() => connections.ended(ended),
+            () = &mut shutdown => break,
+        }
+    }
+    readiness.set(false);
+    drop(listener);
+    connections.close().await;
+    Ok(())
+}
+
+/// The open connections of one listener.
+struct Connections<B> {
+    gateway: Gateway<B>,
+    builder: Builder<Tasks>,
+    patience: Patience,
+    tick: Duration,
+    tasks: JoinSet<()>,
+    streams: TaskTracker,
+    open: HashMap<Id, Open>,
+    per_address: HashMap<IpAddr, usize>,
+}
+
+/// One connection, as seen from outside of its task.
+struct Open {
+    address: IpAddr,
+    /// Dropped to ask the connection to end after the responses it is writing.
+    _leave: oneshot::Sender<()>,
+}
+
+/// Runs the tasks of HTTP/2 streams where they are counted.
+#[derive(Clone)]
+struct Tasks(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+impl<B: Backend> Connections<B> {
+    fn new(gateway: Gateway<B>) -> Self {
+        let streams = TaskTracker::new();
+        let limits = gateway.limits();
+        Self {
+            builder: builder(limits, Tasks(streams.clone())),
+            patience: Patience::new(limits),
+            tick: tick_interval(limits),
+            gateway,
+            tasks: JoinSet::new(),
+            streams,
+            open: HashMap::new(),
+            per_address: HashMap::new(),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.open.len() >= self.gateway.limits().connections_max
+    }
+
+    /// Takes a connection in, or closes it when its address has too many. Cancel-safe only between
+    /// connections; the accept loop runs it to its end.
+    async fn accepted(&mut self, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
+        let (stream, address) = match accepted {
+            Ok((stream, address)) => (stream, address.ip().to_canonical()),
+            Err(error) => {
+                // Out of descriptors, mostly. Connections that end give some back.
+                warn!(%error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                return;
+            }
+        };
+        let limits = self.gateway.limits();
+        let n_open = self.per_address.get(&address).copied().unwrap_or(0);
+        if n_open >= limits.connections_per_address_max && !address.is_loopback() {
+            debug!(%address, n_open, "connection refused");
+            return;
+        }
+        // Answers are written whole: waiting for more bytes would only delay the last ones.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "no TCP_NODELAY");
+        }
+        let (leave, asked_to_leave) = oneshot::channel();
+        let connection = Connection {
+            gateway: self.gateway.clone(),
+            address,
+            patience: self.patience,
+            tick: self.tick,
+            asked_to_leave,
+        };
+        let builder = self.builder.clone();
+        let task = self.tasks.spawn(connection.run(builder, stream));
+        self.per_address.insert(address, n_open.saturating_add(1));
+        let open = Open {
+            address,
+            _leave: leave,
+        };
+        self.open.insert(task.id(), open);
+    }
+
+    fn ended(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => {
+                if error.is_panic() {
+                    warn!("a connection's task panicked");
+                }
+                error.id()
+            }
+        };
+        let Some(Open { address, .. }) = self.open.remove(&id) else {
+            return;
+        };
+        let left = self
+            .per_address
+            .get(&address)
+            .map_or(0, |n_open| n_open.saturating_sub(1));
+        if left == 0 {
+            self.per_address.remove(&address);
+        } else {
+            self.per_address.insert(address, left);
+        }
+    }
+
+    /// Asks every connection to end, waits, and cuts those that do not.
+    async fn close(mut self) {
+        self.open.clear();
+        self.streams.close();
+        let n_open = self.tasks.len();
+        let deadline = Instant::now() + self.gateway.limits().shutdown_timeout;
+        info!(n_open, "closing connections");
+        let done = async {
+            while self.tasks.join_next().await.is_some() {}
+            self.streams.wait().await;
+        };
+        if tokio::time::timeout_at(deadline, done).await.is_err() {
+            warn!(n_open = self.tasks.len(), "connections cut");
+            self.tasks.shutdown().await;
+        }
+    }
+}
+
+/// How long accepting rests after a failure.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// One connection.
+struct Connection<B> {
+    gateway: Gateway<B>,
+    address: IpAddr,
+    patience: Patience,
+    tick: Duration,
+    /// Ends when the node stops.
+    asked_to_leave: oneshot::Receiver<()>,
+}
+
+impl<B: Backend> Connection<B> {
+    /// Serves the connection until it ends or the watch cuts it. Dropping it cuts it.
+    async fn run(mut self, builder: Builder<Tasks>, stream: TcpStream) {
+        let watch = Arc::new(Watch::default());
+        let socket = TokioIo::new(Socket::new(stream, Arc::clone(&watch)));
+        let (gateway, address) = (self.gateway.clone(), self.address);
+        let service = {
+            let watch = Arc::clone(&watch);
+            hyper::service::service_fn(move |request: Request<Incoming>| {
+                gateway.call(request, &watch, address)
+            })
+        };
+        let connection = builder.serve_connection(socket, service);
+        tokio::pin!(connection);
+        let mut ticks = tokio::time::interval_at(Instant::now() + self.tick, self.tick);
+        let mut seen = Seen::default();
+        let mut leaving = false;
+        loop {
+            tokio::select! {
+                biased;
+                outcome = connection.as_mut() => {
+                    if let Err(error) = outcome {
+                        debug!(%address, error, "connection failed");
+                    }
+                    return;
+                }
+                _ = &mut self.asked_to_leave, if !leaving => {
+                    leaving = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                _ = ticks.tick() => match watch.tick(&mut seen, &self.patience) {
+                    None => {}
+                    // A request may be on its way: the client hears of the end first.
+                    Some(Cut::Idle) if !leaving => {
+                        leaving = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    Some(cut) => {
+                        debug!(%address, ?cut, "connection cut");
+                        return;
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// HTTP as this node speaks it. The timeouts of request heads are kept by the watch: hyper's cost
+/// a timer for each request.
+fn builder(limits: &Limits, tasks: Tasks) -> Builder<Tasks> {
+    let mut builder = Builder::new(tasks);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_headers(limits.request_headers_max)
+        .max_buf_size(limits.request_head_len_max.max(8192));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.h2_streams_max)
+        .max_pending_accept_reset_streams(limits.h2_pending_resets_max)
+        .max_local_error_reset_streams(limits.h2_local_resets_max)
+        .max_header_list_size(u32::try_from(limits.request_head_len_max).unwrap_or(u32::MAX))
+        .max_send_buf_size(limits.h2_piece_len)
+        .keep_alive_interval(limits.h2_ping_interval)
+        .keep_alive_timeout(limits.h2_ping_interval);
+    builder
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! Files of this machine, opened read-only and read at offsets.
+//!
+//! In       a path; for reads an offset and a buffer to fill.
+//! Out      bytes, and the [`Validator`] of the file that was really opened.
+//! Limits   only regular files: a FIFO, socket, device or symlink in the last component is refused
+//!          without blocking on it. Nothing is mapped: a file that others may cut must not be.
+//! Not here hashing; whether a validator is the expected one.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::ReadWriteFlags;
+
+use crate::store::catalog::{FileTime, Validator};
+
+/// One open version of one file.
+#[derive(Debug)]
+pub struct LocalFile {
+    file: File,
+    /// What the file was when it was opened.
+    pub validator: Validator,
+}
+
+impl LocalFile {
+    /// Opens a regular file for reading.
+    ///
+    /// # Errors
+    /// Those of `open` and `fstat`; `InvalidInput` if it is not a regular file.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        // NONBLOCK: opening a FIFO must not wait for its writer.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(Self { file, validator: validator_of(&meta) })
+    }
+
+    /// The validator as it is now, of the file that is open.
+    ///
+    /// # Errors
+    /// Those of `fstat`.
+    pub fn current_validator(&self) -> io::Result<Validator> {
+        Ok(validator_of(&self.file.metadata()?))
+    }
+
+    /// Fills `buf` from `offset`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the file ends before `buf` is full.
+    pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    /// Reads up to `buf.len()` bytes from `offset`; 0 is the end of the file.
+    ///
+    /// # Errors
+    /// Those of `pread`.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        loop {
+            match self.file.read_at(buf, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Fills `buf` from `offset` if the kernel holds all of it in memory; `false`: it does not, or
+    /// the file system cannot tell, and a read may wait for a disk.
+    pub fn read_resident(&self, buf: &mut [u8], offset: u64) -> bool {
+        let len = buf.len();
+        let read = rustix::io::preadv2(
+            self.file.as_fd(),
+            &mut [io::IoSliceMut::new(buf)],
+            offset,
+            ReadWriteFlags::NOWAIT,
+        );
+        read == Ok(len)
+    }
+
+    /// Where the first byte at or after `offset` lies that is not in a hole; the file's length if
+    /// there is none. `None`: the file system does not tell, so everything is to be read.
+    #[must_use]
+    pub fn next_data(&self, offset: u64) -> Option<u64> {
+        // Moves the descriptor's own position, which no read here uses.
+        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(data) => Some(data),
+            Err(rustix::io::Errno::NXIO) => Some(self.validator.size),
+            Err(_) => None,
+        }
+    }
+
+    /// Tells the kernel that the file will be read from front to back.
+    pub fn advise_sequential(&self) {
+        // A hint: a file system that does not take it loses nothing.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Sequential);
+    }
+}
+
+/// The validator of the file at `path`, without opening it or following a last symlink.
+///
+/// # Errors
+/// Those of `lstat`.
+pub fn validator_at(path: &Path) -> io::Result<Validator> {
+    Ok(validator_of(&std::fs::symlink_metadata(path)?))
+}
+
+/// The validator that `meta` describes.
+#[must_use]
+pub fn validator_of(meta: &Metadata) -> Validator {
+    Validator {
+        dev: meta.dev(),
+        ino: meta.ino(),
+        size: meta.size(),
+        mtime: file_time(meta.mtime(), meta.mtime_nsec()),
+        ctime: file_time(meta.ctime(), meta.ctime_nsec()),
+    }
+}
+
+fn file_time(secs: i64, nanos: i64) -> FileTime {
+    FileTime { secs, nanos: u32::try_from(nanos).unwrap_or(0) }
+}

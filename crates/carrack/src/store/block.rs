@@ -1,0 +1,565 @@
+//! From a CID to verified bytes: the one read path.
+//!
+//! In       a CID.
+//! Out      the block's bytes, which hash to it; nothing else ever leaves here.
+//! Limits   one cache of blocks, bounded in bytes; one of open files, bounded in number. Reading
+//!          without blocking is tried for blocks of at most [`INLINE_LEN_MAX`] bytes.
+//! Not here the walk over a DAG (`store::car_stream`, `store::resolve`), HTTP.
+//!
+//! A file that is not what it was when it was added is not refused for that: its bytes are read and
+//! hashed. If they are still the block's, they are served (the file was touched, or put back); if
+//! not, the container is out of service until the file changes again.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use carrack_formats::cid::identity_data;
+use carrack_formats::unixfs::leaf;
+use carrack_formats::verify::{HashError, Verifier};
+use carrack_formats::{Cid, Multihash};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::local::{self, LocalFile};
+use crate::store::Store;
+use crate::store::buffers::{Buffer, BufferPool};
+use crate::store::catalog::{Batch, ContainerKind, ContainerRecord, StaleMark, StaleReason, Validator};
+use crate::store::location::{ContainerId, Location};
+use crate::store::stale::StaleMarks;
+
+/// Largest block read on the caller's thread when the kernel has it in memory, in bytes: reading
+/// and hashing it takes well under half a millisecond.
+pub const INLINE_LEN_MAX: u32 = 128 << 10;
+/// Bytes read and hashed at once, so that hashing finds them in the processor's cache.
+const SLICE_LEN: usize = 128 << 10;
+/// Containers kept open for further reads.
+const OPEN_FILES_MAX: usize = 512;
+/// Idle frame buffers kept, a little over 1 MiB each.
+const FREE_BUFFERS_MAX: usize = 16;
+/// Digests longer than this are not cached.
+const CACHED_DIGEST_LEN_MAX: usize = 32;
+
+/// All blocks of one store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Blocks {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<Store>,
+    open: Cache<ContainerId, Arc<OpenContainer>>,
+    cache: Cache<CacheKey, Bytes, ByLength>,
+    buffers: Arc<BufferPool>,
+    stale: StaleMarks,
+}
+
+/// One open version of a container.
+#[derive(Debug)]
+pub struct OpenContainer {
+    id: ContainerId,
+    path: PathBuf,
+    file: LocalFile,
+    is_pack: bool,
+    /// The file is the version that was added, or a block of it was found good as it is now.
+    proved: AtomicBool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct CacheKey {
+    code: u64,
+    len: u8,
+    digest: [u8; CACHED_DIGEST_LEN_MAX],
+}
+
+#[derive(Debug, Clone)]
+struct ByLength;
+
+impl Weighter<CacheKey, Bytes> for ByLength {
+    fn weight(&self, _key: &CacheKey, block: &Bytes) -> u64 {
+        block.len() as u64 + 128 // The entry itself.
+    }
+}
+
+/// A container that is not as it was added.
+#[derive(Debug)]
+pub struct Change {
+    /// Its file.
+    pub path: PathBuf,
+    /// missing, unreadable, corrupt (a pack), stale (other bytes were read), touched (not read yet).
+    pub state: &'static str,
+    /// When a read first found it, in seconds since 1970.
+    pub since_unix: Option<u64>,
+    /// Where that read was, in bytes.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub len: u32,
+}
+
+/// Why a location did not give its block.
+enum Miss {
+    /// The container was dropped: the entry is left from before.
+    Dropped,
+    /// The container is not what it was.
+    Bad(Error),
+}
+
+impl Blocks {
+    /// The blocks of `store`, with a cache of at most `cache_len` bytes.
+    ///
+    /// # Errors
+    /// Those of reading the catalog.
+    pub fn new(store: Arc<Store>, cache_len: u64) -> Result<Self> {
+        let stale = StaleMarks::new(store.catalog().stale_marks()?);
+        // The estimate of entries only sizes the tables.
+        let entries = usize::try_from(cache_len / (64 << 10)).unwrap_or(usize::MAX).clamp(64, 1 << 20);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                store,
+                open: Cache::new(OPEN_FILES_MAX),
+                cache: Cache::with_weighter(entries, cache_len, ByLength),
+                buffers: BufferPool::new(FREE_BUFFERS_MAX),
+                stale,
+            }),
+        })
+    }
+
+    /// The store behind.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.inner.store
+    }
+
+    /// What is out of service.
+    #[must_use]
+    pub fn stale(&self) -> &StaleMarks {
+        &self.inner.stale
+    }
+
+    /// A buffer for frames.
+    #[must_use]
+    pub fn buffer(&self, len: usize) -> Buffer {
+        self.inner.buffers.take(len)
+    }
+
+    /// Length of a block that this node can serve, from the index; `None`: it is not here, or its
+    /// source is not what it was. Reads a block only if its file was touched since it was added.
+    ///
+    /// # Errors
+    /// Those of the index and catalog.
+    pub fn stat(&self, cid: &Cid) -> Result<Option<u64>> {
+        if let Some(data) = identity_data(cid) {
+            return Ok(Some(data.len() as u64));
+        }
+        for location in self.locate(cid.hash())? {
+            let Ok(container) = self.open(location.container, true) else { continue };
+            if container.proved.load(Ordering::Acquire) || self.read(cid, location, &container).is_ok()
+            {
+                return Ok(Some(block_len(location) as u64));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The verified block if that takes no waiting for a disk: it is cached, or small and in the
+    /// kernel's memory. `None`: call [`Self::get_blocking`] where blocking is allowed.
+    ///
+    /// # Errors
+    /// `NotFound` if no container has it.
+    pub fn try_get(&self, cid: &Cid) -> Result<Option<Bytes>> {
+        if let Some(data) = identity_data(cid) {
+            return Ok(Some(Bytes::copy_from_slice(data)));
+        }
+        let locations = self.locate(cid.hash())?;
+        if locations.is_empty() {
+            return Err(not_found(cid));
+        }
+        for location in locations {
+            let Some(container) = self.inner.open.get(&location.container) else { continue };
+            if !container.is_current() || !container.proved.load(Ordering::Acquire) {
+                continue;
+            }
+            if let Some(block) = self.cached(cid) {
+                return Ok(Some(block));
+            }
+            if location.wrapped || location.len > INLINE_LEN_MAX {
+                continue;
+            }
+            let mut block = vec![0; location.len as usize]; // Bounded by INLINE_LEN_MAX.
+            if container.file.read_resident(&mut block, location.offset)
+                && carrack_formats::verify::verify(cid, &block).is_ok()
+            {
+                let block = Bytes::from(block);
+                self.keep(cid, &block);
+                return Ok(Some(block));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The verified block. Every copy is tried before an error.
+    ///
+    /// # Errors
+    /// `NotFound`: no container has it. `Changed`: the file behind it is not what it was.
+    /// `Corrupt`: one of carrack's own packs is damaged. `Unavailable`: the disk failed.
+    pub fn get_blocking(&self, cid: &Cid) -> Result<Bytes> {
+        if let Some(data) = identity_data(cid) {
+            return Ok(Bytes::copy_from_slice(data));
+        }
+        self.first_good(cid, &self.locate(cid.hash())?, |location, container| {
+            if container.proved.load(Ordering::Acquire)
+                && let Some(block) = self.cached(cid)
+            {
+                return Ok(block);
+            }
+            let block = self.read(cid, location, container)?;
+            self.keep(cid, &block);
+            Ok(block)
+        })
+    }
+
+    /// Where copies of a block lie, by the index.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn locate(&self, hash: &Multihash) -> Result<Vec<Location>> {
+        let mut locations = Vec::new();
+        self.inner.store.index().get(hash, &mut locations);
+        Ok(locations)
+    }
+
+    /// Fills `out` with the verified block from the first of `locations` that still has it.
+    /// `last` is the container read last: neighbours in a plan mostly share one.
+    ///
+    /// # Errors
+    /// As [`Self::get_blocking`].
+    pub fn read_into(
+        &self,
+        cid: &Cid,
+        locations: &[Location],
+        last: &mut Option<Arc<OpenContainer>>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        if let [location] = locations
+            && let Some(container) = last.as_ref().filter(|last| last.id == location.container)
+        {
+            return self.fill(cid, *location, container, out);
+        }
+        self.first_good(cid, locations, |location, container| {
+            *last = Some(Arc::clone(container));
+            self.fill(cid, location, container, out)
+        })
+    }
+
+    /// Verifies one copy of a block, whatever was found of its container before.
+    ///
+    /// # Errors
+    /// As [`Self::get_blocking`].
+    pub fn check(&self, cid: &Cid, location: Location) -> Result<()> {
+        let container = match self.open_anew(location.container, true) {
+            Ok(container) => container,
+            Err(Miss::Dropped) => return Ok(()),
+            Err(Miss::Bad(error)) => return Err(error),
+        };
+        let mut buffer = self.buffer(block_len(location));
+        self.fill(cid, location, &container, buffer.as_mut_slice())
+    }
+
+    /// Compares every container's file with what was added, by one `lstat` each, and gives those
+    /// that differ or were found bad before.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn survey(&self, stop: &AtomicBool) -> Result<Vec<Change>> {
+        let catalog = self.inner.store.catalog();
+        let marks: HashMap<_, _> = self.inner.stale.all().into_iter().collect();
+        let mut ids = Vec::new();
+        catalog.container_ids(|id| ids.push(id))?;
+        let mut changes = Vec::new();
+        for id in ids {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Unavailable, "interrupted"));
+            }
+            let Some(record) = catalog.container(id)? else { continue };
+            let path = self.path_of(&record);
+            let seen = local::validator_at(&path);
+            let mark = marks.get(&id);
+            let state = match (&seen, record.kind) {
+                (Err(error), _) if error.kind() == io::ErrorKind::NotFound => "missing",
+                (Err(_), _) => "unreadable",
+                (Ok(now), ContainerKind::Pack) if now.size < record.size => "corrupt",
+                (Ok(now), _) if mark.is_some_and(|mark| mark.observed.as_ref() == Some(now)) => {
+                    "stale"
+                }
+                (Ok(_), ContainerKind::Pack) => continue,
+                (Ok(now), _) if *now == record.validator => continue,
+                (Ok(now), _) if now.size != record.size => "stale",
+                // Its bytes may still be the same: a request or `verify` will tell.
+                (Ok(_), _) => "touched",
+            };
+            changes.push(Change {
+                path,
+                state,
+                since_unix: mark.map(|mark| mark.since_unix),
+                offset: mark.map_or(0, |mark| mark.offset),
+                len: mark.map_or(0, |mark| mark.len),
+            });
+        }
+        Ok(changes)
+    }
+
+    /// Writes what was found out of service to the catalog, if that changed. A failure is logged:
+    /// the marks are found again by the next reads.
+    pub fn save_stale(&self) {
+        let Some(marks) = self.inner.stale.take_changes() else { return };
+        let saved = self.inner.store.catalog().stale_marks().and_then(|old| {
+            let mut batch = Batch::new();
+            let marked: HashSet<_> = marks.iter().map(|(id, _)| *id).collect();
+            for (id, _) in old.into_iter().filter(|(id, _)| !marked.contains(id)) {
+                batch.clear_stale(id);
+            }
+            marks.into_iter().for_each(|(id, mark)| batch.put_stale(id, mark));
+            self.inner.store.commit(batch)
+        });
+        if let Err(error) = saved {
+            tracing::warn!(error = error.chain(), "stale marks were not saved");
+        }
+    }
+
+    /// Path of a container and what it is, for reports.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn container_path(&self, id: ContainerId) -> Result<Option<PathBuf>> {
+        let record = self.inner.store.catalog().container(id)?;
+        Ok(record.map(|record| self.path_of(&record)))
+    }
+
+    fn first_good<T>(
+        &self,
+        cid: &Cid,
+        locations: &[Location],
+        mut read: impl FnMut(Location, &Arc<OpenContainer>) -> Result<T>,
+    ) -> Result<T> {
+        let mut failure = None;
+        for location in locations {
+            // A file read whole is not read again soon; big ones are kept open.
+            let keep = location.offset > 0 || location.len > INLINE_LEN_MAX;
+            match self.open(location.container, keep) {
+                Ok(container) => match read(*location, &container) {
+                    Ok(value) => return Ok(value),
+                    Err(error) => failure = Some(error),
+                },
+                Err(Miss::Dropped) => {}
+                Err(Miss::Bad(error)) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| not_found(cid)))
+    }
+
+    fn path_of(&self, record: &ContainerRecord) -> PathBuf {
+        match record.kind {
+            ContainerKind::Pack => self.inner.store.pack_path(record),
+            ContainerKind::File | ContainerKind::Car => {
+                PathBuf::from(std::ffi::OsStr::from_bytes(&record.path))
+            }
+        }
+    }
+
+    fn open(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
+        if let Some(container) = self.inner.open.get(&id) {
+            if container.is_current() {
+                return match self.inner.stale.is_refuted(id, Some(&container.file.validator)) {
+                    false => Ok(container),
+                    true => Err(Miss::Bad(changed(&container.path))),
+                };
+            }
+            self.inner.open.remove(&id);
+        }
+        let container = self.open_anew(id, keep)?;
+        if !container.is_pack
+            && self.inner.stale.is_refuted(id, Some(&container.file.validator))
+        {
+            return Err(Miss::Bad(changed(&container.path)));
+        }
+        Ok(container)
+    }
+
+    fn open_anew(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
+        let record = self.inner.store.catalog().container(id).map_err(Miss::Bad)?;
+        let record = record.ok_or(Miss::Dropped)?;
+        let path = self.path_of(&record);
+        let is_pack = record.kind == ContainerKind::Pack;
+        let file = LocalFile::open(&path).map_err(|error| Miss::Bad(self.lost(id, &path, error)))?;
+        let unchanged = is_pack || file.validator == record.validator;
+        if unchanged && !self.inner.stale.is_refuted(id, Some(&file.validator)) {
+            self.inner.stale.clear(id); // It was missing or changed, and is back.
+        }
+        let proved = AtomicBool::new(unchanged);
+        let container = Arc::new(OpenContainer { id, path, file, is_pack, proved });
+        if keep {
+            self.inner.open.insert(id, Arc::clone(&container));
+        }
+        Ok(container)
+    }
+
+    /// The file is gone, or is something that cannot be read.
+    fn lost(&self, id: ContainerId, path: &Path, error: io::Error) -> Error {
+        let reason = match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => StaleReason::Missing,
+            _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+                return Error::with(ErrorKind::Unavailable, "too many open files", error);
+            }
+            _ => StaleReason::Unreadable,
+        };
+        self.inner.stale.mark(id, mark(reason, None, None));
+        Error::with(ErrorKind::Changed, format!("{} cannot be opened", path.display()), error)
+    }
+
+    fn read(&self, cid: &Cid, location: Location, container: &Arc<OpenContainer>) -> Result<Bytes> {
+        let mut block = vec![0; block_len(location)]; // Bounded by Location::LEN_END.
+        self.fill(cid, location, container, &mut block)?;
+        Ok(Bytes::from(block))
+    }
+
+    /// Reads and verifies one block. `out` is as long as the block.
+    fn fill(
+        &self,
+        cid: &Cid,
+        location: Location,
+        container: &Arc<OpenContainer>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let outcome = read_verified(cid, location, &container.file, out);
+        let reason = match outcome {
+            Ok(()) => {
+                if !container.proved.swap(true, Ordering::AcqRel) {
+                    self.inner.stale.clear(container.id);
+                }
+                return Ok(());
+            }
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                StaleReason::Short
+            }
+            Err(ReadError::Io(error)) => {
+                let what = format!("cannot read {}", container.path.display());
+                return Err(Error::with(ErrorKind::Unavailable, what, error));
+            }
+            Err(ReadError::Hash(HashError::Mismatch)) => StaleReason::Mismatch,
+            Err(ReadError::Hash(error)) => {
+                return Err(Error::with(ErrorKind::Invalid, format!("{cid} is not served"), error));
+            }
+        };
+        if container.is_pack {
+            let what = format!("{} does not hold {cid} any more", container.path.display());
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        }
+        container.proved.store(false, Ordering::Release);
+        let observed = container.file.current_validator().ok();
+        self.inner.stale.mark(container.id, mark(reason, observed, Some(location)));
+        self.inner.open.remove(&container.id);
+        Err(changed(&container.path))
+    }
+
+    fn cached(&self, cid: &Cid) -> Option<Bytes> {
+        self.inner.cache.get(&cache_key(cid)?)
+    }
+
+    fn keep(&self, cid: &Cid, block: &Bytes) {
+        if let Some(key) = cache_key(cid) {
+            self.inner.cache.insert(key, block.clone());
+        }
+    }
+}
+
+impl OpenContainer {
+    /// Whether the path still leads to the version that is open. Packs never change.
+    fn is_current(&self) -> bool {
+        self.is_pack || local::validator_at(&self.path).is_ok_and(|now| now == self.file.validator)
+    }
+}
+
+/// Length of the block at `location`, framing included.
+#[must_use]
+pub fn block_len(location: Location) -> usize {
+    let len = location.len as usize;
+    if location.wrapped { leaf::block_len(len) } else { len }
+}
+
+enum ReadError {
+    Io(io::Error),
+    Hash(HashError),
+}
+
+fn read_verified(
+    cid: &Cid,
+    location: Location,
+    file: &LocalFile,
+    out: &mut [u8],
+) -> Result<(), ReadError> {
+    let mut verifier = Verifier::new(cid.hash()).map_err(ReadError::Hash)?;
+    let mut payload = out;
+    if location.wrapped {
+        let (prefix, suffix) = leaf::frame(location.len as usize);
+        verifier.update(&prefix);
+        let (head, rest) = payload.split_at_mut(prefix.len().min(payload.len()));
+        head.copy_from_slice(&prefix);
+        let (middle, tail) = rest.split_at_mut((location.len as usize).min(rest.len()));
+        tail.copy_from_slice(&suffix);
+        payload = middle;
+        read_slices(file, location.offset, payload, &mut verifier)?;
+        verifier.update(&suffix);
+    } else {
+        read_slices(file, location.offset, payload, &mut verifier)?;
+    }
+    verifier.finish().map_err(ReadError::Hash)
+}
+
+fn read_slices(
+    file: &LocalFile,
+    offset: u64,
+    out: &mut [u8],
+    verifier: &mut Verifier,
+) -> Result<(), ReadError> {
+    let mut at = offset;
+    for slice in out.chunks_mut(SLICE_LEN) {
+        file.read_exact_at(slice, at).map_err(ReadError::Io)?;
+        verifier.update(slice);
+        at += slice.len() as u64;
+    }
+    Ok(())
+}
+
+fn mark(reason: StaleReason, observed: Option<Validator>, at: Option<Location>) -> StaleMark {
+    StaleMark {
+        reason,
+        observed,
+        since_unix: crate::node::clock::unix_seconds(),
+        offset: at.map_or(0, |at| at.offset),
+        len: at.map_or(0, |at| at.len),
+    }
+}
+
+fn cache_key(cid: &Cid) -> Option<CacheKey> {
+    let hash = cid.hash();
+    let mut digest = [0; CACHED_DIGEST_LEN_MAX];
+    digest.get_mut(..hash.digest().len())?.copy_from_slice(hash.digest());
+    Some(CacheKey { code: hash.code(), len: hash.size(), digest })
+}
+
+/// No container has the block.
+#[must_use]
+pub fn not_found(cid: &Cid) -> Error {
+    Error::new(ErrorKind::NotFound, format!("{cid} is not here"))
+}
+
+fn changed(path: &Path) -> Error {
+    let what = format!("{} changed since it was added", path.display());
+    Error::new(ErrorKind::Changed, what)
+}

@@ -1,0 +1,220 @@
+//! From a resolved path to the frames of a CAR, in batches that are read in parallel.
+//!
+//! In       a [`CarRequest`]: where the walk starts, how far it goes.
+//! Out      the CAR header, then [`Batch`]es in output order; a batch becomes bytes, every block
+//!          of them verified, when it is [read](Batch::read), on whichever thread.
+//! Limits   a batch is about [`BATCH_LEN`] bytes and at most [`BATCH_BLOCKS_MAX`] blocks; the walk's
+//!          own limits are `formats::walk`'s.
+//! Not here HTTP, budgets and how many batches are under way (`gateway`, `cli`).
+//!
+//! Spec: <https://ipld.io/specs/transport/car/carv1/>
+
+use bytes::Bytes;
+use carrack_formats::Cid;
+use carrack_formats::car::write;
+use carrack_formats::walk::resolve::Resolved;
+use carrack_formats::walk::{ByteRange, Scope, Step, WalkError, WalkLimits, Walker};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::block::{Blocks, block_len, not_found};
+use crate::store::buffers::BUFFER_LEN;
+use crate::store::location::Location;
+
+/// Bytes of frames after which a batch is complete. A 1 MiB leaf fills one, and fits a pooled
+/// buffer with its frame head.
+pub const BATCH_LEN: usize = 1 << 20;
+/// Blocks after which a batch is complete, however small they are.
+pub const BATCH_BLOCKS_MAX: usize = 512;
+
+/// What a CAR is to hold.
+#[derive(Debug, Clone)]
+pub struct CarRequest {
+    /// The CAR header's one root.
+    pub root: Cid,
+    /// The path's blocks and where it ends.
+    pub resolved: Resolved,
+    /// How far below the path's end.
+    pub scope: Scope,
+    /// Which bytes of a file.
+    pub range: Option<ByteRange>,
+    /// Write a block each time the walk meets it.
+    pub dups: bool,
+}
+
+/// A CAR as it is walked.
+#[derive(Debug)]
+pub struct CarPlan {
+    blocks: Blocks,
+    walker: Walker,
+    root: Cid,
+    /// A block that did not fit the last batch.
+    carried: Option<Item>,
+    done: bool,
+}
+
+/// Some frames: known where their blocks lie, not yet read.
+#[derive(Debug)]
+pub struct Batch {
+    blocks: Blocks,
+    items: Vec<Item>,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Item {
+    cid: Cid,
+    len: usize,
+    from: Origin,
+}
+
+#[derive(Debug)]
+enum Origin {
+    /// The walk needed the block itself.
+    Held(Bytes),
+    /// A single copy, the common case.
+    One(Location),
+    Many(Vec<Location>),
+}
+
+impl CarPlan {
+    /// A plan that has not started.
+    #[must_use]
+    pub fn new(blocks: Blocks, request: CarRequest, limits: WalkLimits) -> Self {
+        let CarRequest { root, resolved, scope, range, dups } = request;
+        let walker = Walker::new(&resolved, scope, range, dups, limits);
+        Self { blocks, walker, root, carried: None, done: false }
+    }
+
+    /// The CAR's header.
+    #[must_use]
+    pub fn header(&self) -> Vec<u8> {
+        write::header(&[self.root])
+    }
+
+    /// The next frames. `None`: the CAR is complete. Blocks, but not for long: it looks up leaves
+    /// and reads only the nodes that the walk itself needs.
+    ///
+    /// # Errors
+    /// `NotFound` for a block that is not here, and those of reading a node. The plan ends there.
+    pub fn next_batch(&mut self) -> Result<Option<Batch>> {
+        let mut batch = Batch { blocks: self.blocks.clone(), items: Vec::new(), len: 0 };
+        if let Some(item) = self.carried.take() {
+            batch.push(item);
+        }
+        while !self.done && !batch.is_full() {
+            let Some(item) = self.next_item()? else { continue };
+            if batch.len > 0 && batch.len + item.frame_len() > BUFFER_LEN {
+                self.carried = Some(item);
+                break;
+            }
+            batch.push(item);
+        }
+        Ok((!batch.items.is_empty()).then_some(batch))
+    }
+
+    /// The next block of the output; `None` for a step that has none.
+    fn next_item(&mut self) -> Result<Option<Item>> {
+        match self.walker.next().map_err(walk_error)? {
+            Step::End => {
+                self.done = true;
+                Ok(None)
+            }
+            Step::Leaf(cid) => {
+                let locations = self.blocks.locate(cid.hash())?;
+                let first = locations.first().ok_or_else(|| not_found(&cid))?;
+                let len = block_len(*first);
+                let from = match locations.as_slice() {
+                    [one] => Origin::One(*one),
+                    _ => Origin::Many(locations),
+                };
+                Ok(Some(Item { cid, len, from }))
+            }
+            Step::Need { cid, emit } => {
+                let block = self.blocks.get_blocking(&cid)?;
+                self.walker.provide(&cid, block.clone()).map_err(walk_error)?;
+                let len = block.len();
+                Ok(emit.then_some(Item { cid, len, from: Origin::Held(block) }))
+            }
+        }
+    }
+}
+
+impl Item {
+    fn frame_len(&self) -> usize {
+        write::frame_len(&self.cid, self.len)
+    }
+}
+
+impl Batch {
+    /// Bytes of all frames.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is nothing to read; never so for a batch that a plan gave.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Number of blocks.
+    #[must_use]
+    pub fn n_blocks(&self) -> u64 {
+        self.items.len() as u64
+    }
+
+    fn is_full(&self) -> bool {
+        self.len >= BATCH_LEN || self.items.len() >= BATCH_BLOCKS_MAX
+    }
+
+    fn push(&mut self, item: Item) {
+        self.len += item.frame_len();
+        self.items.push(item);
+    }
+
+    /// Reads, verifies and frames all blocks. Blocks.
+    ///
+    /// # Errors
+    /// Those of [`Blocks::read_into`]; no byte of the batch may be used then.
+    pub fn read(self) -> Result<Bytes> {
+        let mut buffer = self.blocks.buffer(self.len);
+        let mut rest = buffer.as_mut_slice();
+        let mut last = None;
+        let mut head = Vec::with_capacity(64);
+        for item in &self.items {
+            head.clear();
+            write::frame_head(&mut head, &item.cid, item.len);
+            let framed = rest.split_at_mut_checked(head.len()).and_then(|(at, rest)| {
+                at.copy_from_slice(&head);
+                rest.split_at_mut_checked(item.len)
+            });
+            let (data, after) = framed.ok_or_else(|| {
+                Error::new(ErrorKind::Internal, "frames are longer than was planned")
+            })?;
+            match &item.from {
+                Origin::Held(block) => data.copy_from_slice(block),
+                Origin::One(location) => {
+                    self.blocks.read_into(&item.cid, &[*location], &mut last, data)?;
+                }
+                Origin::Many(locations) => {
+                    self.blocks.read_into(&item.cid, locations, &mut last, data)?;
+                }
+            }
+            rest = after;
+        }
+        Ok(buffer.freeze())
+    }
+}
+
+/// A walk that cannot go on, as the product's error.
+#[must_use]
+pub fn walk_error(error: WalkError) -> Error {
+    let kind = match error {
+        WalkError::TooDeep { .. }
+        | WalkError::StackTooLarge { .. }
+        | WalkError::TooManyBlocks { .. } => ErrorKind::Limit,
+        _ => ErrorKind::Invalid,
+    };
+    Error::with(kind, "the DAG cannot be walked", error)
+}

@@ -1,0 +1,73 @@
+//! Which containers are out of service, why, and since when.
+//!
+//! In       what the read path saw: a file missing, cut, or with other bytes than were added.
+//! Out      marks that the next read, `carrack status` and the catalog can use.
+//! Limits   one mark a container, however often it is asked for.
+//! Not here the reading (`store::block`); deciding what a changed source means for a request.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+use crate::store::catalog::{StaleMark, Validator};
+use crate::store::location::ContainerId;
+
+/// Marks in memory; written to the catalog by whoever owns the store.
+#[derive(Debug, Default)]
+pub struct StaleMarks {
+    marks: RwLock<HashMap<ContainerId, StaleMark>>,
+    dirty: AtomicBool,
+}
+
+impl StaleMarks {
+    /// The marks of an earlier run.
+    #[must_use]
+    pub fn new(marks: impl IntoIterator<Item = (ContainerId, StaleMark)>) -> Self {
+        let marks = RwLock::new(marks.into_iter().collect());
+        Self { marks, dirty: AtomicBool::new(false) }
+    }
+
+    /// Whether `observed` (`None`: no file) is the very state that was found bad before, so that
+    /// reading it again would tell nothing new.
+    #[must_use]
+    pub fn is_refuted(&self, container: ContainerId, observed: Option<&Validator>) -> bool {
+        let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+        marks.get(&container).is_some_and(|mark| mark.observed.as_ref() == observed)
+    }
+
+    /// Takes a container out of service. The first mark's time stays.
+    pub fn mark(&self, container: ContainerId, mut mark: StaleMark) {
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = marks.get(&container) {
+            if old.observed == mark.observed && old.reason == mark.reason {
+                return;
+            }
+            mark.since_unix = old.since_unix;
+        }
+        marks.insert(container, mark);
+        self.dirty.store(true, Ordering::Release);
+    }
+
+    /// Puts a container back into service: its bytes are what they were.
+    pub fn clear(&self, container: ContainerId) {
+        let known = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+        if !known.contains_key(&container) {
+            return;
+        }
+        drop(known);
+        self.marks.write().unwrap_or_else(PoisonError::into_inner).remove(&container);
+        self.dirty.store(true, Ordering::Release);
+    }
+
+    /// All marks, if they changed since the last call.
+    pub fn take_changes(&self) -> Option<Vec<(ContainerId, StaleMark)>> {
+        self.dirty.swap(false, Ordering::AcqRel).then(|| self.all())
+    }
+
+    /// All marks.
+    #[must_use]
+    pub fn all(&self) -> Vec<(ContainerId, StaleMark)> {
+        let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+        marks.iter().map(|(container, mark)| (*container, *mark)).collect()
+    }
+}

@@ -1,0 +1,21 @@
+//! carrack from outside: its command line and its HTTP port, beside kubo, lassie, go-car, @ipld/car.
+//!
+//! In       the binary that cargo built, or the one named by `CARRACK_BIN`.
+//! Out      one test binary; what needs a peer lies under `peers::` and runs by `cargo xtask test`.
+//! Limits   loopback only, ports chosen by the system, every directory temporary.
+//! Not here unit tests (beside the code) and the conformance vectors' own format.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a panic here is a failed test; helpers are no `#[test]` functions"
+)]
+
+mod bad_cars;
+mod commands;
+mod crash;
+mod disk_full;
+mod peers;
+mod staleness;
+mod support;

@@ -1,0 +1,100 @@
+//! The bodies of the fuzz targets under a property test: random bytes and damaged good ones.
+//! Finds less than a fuzzer, on every run of the tests.
+
+use carrack_formats::car::index::{IndexKind, Record, write as write_index};
+use carrack_formats::car::{v2, write};
+use carrack_formats::{Cid, cid, verify};
+use proptest::prelude::*;
+
+use crate::fuzz_bodies;
+
+fn raw(data: &[u8]) -> Cid {
+    cid::from_sha256(::cid::Version::V1, cid::RAW, &verify::sha256(data))
+}
+
+fn good_cid() -> Vec<u8> {
+    [&raw(b"data").to_bytes()[..], b"data"].concat()
+}
+
+fn good_car() -> Vec<u8> {
+    let mut bytes = write::header(&[raw(b"one"), raw(b"two")]);
+    for data in [&b"one"[..], b"", b"three and more"] {
+        write::frame_head(&mut bytes, &raw(data), data.len());
+        bytes.extend_from_slice(data);
+    }
+    bytes
+}
+
+fn good_index() -> Vec<u8> {
+    let digests = [[3; 32], [1; 32], [2; 32]];
+    let record = |digest| Record {
+        hash_code: Some(0x12),
+        digest,
+        offset: 9,
+    };
+    let mut records: Vec<_> = digests.iter().map(|digest| record(&digest[..])).collect();
+    write_index(IndexKind::MultihashSorted, &mut records)
+}
+
+fn good_cbor() -> Vec<u8> {
+    // The body of a CAR header is dag-cbor with links.
+    write::header(&[raw(b"one"), raw(b"two")])[2..].to_vec()
+}
+
+fn good_json() -> Vec<u8> {
+    format!(
+        r#"{{"a":[1,{{"b":{{"/":"{}"}}}}],"c":{{"/":{{"bytes":"AQ"}}}}}}"#,
+        raw(b"x")
+    )
+    .into()
+}
+
+/// A change to good bytes: a byte replaced, some left out, some put in.
+fn damage() -> impl Strategy<Value = (usize, usize, Vec<u8>)> {
+    (
+        any::<usize>(),
+        0usize..3,
+        proptest::collection::vec(any::<u8>(), 0..4),
+    )
+}
+
+fn damaged(mut bytes: Vec<u8>, damages: &[(usize, usize, Vec<u8>)]) -> Vec<u8> {
+    for (at, removed_len, inserted) in damages {
+        let at = at % (bytes.len() + 1);
+        let end = bytes.len().min(at + removed_len);
+        bytes.splice(at..end, inserted.iter().copied());
+    }
+    bytes
+}
+
+#[test]
+fn good_bytes_pass() {
+    fuzz_bodies::varint_cid(&good_cid());
+    fuzz_bodies::varint_cid(raw(b"x").to_string().as_bytes());
+    fuzz_bodies::car_v1(&good_car());
+    fuzz_bodies::car_v2_index(&good_index());
+    fuzz_bodies::car_v2_index(&[&v2::write(1, false)[..], &[0; 60]].concat());
+    fuzz_bodies::dag_cbor(&good_cbor());
+    fuzz_bodies::dag_json(&good_json());
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_pass(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fuzz_bodies::varint_cid(&bytes);
+        fuzz_bodies::car_v1(&bytes);
+        fuzz_bodies::car_v2_index(&bytes);
+        fuzz_bodies::dag_cbor(&bytes);
+        fuzz_bodies::dag_json(&bytes);
+    }
+
+    #[test]
+    fn damaged_bytes_pass(damages in proptest::collection::vec(damage(), 1..4)) {
+        fuzz_bodies::varint_cid(&damaged(good_cid(), &damages));
+        fuzz_bodies::varint_cid(&damaged(raw(b"x").to_string().into(), &damages));
+        fuzz_bodies::car_v1(&damaged(good_car(), &damages));
+        fuzz_bodies::car_v2_index(&damaged(good_index(), &damages));
+        fuzz_bodies::dag_cbor(&damaged(good_cbor(), &damages));
+        fuzz_bodies::dag_json(&damaged(good_json(), &damages));
+    }
+}

@@ -1,0 +1,4 @@
+//! stub
+pub(crate) fn command(_args: &[&str]) -> crate::shell::Result<bool> {
+    Ok(true)
+}

@@ -1,0 +1,313 @@
+//! The programs carrack is tested and measured against, by exact version.
+//!
+//! In       a list of peers.
+//! Out      a directory of links, one a program, which the tests get as `CARRACK_PEERS`.
+//! Limits   builds are kept in `$XDG_CACHE_HOME/carrack-peers/NAME-VERSION` (or `~/.cache`), so only
+//!          the first run takes minutes.
+//! Not here starting them (`tests/it/support`, `bench`).
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sha2::{Digest, Sha256};
+
+use crate::shell::{Result, cargo, find, root, run, target_dir};
+
+/// How a peer is had.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// A program of a Go module: `module@version`, the package to build.
+    Go {
+        module: &'static str,
+        package: &'static str,
+    },
+    /// A Go program of ours, whose `go.mod` pins the library.
+    GoOracle { dir: &'static str },
+    /// A JavaScript program of ours, whose `package-lock.json` pins the library.
+    NpmOracle { dir: &'static str },
+    /// A program of a Debian package.
+    Debian { package: &'static str },
+    /// A cargo subcommand from the crate registry.
+    Crate,
+}
+
+/// A program that is run beside carrack.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer {
+    /// The name of the program, also of its link.
+    pub(crate) program: &'static str,
+    name: &'static str,
+    version: &'static str,
+    kind: Kind,
+}
+
+/// kubo, lassie, the two CAR libraries, nginx, wrk and curl.
+pub(crate) const ALL: &[Peer] = &[
+    Peer {
+        program: "ipfs",
+        name: "kubo",
+        version: "0.43.0",
+        kind: Kind::Go {
+            module: "github.com/ipfs/kubo",
+            package: "cmd/ipfs",
+        },
+    },
+    Peer {
+        program: "lassie",
+        name: "lassie",
+        version: "0.25.0",
+        kind: Kind::Go {
+            module: "github.com/filecoin-project/lassie",
+            package: "cmd/lassie",
+        },
+    },
+    Peer {
+        program: "gocar",
+        name: "go-car",
+        version: "2.17.0",
+        kind: Kind::GoOracle {
+            dir: "xtask/oracles/gocar",
+        },
+    },
+    Peer {
+        program: "ipldcar",
+        name: "ipld-car",
+        version: "5.4.7",
+        kind: Kind::NpmOracle {
+            dir: "xtask/oracles/ipldcar",
+        },
+    },
+    Peer {
+        program: "curl",
+        name: "curl",
+        version: "",
+        kind: Kind::Debian { package: "curl" },
+    },
+    Peer {
+        program: "nginx",
+        name: "nginx",
+        version: "",
+        kind: Kind::Debian {
+            package: "nginx-light",
+        },
+    },
+    Peer {
+        program: "wrk",
+        name: "wrk",
+        version: "",
+        kind: Kind::Debian { package: "wrk" },
+    },
+];
+
+/// Checks licences, sources and banned crates.
+pub(crate) const CARGO_DENY: Peer = Peer {
+    program: "cargo-deny",
+    name: "cargo-deny",
+    version: "0.20.2",
+    kind: Kind::Crate,
+};
+
+/// Builds and runs fuzz targets.
+pub(crate) const CARGO_FUZZ: Peer = Peer {
+    program: "cargo-fuzz",
+    name: "cargo-fuzz",
+    version: "0.13.2",
+    kind: Kind::Crate,
+};
+
+/// Installs what is missing and returns the directory of links.
+pub(crate) fn install(peers: &[Peer]) -> Result<PathBuf> {
+    let links = target_dir().join("peers");
+    fs::create_dir_all(&links)?;
+    for peer in peers {
+        let program = ensure(peer)?;
+        let link = links.join(peer.program);
+        if fs::read_link(&link).ok().as_ref() != Some(&program) {
+            let fresh = links.join(format!("{}.{}", peer.program, std::process::id()));
+            std::os::unix::fs::symlink(&program, &fresh)?;
+            fs::rename(&fresh, &link)?;
+        }
+    }
+    Ok(links)
+}
+
+/// Installs one peer if it is missing and returns the path of its program.
+pub(crate) fn ensure(peer: &Peer) -> Result<PathBuf> {
+    let installed = match peer.kind {
+        Kind::Go { module, package } => {
+            need("go", "install Go 1.25 or newer: https://go.dev/dl")?;
+            cached(&key(peer, &[])?, peer.program, |dir| {
+                build_go(peer, module, package, dir)
+            })
+        }
+        Kind::GoOracle { dir: source } => {
+            need("go", "install Go 1.25 or newer: https://go.dev/dl")?;
+            let source = root().join(source);
+            let files = ["go.mod", "go.sum", "main.go"].map(|file| source.join(file));
+            cached(&key(peer, &files)?, peer.program, |dir| {
+                copy(&files, dir)?;
+                run(go(dir).args(["build", "-trimpath", "-o", peer.program, "."]))
+            })
+        }
+        Kind::NpmOracle { dir: source } => {
+            need(
+                "node",
+                "install Node.js 20 or newer: apt-get install nodejs",
+            )?;
+            need("npm", "install npm: apt-get install npm")?;
+            let source = root().join(source);
+            let files = ["package.json", "package-lock.json", "ipldcar.mjs"];
+            let files = files.map(|file| source.join(file));
+            cached(&key(peer, &files)?, peer.program, |dir| {
+                install_npm(peer, &files, dir)
+            })
+        }
+        Kind::Debian { package } => install_debian(peer.program, package),
+        Kind::Crate => cached(&key(peer, &[])?, peer.program, |dir| build_crate(peer, dir)),
+    };
+    installed.map_err(|error| format!("{} cannot be installed: {error}", peer.name).into())
+}
+
+fn need(toolchain: &str, how: &str) -> Result {
+    match find(toolchain) {
+        Some(_) => Ok(()),
+        None => Err(format!("`{toolchain}` is not on the PATH; {how}").into()),
+    }
+}
+
+/// `NAME-VERSION`, and for our own oracles the start of the hash of their source.
+fn key(peer: &Peer, sources: &[PathBuf]) -> Result<String> {
+    let mut key = format!("{}-{}", peer.name, peer.version);
+    if !sources.is_empty() {
+        let mut hash = Sha256::new();
+        for source in sources {
+            hash.update(fs::read(source)?);
+        }
+        for byte in hash.finalize().iter().take(4) {
+            key.push_str(&format!("-{byte:02x}"));
+        }
+    }
+    Ok(key)
+}
+
+/// Runs `build` in a fresh directory that becomes `key` only when it went well.
+fn cached(key: &str, program: &str, build: impl FnOnce(&Path) -> Result) -> Result<PathBuf> {
+    let cache = cache_dir()?;
+    let done = cache.join(key);
+    if !done.join(program).is_file() {
+        println!("installing {key}");
+        let part = cache.join(format!("{key}.part-{}", std::process::id()));
+        fs::create_dir_all(&part)?;
+        let built = build(&part);
+        if built.is_ok() && fs::rename(&part, &done).is_ok() {
+            return Ok(done.join(program));
+        }
+        // Another run was faster, or the build failed; either way the part is of no use.
+        let _ = fs::remove_dir_all(&part);
+        built?;
+    }
+    let path = done.join(program);
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(format!(
+            "{} holds no {program}: remove it and try again",
+            done.display()
+        )
+        .into())
+    }
+}
+
+fn cache_dir() -> Result<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .filter(|dir| !dir.is_empty())
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
+        .ok_or("neither XDG_CACHE_HOME nor HOME is set")?;
+    let dir = cache.join("carrack-peers");
+    fs::create_dir_all(&dir)?;
+    Ok(dir)
+}
+
+fn go(dir: &Path) -> Command {
+    let mut command = Command::new("go");
+    command
+        .current_dir(dir)
+        .env("GOFLAGS", "-mod=mod")
+        .env("CGO_ENABLED", "0");
+    command
+}
+
+/// A scratch module that requires the program's module: its own `go.sum` decides the rest.
+fn build_go(peer: &Peer, module: &str, package: &str, dir: &Path) -> Result {
+    run(go(dir).args(["mod", "init", "peer"]))?;
+    run(go(dir).args(["get", &format!("{module}@v{}", peer.version)]))?;
+    let package = format!("{module}/{package}");
+    run(go(dir).args([
+        "build",
+        "-trimpath",
+        "-ldflags",
+        "-s -w",
+        "-o",
+        peer.program,
+        &package,
+    ]))
+}
+
+fn install_npm(peer: &Peer, files: &[PathBuf], dir: &Path) -> Result {
+    copy(files, dir)?;
+    run(Command::new("npm")
+        .current_dir(dir)
+        .args(["ci", "--no-audit", "--no-fund"]))?;
+    // `readlink` because the tests call it through a link.
+    let script = format!(
+        "#!/bin/sh\nexec node \"$(dirname \"$(readlink -f \"$0\")\")/{}.mjs\" \"$@\"\n",
+        peer.program
+    );
+    let program = dir.join(peer.program);
+    fs::write(&program, script)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+fn install_debian(program: &str, package: &str) -> Result<PathBuf> {
+    if let Some(path) = find(program) {
+        return Ok(path);
+    }
+    let how = format!("install the package {package} by hand");
+    need("apt-get", &how)?;
+    println!("installing {package}");
+    // RUNLEVEL=1 keeps the package from starting its service.
+    let apt = || {
+        let mut apt = Command::new("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive")
+            .env("RUNLEVEL", "1")
+            .arg("-qq");
+        apt
+    };
+    run(apt().arg("update"))?;
+    run(apt().args(["install", "-y", "--no-install-recommends", package]))?;
+    find(program).ok_or_else(|| format!("{package} brought no {program}; {how}").into())
+}
+
+fn build_crate(peer: &Peer, dir: &Path) -> Result {
+    let target = dir.join("target");
+    run(cargo()
+        .args(["install", "--quiet", "--locked", "--debug", "--root"])
+        .arg(dir)
+        .arg(format!("{}@{}", peer.name, peer.version))
+        .env("CARGO_TARGET_DIR", &target))?;
+    fs::rename(dir.join("bin").join(peer.program), dir.join(peer.program))?;
+    fs::remove_dir_all(target)?;
+    Ok(())
+}
+
+fn copy(files: &[PathBuf], dir: &Path) -> Result {
+    for file in files {
+        let name = file.file_name().ok_or("a file without a name")?;
+        fs::copy(file, dir.join(name))?;
+    }
+    Ok(())
+}

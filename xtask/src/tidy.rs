@@ -1,0 +1,230 @@
+//! Rules about the source text that no lint knows.
+//!
+//! In       every Rust file of the repository, the changelog, the byte tables.
+//! Out      a failed test that lists each breach as `file:line`.
+//! Not here formatting (rustfmt) and what clippy can say.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::shell::root;
+
+const LINES_MAX: usize = 700;
+const COLUMNS_MAX: usize = 100;
+
+/// One Rust file: its path from the root, and its text.
+struct Source {
+    path: String,
+    text: String,
+}
+
+impl Source {
+    /// Inside some crate's `src`, and no file of tests alone.
+    fn is_product(&self) -> bool {
+        self.path.contains("/src/") && !self.path.ends_with("/tests.rs")
+    }
+
+    /// Lines up to the tests module.
+    fn product_lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        let tests = |line: &&str| line.trim_start() != "#[cfg(test)]";
+        self.text
+            .lines()
+            .take_while(tests)
+            .enumerate()
+            .map(|(index, line)| (index + 1, line))
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = root();
+    let mut open: Vec<PathBuf> = ["crates", "xtask", "fuzz", "examples"]
+        .iter()
+        .map(|dir| root.join(dir))
+        .collect();
+    let mut sources = Vec::new();
+    while let Some(dir) = open.pop() {
+        let Ok(entries) = fs::read_dir(&dir) else {
+            continue;
+        };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && !["target", "node_modules", "corpus", "artifacts"].contains(&&*name)
+            {
+                open.push(path);
+            } else if name.ends_with(".rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let path = path
+                    .strip_prefix(&root)
+                    .unwrap()
+                    .to_string_lossy()
+                    .into_owned();
+                sources.push(Source { path, text });
+            }
+        }
+    }
+    assert!(
+        sources.len() > 20,
+        "the walk found {} files only",
+        sources.len()
+    );
+    sources.sort_by(|a, b| a.path.cmp(&b.path));
+    sources
+}
+
+/// Fails with every breach that `check` reports for any file.
+fn each_source(check: impl Fn(&Source, &mut Vec<String>)) {
+    let mut breaches = Vec::new();
+    for source in sources() {
+        let mut found = Vec::new();
+        check(&source, &mut found);
+        breaches.extend(
+            found
+                .into_iter()
+                .map(|breach| format!("{}:{breach}", source.path)),
+        );
+    }
+    assert!(breaches.is_empty(), "\n{}", breaches.join("\n"));
+}
+
+#[test]
+fn every_source_file_begins_with_a_header() {
+    each_source(|source, breaches| {
+        if !source.text.starts_with("//!") && !source.path.ends_with("/tests.rs") {
+            breaches.push("1: no `//!` header".into());
+        }
+    });
+}
+
+#[test]
+fn no_file_is_longer_than_its_limit() {
+    each_source(|source, breaches| {
+        let n_lines = source.product_lines().count();
+        if source.is_product() && n_lines > LINES_MAX {
+            breaches.push(format!(
+                "{n_lines} lines without tests, at most {LINES_MAX}"
+            ));
+        }
+    });
+}
+
+#[test]
+fn lines_have_no_tabs_and_fit_the_width() {
+    each_source(|source, breaches| {
+        for (number, line) in source.text.lines().enumerate() {
+            let n_columns = line.chars().count();
+            if n_columns > COLUMNS_MAX {
+                breaches.push(format!("{}: {n_columns} columns", number + 1));
+            }
+            if line.contains('\t') {
+                breaches.push(format!("{}: a tab", number + 1));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_todo_names_its_issue() {
+    // Split, so that this file does not find itself.
+    let word = ["TO", "DO"].concat();
+    each_source(|source, breaches| {
+        for (number, line) in source.text.lines().enumerate() {
+            let names_issue = line.split_once(&word).is_some_and(|(_, rest)| {
+                let digits = rest.split_once('#').map(|(_, digits)| digits);
+                digits.is_some_and(|digits| digits.starts_with(|c: char| c.is_ascii_digit()))
+            });
+            if line.contains(&word) && !names_issue {
+                breaches.push(format!("{}: {word} without #NUMBER", number + 1));
+            }
+        }
+    });
+}
+
+#[test]
+fn formats_do_no_io() {
+    each_source(|source, breaches| {
+        if !source.path.starts_with("crates/formats/src/") || !source.is_product() {
+            return;
+        }
+        for (number, line) in source.product_lines() {
+            let code = line.split("//").next().unwrap_or_default();
+            for banned in ["tokio", "std::fs", "std::net", "std::env", "std::time"] {
+                if code.contains(banned) {
+                    breaches.push(format!("{number}: names {banned}"));
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn only_the_command_line_names_the_environment() {
+    each_source(|source, breaches| {
+        let inside = source.path.starts_with("crates/carrack/src/") && source.is_product();
+        let allowed = source.path.starts_with("crates/carrack/src/cli/")
+            || source.path == "crates/carrack/src/main.rs";
+        if !inside || allowed {
+            return;
+        }
+        for (number, line) in source.product_lines() {
+            if line
+                .split("//")
+                .next()
+                .unwrap_or_default()
+                .contains("std::env")
+            {
+                breaches.push(format!("{number}: names std::env"));
+            }
+        }
+    });
+}
+
+#[test]
+fn the_changelog_has_an_unreleased_section() {
+    let text = fs::read_to_string(root().join("CHANGELOG.md")).unwrap();
+    assert!(
+        text.lines().any(|line| line.starts_with("## Unreleased")),
+        "no `## Unreleased`"
+    );
+}
+
+/// A byte table is a Markdown table with the columns offset, size and meaning; the rows of one table
+/// follow each other without a gap. A size that is a word (`n`, `rest`) ends the check of that table.
+#[test]
+fn byte_tables_have_no_gaps() {
+    let dir = root().join("docs/formats");
+    let mut n_tables = 0;
+    for entry in fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "md") {
+            n_tables += check_byte_tables(&path);
+        }
+    }
+    assert!(n_tables > 0, "no byte table in {}", dir.display());
+}
+
+fn check_byte_tables(path: &Path) -> usize {
+    let text = fs::read_to_string(path).unwrap();
+    let mut n_tables = 0;
+    let mut next: Option<u64> = None;
+    for (number, line) in text.lines().enumerate() {
+        let cells: Vec<&str> = line
+            .trim()
+            .trim_matches('|')
+            .split('|')
+            .map(str::trim)
+            .collect();
+        if !line.trim_start().starts_with('|') {
+            next = None;
+        } else if cells.starts_with(&["offset", "size"]) || cells.starts_with(&["Offset", "Size"]) {
+            n_tables += 1;
+            next = Some(0);
+        } else if let (Some(expected), Ok(offset)) = (next, cells[0].parse::<u64>()) {
+            assert_eq!(offset, expected, "{}:{}: a gap", path.display(), number + 1);
+            next = cells[1].parse::<u64>().ok().map(|size| offset + size);
+        } else if !cells[0].starts_with(['-', ':']) {
+            next = None;
+        }
+    }
+    n_tables
+}
