@@ -16,7 +16,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use carrack_formats::cid::identity_data;
@@ -58,6 +58,8 @@ pub struct Blocks {
 struct Inner {
     store: Arc<Store>,
     open: Cache<ContainerId, Arc<OpenContainer>>,
+    /// The store's count of removals when `open` was last known to hold none of them.
+    n_removals: AtomicU64,
     cache: Cache<CacheKey, Bytes, ByLength>,
     buffers: Arc<BufferPool>,
     stale: StaleMarks,
@@ -126,11 +128,12 @@ impl Blocks {
             .clamp(64, 1 << 20);
         Ok(Self {
             inner: Arc::new(Inner {
-                store,
+                n_removals: AtomicU64::new(store.n_removals()),
                 open: Cache::new(OPEN_FILES_MAX),
                 cache: Cache::with_weighter(entries, cache_len, ByLength),
                 buffers: BufferPool::new(FREE_BUFFERS_MAX),
                 stale,
+                store,
             }),
         })
     }
@@ -189,7 +192,7 @@ impl Blocks {
             return Err(not_found(cid));
         }
         for location in locations {
-            let Some(container) = self.inner.open.get(&location.container) else {
+            let Some(container) = self.opened(location.container) else {
                 continue;
             };
             if !container.is_current() || !container.proved.load(Ordering::Acquire) {
@@ -389,7 +392,7 @@ impl Blocks {
     }
 
     fn open(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
-        if let Some(container) = self.inner.open.get(&id) {
+        if let Some(container) = self.opened(id) {
             if container.is_current() {
                 return match self
                     .inner
@@ -412,6 +415,16 @@ impl Blocks {
             return Err(Miss::Bad(changed(&container.path)));
         }
         Ok(container)
+    }
+
+    /// A container that is open, unless it was dropped from the catalog meanwhile.
+    fn opened(&self, id: ContainerId) -> Option<Arc<OpenContainer>> {
+        let n_removals = self.inner.store.n_removals();
+        if self.inner.n_removals.load(Ordering::Acquire) != n_removals {
+            self.inner.n_removals.store(n_removals, Ordering::Release);
+            self.inner.open.clear();
+        }
+        self.inner.open.get(&id)
     }
 
     fn open_anew(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
