@@ -207,4 +207,20 @@ mod tests {
         assert!(pack.sync().is_err());
         assert!(PackWriter::create(dir.path(), PackId(2), gate).is_err());
     }
+
+    #[test]
+    fn a_pack_has_the_bytes_of_version_1() {
+        let dir = tempfile::tempdir().unwrap();
+        let gate = Arc::new(WriteGate::default());
+        let mut pack = PackWriter::create(dir.path(), PackId(1), gate).unwrap();
+        let digest = [0x5a; 32];
+        for (codec, data) in [(0x55, b"hello".as_slice()), (0x70, &[0; 200])] {
+            let cid = Cid::new_v1(codec, Multihash::wrap(0x12, &digest).unwrap());
+            pack.append(&cid, data).unwrap();
+        }
+        pack.sync().unwrap();
+        let bytes = std::fs::read(dir.path().join(pack.name())).unwrap();
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        assert_eq!(bytes, std::fs::read(fixtures.join("pack-v1.car")).unwrap());
+    }
 }

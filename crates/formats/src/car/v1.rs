@@ -5,8 +5,8 @@
 //!          is where the block's *data* starts: a range that can be read without parsing.
 //! Limits   [`CarLimits`]; each length is checked before anything is done with it, and nothing
 //!          but the roots is allocated.
-//! Not here reading (the caller seeks over data or feeds it; then [`Section::verify`] says whether it
-//!          is the block), CARv2 (`car::v2`).
+//! Not here reading: the caller seeks over data or feeds it, and [`Section::verify`] says whether
+//!          it is the block. CARv2 (`car::v2`).
 //!
 //! CARv1 has no end mark: a cut between two sections cannot be told from the end. Any other cut is
 //! reported, if the caller says how long the input is ([`Parser::set_end`]), or looks itself
