@@ -4,8 +4,8 @@
 //! Out      blocks, CARs and byte ranges over HTTP; the `carrack` command line.
 //! Not here the formats themselves (`carrack-formats`).
 
-pub mod error;
 pub mod cli;
+pub mod error;
 pub mod gateway;
 pub mod ingest;
 pub mod node;

@@ -62,12 +62,18 @@ pub fn socket_path(data_dir: &Path) -> io::Result<(PathBuf, std::fs::File)> {
 ///
 /// # Errors
 /// `Busy` if the owner takes no commands; `Unavailable` if the connection breaks.
-pub fn forward(data_dir: &Path, args: &[OsString], reads_stdin: bool, terminal: bool) -> Result<u8> {
+pub fn forward(
+    data_dir: &Path,
+    args: &[OsString],
+    reads_stdin: bool,
+    terminal: bool,
+) -> Result<u8> {
     let busy = || "the store is in use by another carrack that takes no commands".to_owned();
     let (path, _directory) = socket_path(data_dir).context(ErrorKind::Busy, busy)?;
     let mut stream = UnixStream::connect(path).context(ErrorKind::Busy, busy)?;
     let broken = || "the running carrack went away".to_owned();
-    let directory = std::env::current_dir().context(ErrorKind::Invalid, || "no directory".into())?;
+    let directory =
+        std::env::current_dir().context(ErrorKind::Invalid, || "no directory".into())?;
     let request = Request {
         args: args.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
         directory: directory.into_os_string().into_vec(),
@@ -83,7 +89,9 @@ pub fn forward(data_dir: &Path, args: &[OsString], reads_stdin: bool, terminal: 
     loop {
         let (kind, bytes) = read_frame(&mut stream).context(ErrorKind::Unavailable, broken)?;
         let written = match kind {
-            STDOUT => io::stdout().write_all(&bytes).and_then(|()| io::stdout().flush()),
+            STDOUT => io::stdout()
+                .write_all(&bytes)
+                .and_then(|()| io::stdout().flush()),
             STDERR => io::stderr().write_all(&bytes),
             EXIT => return Ok(bytes.first().copied().unwrap_or(70)),
             _ => Ok(()),
@@ -144,20 +152,36 @@ impl Client {
             }
             left.store(true, Ordering::Relaxed);
         });
-        let stdin = ClientInput { frames, current: Vec::new(), at: 0, ended: false };
-        Ok(Self { request, stdin, gone, stream: Arc::new(Mutex::new(stream)) })
+        let stdin = ClientInput {
+            frames,
+            current: Vec::new(),
+            at: 0,
+            ended: false,
+        };
+        Ok(Self {
+            request,
+            stdin,
+            gone,
+            stream: Arc::new(Mutex::new(stream)),
+        })
     }
 
     /// The client's standard output.
     #[must_use]
     pub fn stdout(&self) -> ClientOutput {
-        ClientOutput { kind: STDOUT, stream: Arc::clone(&self.stream) }
+        ClientOutput {
+            kind: STDOUT,
+            stream: Arc::clone(&self.stream),
+        }
     }
 
     /// The client's standard error.
     #[must_use]
     pub fn stderr(&self) -> ClientOutput {
-        ClientOutput { kind: STDERR, stream: Arc::clone(&self.stream) }
+        ClientOutput {
+            kind: STDERR,
+            stream: Arc::clone(&self.stream),
+        }
     }
 
     /// Tells the client how it ended.
@@ -170,7 +194,11 @@ impl Client {
     /// The request's arguments.
     #[must_use]
     pub fn args(&self) -> Vec<OsString> {
-        self.request.args.iter().map(|arg| OsString::from_vec(arg.clone())).collect()
+        self.request
+            .args
+            .iter()
+            .map(|arg| OsString::from_vec(arg.clone()))
+            .collect()
     }
 
     /// The client's working directory.
@@ -194,7 +222,10 @@ impl Read for ClientInput {
         if self.at == self.current.len() && !self.ended {
             self.at = 0;
             // A connection that broke is not the end of the input.
-            self.current = self.frames.recv().map_err(|_| io::ErrorKind::ConnectionReset)?;
+            self.current = self
+                .frames
+                .recv()
+                .map_err(|_| io::ErrorKind::ConnectionReset)?;
             self.ended = self.current.is_empty();
         }
         let rest = self.current.get(self.at..).unwrap_or_default();
@@ -216,7 +247,9 @@ pub struct ClientOutput {
 
 impl Write for ClientOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let part = bytes.get(..bytes.len().min(FRAME_LEN_MAX)).unwrap_or_default();
+        let part = bytes
+            .get(..bytes.len().min(FRAME_LEN_MAX))
+            .unwrap_or_default();
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         write_frame(&mut stream, self.kind, part)?;
         Ok(part.len())
@@ -258,7 +291,12 @@ mod tests {
 
     fn request() -> Vec<u8> {
         let args = vec![b"ls".to_vec(), b"\xff".to_vec()];
-        serde_json::to_vec(&Request { args, directory: b"/".to_vec(), terminal: false }).unwrap()
+        serde_json::to_vec(&Request {
+            args,
+            directory: b"/".to_vec(),
+            terminal: false,
+        })
+        .unwrap()
     }
 
     #[test]
@@ -275,7 +313,10 @@ mod tests {
         client.stderr().write_all(b"err").unwrap();
         client.finish(3);
         let frames: Vec<_> = (0..3).map(|_| read_frame(&mut near).unwrap()).collect();
-        assert_eq!(frames, [(1, b"out".to_vec()), (2, b"err".to_vec()), (3, vec![3])]);
+        assert_eq!(
+            frames,
+            [(1, b"out".to_vec()), (2, b"err".to_vec()), (3, vec![3])]
+        );
     }
 
     #[test]
@@ -291,7 +332,8 @@ mod tests {
     fn an_oversized_frame_is_refused_before_it_is_read() {
         let (mut near, far) = UnixStream::pair().unwrap();
         let len = u32::try_from(FRAME_LEN_MAX + 1).unwrap();
-        near.write_all(&[[REQUEST].as_slice(), &len.to_le_bytes()].concat()).unwrap();
+        near.write_all(&[[REQUEST].as_slice(), &len.to_le_bytes()].concat())
+            .unwrap();
         assert!(Client::accept(far).is_err());
     }
 }

@@ -48,7 +48,9 @@ pub struct Env<'a> {
 
 impl std::fmt::Debug for Env<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Env").field("directory", &self.directory).finish_non_exhaustive()
+        f.debug_struct("Env")
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
     }
 }
 
@@ -86,7 +88,10 @@ fn report(outcome: Result<u8>, out: &mut Output) -> u8 {
         Ok(code) => code,
         Err(error) if output::is_broken_pipe(&error) => 0,
         Err(error) => {
-            out.note(&format!("error: {}", output::shown(error.chain().as_bytes())));
+            out.note(&format!(
+                "error: {}",
+                output::shown(error.chain().as_bytes())
+            ));
             error.kind().codes().1
         }
     }
@@ -110,12 +115,17 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
     };
     let stop = stop_on_interrupt();
     let blocks = Blocks::new(Arc::clone(&store), COMMAND_CACHE_LEN)?;
-    let directory = std::env::current_dir().map_err(|error| {
-        Error::with(ErrorKind::Invalid, "there is no current directory", error)
-    })?;
+    let directory = std::env::current_dir()
+        .map_err(|error| Error::with(ErrorKind::Invalid, "there is no current directory", error))?;
     let mut stdin = std::io::stdin();
     let (directory, stdin) = (&directory, &mut stdin);
-    let mut env = Env { blocks: &blocks, directory, out, stdin, stop: &stop };
+    let mut env = Env {
+        blocks: &blocks,
+        directory,
+        out,
+        stdin,
+        stop: &stop,
+    };
     let outcome = commands::run(&cli.command, &mut env);
     blocks.save_stale();
     outcome.map(|()| 0)
@@ -129,7 +139,11 @@ pub fn run_for_client(mut client: control::Client, blocks: &Blocks) {
     args.extend(client.args());
     let (directory, gone) = (client.directory(), Arc::clone(&client.gone));
     let outcome = match Cli::try_parse_from(args) {
-        Err(error) => Err(Error::with(ErrorKind::Invalid, "another carrack's arguments", error)),
+        Err(error) => Err(Error::with(
+            ErrorKind::Invalid,
+            "another carrack's arguments",
+            error,
+        )),
         Ok(cli) => {
             out.json = cli.json;
             let mut env = Env {
@@ -181,7 +195,9 @@ fn data_dir(cli: &Cli) -> Result<PathBuf> {
         return Ok(dir.clone());
     }
     let absolute = |name: &str| {
-        std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
     };
     absolute("XDG_DATA_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
@@ -194,12 +210,19 @@ fn stop_on_interrupt() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build();
         let Ok(runtime) = runtime else { return };
         runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
-            let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-            let (Ok(mut interrupt), Ok(mut terminate)) = signals else { return };
+            let signals = (
+                signal(SignalKind::interrupt()),
+                signal(SignalKind::terminate()),
+            );
+            let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+                return;
+            };
             let mut asked = false;
             loop {
                 tokio::select! {
@@ -221,5 +244,8 @@ fn stop_on_interrupt() -> Arc<AtomicBool> {
 fn start_log() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
 }

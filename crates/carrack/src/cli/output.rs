@@ -27,7 +27,9 @@ pub struct Output {
 
 impl std::fmt::Debug for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Output").field("json", &self.json).finish_non_exhaustive()
+        f.debug_struct("Output")
+            .field("json", &self.json)
+            .finish_non_exhaustive()
     }
 }
 
@@ -40,7 +42,13 @@ impl Output {
         out: Box<dyn Write + Send>,
         err: Box<dyn Write + Send>,
     ) -> Self {
-        Self { json, terminal, out, err, drawn: None }
+        Self {
+            json,
+            terminal,
+            out,
+            err,
+            drawn: None,
+        }
     }
 
     /// Where data goes.
@@ -175,7 +183,10 @@ pub fn shown(name: &[u8]) -> String {
                 text.push(c);
             }
         }
-        piece.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+        piece
+            .invalid()
+            .iter()
+            .for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
     }
     text
 }
@@ -194,6 +205,9 @@ mod tests {
 
     #[test]
     fn sizes_read_well() {
-        assert_eq!([bytes(0), bytes(1023), bytes(1536), bytes(5 << 30)].join(" "), "0 B 1023 B 1.5 KiB 5.0 GiB");
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1536), bytes(5 << 30)].join(" "),
+            "0 B 1023 B 1.5 KiB 5.0 GiB"
+        );
     }
 }

@@ -28,7 +28,10 @@ pub fn parse(text: &str) -> Result<Target> {
     if let Some(rest) = text.strip_prefix("ipfs://") {
         return from_path(rest.strip_prefix("ipfs/").unwrap_or(rest), true);
     }
-    if let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) {
+    if let Some(rest) = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"))
+    {
         return from_url(rest);
     }
     if text.starts_with("/ipns/") || text.starts_with("ipns://") {
@@ -45,23 +48,35 @@ fn from_url(rest: &str) -> Result<Target> {
     }
     match host.split_once(".ipfs.") {
         Some((label, _)) => from_path(&format!("{label}/{path}"), true),
-        None => Err(invalid(rest, "a gateway URL has /ipfs/CID in its path or CID.ipfs. in front")),
+        None => Err(invalid(
+            rest,
+            "a gateway URL has /ipfs/CID in its path or CID.ipfs. in front",
+        )),
     }
 }
 
 fn from_path(text: &str, encoded: bool) -> Result<Target> {
-    let text =
-        if encoded { text.split(['?', '#']).next().unwrap_or(text) } else { text };
+    let text = if encoded {
+        text.split(['?', '#']).next().unwrap_or(text)
+    } else {
+        text
+    };
     let mut parts = text.split('/');
     let first = parts.next().unwrap_or_default();
     let root = cid::parse_text(first).map_err(|error| {
-        Error::with(ErrorKind::Invalid, format!("{:?} is not a CID", shorten(first)), error)
+        Error::with(
+            ErrorKind::Invalid,
+            format!("{:?} is not a CID", shorten(first)),
+            error,
+        )
     })?;
     let mut segments = Vec::new();
     for part in parts.filter(|part| !part.is_empty()) {
         segments.push(if encoded {
             let decoded = percent_decode_str(part).decode_utf8();
-            decoded.map_err(|_| invalid(part, "the path is not UTF-8"))?.into_owned()
+            decoded
+                .map_err(|_| invalid(part, "the path is not UTF-8"))?
+                .into_owned()
         } else {
             part.to_owned()
         });
@@ -101,7 +116,14 @@ mod tests {
 
     #[test]
     fn what_is_no_cid_is_refused() {
-        for text in ["", "x", "/ipfs/", "https://example.com/", "/ipns/example.com", "ipfs://%00"] {
+        for text in [
+            "",
+            "x",
+            "/ipfs/",
+            "https://example.com/",
+            "/ipns/example.com",
+            "ipfs://%00",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

@@ -36,8 +36,11 @@ enum Start<P: Plan> {
     Resolved,
     /// The whole CAR, in one batch or none.
     Whole { frames: Option<Read> },
-    /// The first batch, and that there are more.
-    Begun { frames: Read, next: P::Batch },
+    /// The first batch, and the second if the plan was asked for it.
+    Begun {
+        frames: Read,
+        next: Option<P::Batch>,
+    },
     /// The first batch is not read yet: there was no room for it.
     NoRoom { first: P::Batch },
 }
@@ -83,9 +86,10 @@ pub(crate) async fn answer<B: Backend>(
     };
     let fields = headers::success(request, &job.uri, target, etag);
     let body = match (plan, start) {
-        (Some(plan), start) => body(job, options, plan, start)
-            .await
-            .map_err(|error| Refusal::from_error(&error))?,
+        (Some(plan), start) => {
+            let start = first_read(job, start).await?;
+            body(job, options, plan, start)
+        }
         (None, _) => Body::empty(),
     };
     Ok(Answer {
@@ -139,7 +143,10 @@ async fn begin<B: Backend>(
         };
         let frames = read(first, reserved)?;
         let start = match plan.next_batch()? {
-            Some(next) => Start::Begun { frames, next },
+            Some(next) => Start::Begun {
+                frames,
+                next: Some(next),
+            },
             None => Start::Whole {
                 frames: Some(frames),
             },
@@ -158,13 +165,27 @@ fn read(batch: impl Batch, reserved: Reserved) -> Result<Read> {
     })
 }
 
+/// Waits for room if there was none.
+async fn first_read<B: Backend>(
+    job: &Job<B>,
+    start: Start<B::Plan>,
+) -> Result<Start<B::Plan>, Refusal> {
+    let Start::NoRoom { first } = start else {
+        return Ok(start);
+    };
+    let reserved = job.reserve(first.len()).await?;
+    let frames = pool::run(move || read(first, reserved)).await;
+    let frames = frames.map_err(|error| Refusal::from_error(&error))?;
+    Ok(Start::Begun { frames, next: None })
+}
+
 /// The body, once its first batch is verified.
-async fn body<B: Backend>(
+fn body<B: Backend>(
     job: &Job<B>,
     options: CarOptions,
     plan: B::Plan,
     start: Start<B::Plan>,
-) -> Result<Body> {
+) -> Body {
     let header = Bytes::from(plan.header());
     let pool = job.gateway.pool().clone();
     let limits = job.gateway.limits();
@@ -189,20 +210,16 @@ async fn body<B: Backend>(
     let first = match start {
         Start::Whole { frames } if !options.meta => {
             let frames = frames.map_or_else(Bytes::new, |read| read.attach(&share).bytes);
-            return Ok(job.watched(Body::pair(header, frames), share));
+            return job.watched(Body::pair(header, frames), share);
         }
-        Start::Resolved => None,
+        Start::Resolved | Start::NoRoom { .. } => None,
         Start::Whole { frames } => frames,
         Start::Begun { frames, next } => {
             stream.plan = Planning::Idle(plan);
-            stream.take_batch(next);
+            if let Some(next) = next {
+                stream.take_batch(next);
+            }
             Some(frames)
-        }
-        Start::NoRoom { first } => {
-            stream.plan = Planning::Idle(plan);
-            let reserved = stream.pool.reserve(first.len()).await;
-            let reserved = reserved.ok_or_else(stopping)?;
-            Some(pool::run(move || read(first, reserved)).await?)
         }
     };
     if let Some(first) = first {
@@ -212,7 +229,7 @@ async fn body<B: Backend>(
     let parts = futures_util::stream::unfold(Some(stream), |stream| async move {
         CarStream::next(stream?).await
     });
-    Ok(job.watched(Body::parts(Box::pin(parts)), share))
+    job.watched(Body::parts(Box::pin(parts)), share)
 }
 
 fn stopping() -> Error {
@@ -308,7 +325,10 @@ impl<P: Plan> CarStream<P> {
             {
                 // Nothing of this stream is in the budget that the client could still take, so
                 // waiting here holds up nobody else.
-                let Some(reserved) = self.pool.reserve(batch.len()).await else {
+                self.share.set_waiting(true);
+                let reserved = self.pool.reserve(batch.len()).await;
+                self.share.set_waiting(false);
+                let Some(reserved) = reserved else {
                     return Some(Err(stopping()));
                 };
                 self.start_read(batch, reserved);

@@ -8,6 +8,8 @@
 //! Not here which request comes first: first come, first served.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,6 +26,8 @@ const UNIT: usize = 1024;
 pub struct Pool {
     units: Arc<Semaphore>,
     units_max: usize,
+    /// How many wait for room.
+    n_waiting: Arc<AtomicUsize>,
 }
 
 /// Room for bytes that are being read or written. Given back when dropped.
@@ -40,6 +44,7 @@ impl Pool {
         Self {
             units: Arc::new(Semaphore::new(units_max)),
             units_max,
+            n_waiting: Arc::default(),
         }
     }
 
@@ -48,11 +53,23 @@ impl Pool {
     /// Cancel-safe. Must be polled until it ends or be dropped: room that was granted to a future
     /// which nobody polls is room for nobody.
     pub async fn reserve(&self, len: usize) -> Option<Reserved> {
+        if let Some(reserved) = self.try_reserve(len) {
+            return Some(reserved);
+        }
+        let _waiting = Waiting::new(&self.n_waiting);
         let permit = Arc::clone(&self.units)
             .acquire_many_owned(self.units_of(len))
             .await;
         // Only a closed semaphore fails, and nobody closes this one.
         permit.ok().map(|_permit| Reserved { _permit })
+    }
+
+    /// As [`Self::reserve`], but no longer than `timeout`. For requests that have no answer yet.
+    pub async fn reserve_within(&self, len: usize, timeout: Duration) -> Option<Reserved> {
+        tokio::time::timeout(timeout, self.reserve(len))
+            .await
+            .ok()
+            .flatten()
     }
 
     /// Room for `len` bytes if there is some now.
@@ -72,6 +89,12 @@ impl Pool {
         self.try_reserve(len)
     }
 
+    /// Whether somebody waits for room: those who hold it without moving are to go sooner.
+    #[must_use]
+    pub fn is_pressed(&self) -> bool {
+        self.n_waiting.load(Relaxed) > 0
+    }
+
     /// Bytes of the budget that are in use.
     #[must_use]
     pub fn bytes_in_use(&self) -> usize {
@@ -82,6 +105,22 @@ impl Pool {
     fn units_of(&self, len: usize) -> u32 {
         let units = len.div_ceil(UNIT).clamp(1, self.units_max);
         u32::try_from(units).unwrap_or(u32::MAX)
+    }
+}
+
+/// Counts one who waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

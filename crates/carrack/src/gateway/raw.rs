@@ -72,12 +72,8 @@ pub(crate) async fn answer<B: Backend>(job: &Job<B>) -> Result<Answer, Refusal> 
         Known::Answer(answer) => return Ok(answer),
         Known::Wanted { len } => len,
     };
-    let reserved = job
-        .gateway
-        .pool()
-        .reserve(usize::try_from(len).unwrap_or(usize::MAX))
-        .await;
-    let reserved = reserved.ok_or_else(Refusal::stopping)?;
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    let reserved = job.reserve(len).await?;
     let (backend, cid) = (job.gateway.backend().clone(), resolved.terminus);
     let bytes = pool::run(move || backend.get_blocking(&cid))
         .await
@@ -106,7 +102,10 @@ async fn resolve<B: Backend>(job: &Job<B>) -> Result<Resolved, Refusal> {
 }
 
 /// What the index alone says about a block.
-#[expect(clippy::large_enum_variant, reason = "one a request, taken apart at once")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a request, taken apart at once"
+)]
 enum Known {
     Answer(Answer),
     Wanted { len: u64 },

@@ -69,12 +69,12 @@ impl Refusal {
         }
     }
 
-    /// The node is stopping: another one may answer.
+    /// All of the budget of bytes is taken by other answers.
     #[must_use]
-    pub fn stopping() -> Self {
+    pub fn no_room() -> Self {
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
-            sentence: Cow::Borrowed("this node is stopping"),
+            sentence: Cow::Borrowed("this node is busy with other answers"),
             retry: true,
         }
     }

@@ -346,6 +346,13 @@ impl<B: Backend> Job<B> {
         refusal
     }
 
+    /// Room for `len` bytes, or 503.
+    pub(crate) async fn reserve(&self, len: usize) -> Result<Reserved, Refusal> {
+        let room_timeout = self.gateway.limits().room_timeout;
+        let reserved = self.gateway.pool().reserve_within(len, room_timeout).await;
+        reserved.ok_or_else(Refusal::no_room)
+    }
+
     /// An answer with `bytes`, which give their room back when the client has taken them.
     pub(crate) fn with_bytes(
         &self,

@@ -50,6 +50,7 @@ impl Memory {
     }
 
     /// A dag-cbor list of links to `children`.
+    #[expect(clippy::big_endian_bytes, reason = "CBOR is in network order")]
     pub(crate) fn put_list(&self, children: &[Cid]) -> Cid {
         let mut data = vec![0x9a];
         data.extend_from_slice(&u32::try_from(children.len()).unwrap().to_be_bytes());
@@ -84,7 +85,10 @@ impl Memory {
             return Err(Error::new(ErrorKind::Changed, "/secret/path has changed"));
         }
         if self.has(cid, Fault::Unreadable) {
-            return Err(Error::new(ErrorKind::Unavailable, "/secret/path: I/O error"));
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "/secret/path: I/O error",
+            ));
         }
         Ok(block)
     }
@@ -99,7 +103,10 @@ impl Backend for Memory {
 
     fn stat(&self, cid: &Cid) -> Result<Option<u64>> {
         let changed = self.has(cid, Fault::Changed);
-        Ok(self.find(cid).filter(|_| !changed).map(|block| block.len() as u64))
+        Ok(self
+            .find(cid)
+            .filter(|_| !changed)
+            .map(|block| block.len() as u64))
     }
 
     fn try_get(&self, cid: &Cid) -> Result<Option<Bytes>> {
@@ -168,7 +175,9 @@ impl Plan for MemoryPlan {
                 Step::End => break,
                 Step::Leaf(cid) => (cid, true),
                 Step::Need { cid, emit } => {
-                    self.walker.provide(&cid, self.memory.get(&cid)?).map_err(failed)?;
+                    self.walker
+                        .provide(&cid, self.memory.get(&cid)?)
+                        .map_err(failed)?;
                     (cid, emit)
                 }
             };
@@ -284,7 +293,10 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn parse(bytes: &[u8], head_only: bool) -> Self {
-        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a whole head");
+        let end = bytes
+            .windows(4)
+            .position(|window| window == b"\r\n\r\n")
+            .expect("a whole head");
         let head: String = bytes[..end].iter().map(|&byte| char::from(byte)).collect();
         let mut lines = head.split("\r\n");
         let status = lines.next().unwrap()[9..12].parse().unwrap();
@@ -330,7 +342,10 @@ impl Reply {
     }
 
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
-        let found = self.fields.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let found = self
+            .fields
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
 

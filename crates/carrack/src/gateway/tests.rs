@@ -10,7 +10,10 @@ use crate::node::limits::Limits;
 const ABSENT: &str = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
 const RAW_FIELD: (&str, &str) = ("accept", "application/vnd.ipld.raw");
 const CAR_FIELD: (&str, &str) = ("accept", "application/vnd.ipld.car");
-const META_FIELD: (&str, &str) = ("accept", "application/vnd.ipld.car; version=1; meta=eof+json");
+const META_FIELD: (&str, &str) = (
+    "accept",
+    "application/vnd.ipld.car; version=1; meta=eof+json",
+);
 
 async fn node(memory: &Memory) -> Node {
     Node::start(memory.clone(), Limits::default()).await
@@ -30,16 +33,27 @@ fn list_of(memory: &Memory, n: u32) -> (Cid, Cid) {
 fn refused(reply: &Reply, status: u16) {
     assert_eq!(reply.status, status, "{reply:?}");
     assert_eq!(reply.field("x-content-type-options"), Some("nosniff"));
-    assert_eq!(reply.field("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(
+        reply.field("content-type"),
+        Some("text/plain; charset=utf-8")
+    );
     assert!(!reply.text().contains("/secret"), "{}", reply.text());
     let permanent = matches!(status, 400 | 405 | 406);
-    assert_eq!(reply.field("cache-control"), (!permanent).then_some("no-store"));
+    assert_eq!(
+        reply.field("cache-control"),
+        (!permanent).then_some("no-store")
+    );
 }
 
 #[tokio::test]
 async fn what_is_not_here_is_404_and_412_if_only_cached() {
     let node = node(&Memory::default()).await;
-    for query in ["?format=raw", "?format=car", "/a/b?format=raw", "/a/b?format=car"] {
+    for query in [
+        "?format=raw",
+        "?format=car",
+        "/a/b?format=raw",
+        "/a/b?format=car",
+    ] {
         let path = format!("/ipfs/{ABSENT}{query}");
         let reply = node.get(&path).await;
         refused(&reply, 404);
@@ -49,7 +63,12 @@ async fn what_is_not_here_is_404_and_412_if_only_cached() {
         assert_eq!(node.ask("HEAD", &path, &[]).await.status, 404);
         assert_eq!(node.ask("HEAD", &path, &cached).await.status, 412);
         // An entity tag says nothing about what is here.
-        assert_eq!(node.ask("GET", &path, &[("if-none-match", "*")]).await.status, 404);
+        assert_eq!(
+            node.ask("GET", &path, &[("if-none-match", "*")])
+                .await
+                .status,
+            404
+        );
     }
 }
 
@@ -59,7 +78,12 @@ async fn the_probe_is_answered_from_the_cid() {
     for method in ["GET", "HEAD"] {
         let raw = node.ask(method, "/ipfs/bafkqaaa?format=raw", &[]).await;
         assert_eq!((raw.status, raw.field("content-length")), (200, Some("0")));
-        assert_eq!(node.ask(method, "/ipfs/bafkqaaa", &[CAR_FIELD]).await.status, 200);
+        assert_eq!(
+            node.ask(method, "/ipfs/bafkqaaa", &[CAR_FIELD])
+                .await
+                .status,
+            200
+        );
     }
     let car = node.get("/ipfs/bafkqaaa?format=car").await;
     let (cids, roots, _) = car.car();
@@ -85,28 +109,48 @@ async fn identity_digests_end_at_128_bytes() {
 #[tokio::test]
 async fn raw_blocks_come_whole_in_ranges_and_as_heads() {
     let memory = Memory::default();
-    let (warm, cold) = (memory.put(RAW, vec![1; 100_000]), memory.put(RAW, vec![2; 100_000]));
+    let (warm, cold) = (
+        memory.put(RAW, vec![1; 100_000]),
+        memory.put(RAW, vec![2; 100_000]),
+    );
     memory.fault(&cold, Fault::Cold);
     let node = node(&memory).await;
     for cid in [warm, cold] {
         let path = format!("/ipfs/{cid}");
         let whole = node.ask("GET", &path, &[RAW_FIELD]).await;
-        assert_eq!((whole.status, whole.body.len(), whole.whole), (200, 100_000, true));
+        assert_eq!(
+            (whole.status, whole.body.len(), whole.whole),
+            (200, 100_000, true)
+        );
         assert_eq!(whole.field("vary"), Some("accept"));
         let head = node.ask("HEAD", &path, &[RAW_FIELD]).await;
-        assert_eq!((head.status, head.field("content-length")), (200, Some("100000")));
-        let part = node.ask("GET", &path, &[RAW_FIELD, ("range", "bytes=-7")]).await;
+        assert_eq!(
+            (head.status, head.field("content-length")),
+            (200, Some("100000"))
+        );
+        let part = node
+            .ask("GET", &path, &[RAW_FIELD, ("range", "bytes=-7")])
+            .await;
         assert_eq!((part.status, part.body.len()), (206, 7));
-        assert_eq!(part.field("content-range"), Some("bytes 99993-99999/100000"));
-        let beyond = node.ask("GET", &path, &[RAW_FIELD, ("range", "bytes=100000-")]).await;
+        assert_eq!(
+            part.field("content-range"),
+            Some("bytes 99993-99999/100000")
+        );
+        let beyond = node
+            .ask("GET", &path, &[RAW_FIELD, ("range", "bytes=100000-")])
+            .await;
         refused(&beyond, 416);
         assert_eq!(beyond.field("content-range"), Some("bytes */100000"));
         let etag = whole.field("etag").unwrap();
-        let known = node.ask("GET", &path, &[RAW_FIELD, ("if-none-match", etag)]).await;
+        let known = node
+            .ask("GET", &path, &[RAW_FIELD, ("if-none-match", etag)])
+            .await;
         assert_eq!((known.status, known.field("etag")), (304, Some(etag)));
         let range = ("range", "bytes=0-0");
         for (tag, status) in [(etag, 206), ("\"other\"", 200)] {
-            let reply = node.ask("GET", &path, &[RAW_FIELD, range, ("if-range", tag)]).await;
+            let reply = node
+                .ask("GET", &path, &[RAW_FIELD, range, ("if-range", tag)])
+                .await;
             assert_eq!(reply.status, status);
         }
     }
@@ -119,14 +163,27 @@ async fn a_changed_source_is_404_for_blocks_and_409_for_cars() {
     memory.fault(&last, Fault::Changed);
     let node = node(&memory).await;
     for method in ["GET", "HEAD"] {
-        assert_eq!(node.ask(method, &format!("/ipfs/{last}"), &[RAW_FIELD]).await.status, 404);
-        assert_eq!(node.ask(method, &format!("/ipfs/{last}"), &[CAR_FIELD]).await.status, 409);
+        assert_eq!(
+            node.ask(method, &format!("/ipfs/{last}"), &[RAW_FIELD])
+                .await
+                .status,
+            404
+        );
+        assert_eq!(
+            node.ask(method, &format!("/ipfs/{last}"), &[CAR_FIELD])
+                .await
+                .status,
+            409
+        );
     }
     refused(&node.get(&format!("/ipfs/{last}?format=raw")).await, 404);
     refused(&node.get(&format!("/ipfs/{list}?format=car")).await, 409);
     refused(&node.get(&format!("/ipfs/{list}/2?format=raw")).await, 404);
     refused(&node.get(&format!("/ipfs/{list}/2?format=car")).await, 409);
-    assert_eq!(node.get(&format!("/ipfs/{list}/1?format=raw")).await.status, 200);
+    assert_eq!(
+        node.get(&format!("/ipfs/{list}/1?format=raw")).await.status,
+        200
+    );
 }
 
 #[tokio::test]
@@ -151,13 +208,21 @@ async fn a_car_longer_than_its_first_batch_is_streamed_in_order() {
     assert!(reply.whole && reply.field("content-length").is_none());
     let (cids, roots, _) = reply.car();
     assert_eq!((cids.len(), cids[0], roots[0]), (101, list, list));
-    let small = node.get(&format!("/ipfs/{list}?format=car&dag-scope=block")).await;
-    assert_eq!(small.field("content-length").unwrap(), small.body.len().to_string());
+    let small = node
+        .get(&format!("/ipfs/{list}?format=car&dag-scope=block"))
+        .await;
+    assert_eq!(
+        small.field("content-length").unwrap(),
+        small.body.len().to_string()
+    );
     let path = format!("/ipfs/{list}/3?format=car");
     let below = node.get(&path).await;
     assert_eq!(below.car().0.len(), 2);
     let head = node.ask("HEAD", &path, &[]).await;
-    assert_eq!((head.status, head.field("etag")), (200, below.field("etag")));
+    assert_eq!(
+        (head.status, head.field("etag")),
+        (200, below.field("etag"))
+    );
     let tag = ("if-none-match", below.field("etag").unwrap());
     assert_eq!(node.ask("GET", &path, &[tag]).await.status, 304);
 }
@@ -178,7 +243,13 @@ async fn an_error_in_the_first_batches_has_a_status() {
     let memory = Memory::default();
     let (list, last) = list_of(&memory, 3);
     memory.fault(&last, Fault::Unreadable);
-    refused(&node(&memory).await.get(&format!("/ipfs/{list}?format=car")).await, 503);
+    refused(
+        &node(&memory)
+            .await
+            .get(&format!("/ipfs/{list}?format=car"))
+            .await,
+        503,
+    );
 }
 
 #[tokio::test]
@@ -194,7 +265,10 @@ async fn the_trailer_tells_what_was_sent_and_why_it_ended() {
         let reply = node.ask("GET", &path, &[META_FIELD]).await;
         assert!(reply.whole);
         let media_type = reply.field("content-type").unwrap();
-        assert_eq!(media_type, "application/vnd.ipld.car; version=1; order=dfs; dups=n; meta=eof+json");
+        assert_eq!(
+            media_type,
+            "application/vnd.ipld.car; version=1; order=dfs; dups=n; meta=eof+json"
+        );
         let (cids, _, trailer) = reply.car();
         let car_len = reply.body.len() - trailer.len() - 1;
         let object: Value = serde_json::from_slice(&trailer).unwrap();
@@ -226,7 +300,9 @@ async fn duplicates_end_at_a_budget_with_a_cut() {
         ..Limits::default()
     };
     let node = Node::start(memory, limits).await;
-    let reply = node.get(&format!("/ipfs/{node_cid}?format=car&car-dups=y")).await;
+    let reply = node
+        .get(&format!("/ipfs/{node_cid}?format=car&car-dups=y"))
+        .await;
     assert!(!reply.whole && reply.body.len() < 10_000 * 150);
     let once = node.get(&format!("/ipfs/{node_cid}?format=car")).await;
     assert_eq!(once.car().0.len(), 31);
@@ -235,10 +311,17 @@ async fn duplicates_end_at_a_budget_with_a_cut() {
 #[tokio::test]
 async fn json_is_for_blocks_that_are_json() {
     let memory = Memory::default();
-    let cids = [memory.put(RAW, "1"), memory.put(JSON, "2"), memory.put(DAG_CBOR, vec![3])];
+    let cids = [
+        memory.put(RAW, "1"),
+        memory.put(JSON, "2"),
+        memory.put(DAG_CBOR, vec![3]),
+    ];
     let node = node(&memory).await;
     for (cid, status) in cids.iter().zip([200, 200, 406]) {
-        assert_eq!(node.get(&format!("/ipfs/{cid}?format=json")).await.status, status);
+        assert_eq!(
+            node.get(&format!("/ipfs/{cid}?format=json")).await.status,
+            status
+        );
     }
 }
 
@@ -248,7 +331,9 @@ async fn a_missing_path_names_the_last_cid_that_resolved() {
     let (list, _) = list_of(&memory, 3);
     let node = node(&memory).await;
     for format in ["raw", "car"] {
-        let reply = node.get(&format!("/ipfs/{list}/nope%1b?format={format}")).await;
+        let reply = node
+            .get(&format!("/ipfs/{list}/nope%1b?format={format}"))
+            .await;
         refused(&reply, 404);
         assert!(reply.text().contains(&list.to_string()), "{}", reply.text());
         assert!(!reply.text().contains('\x1b'));
@@ -267,9 +352,14 @@ async fn other_routes_and_methods() {
         refused(&node.get(path).await, 404);
     }
     let options = node.ask("OPTIONS", &format!("/ipfs/{ABSENT}"), &[]).await;
-    assert_eq!((options.status, options.field("access-control-allow-origin")), (200, Some("*")));
+    assert_eq!(
+        (options.status, options.field("access-control-allow-origin")),
+        (200, Some("*"))
+    );
     for method in ["POST", "PUT", "DELETE", "PATCH", "TRACE"] {
-        let reply = node.ask(method, &format!("/ipfs/{ABSENT}?format=raw"), &[]).await;
+        let reply = node
+            .ask(method, &format!("/ipfs/{ABSENT}?format=raw"), &[])
+            .await;
         refused(&reply, 405);
         assert_eq!(reply.field("allow"), Some("GET, HEAD, OPTIONS"));
     }
@@ -278,7 +368,11 @@ async fn other_routes_and_methods() {
 #[tokio::test]
 async fn malformed_requests_get_a_sentence() {
     let node = node(&Memory::default()).await;
-    for path in ["/ipfs/x?format=raw", "/ipfs/bafkqaaa", "/ipfs/bafkqaaa/%zz?format=car"] {
+    for path in [
+        "/ipfs/x?format=raw",
+        "/ipfs/bafkqaaa",
+        "/ipfs/bafkqaaa/%zz?format=car",
+    ] {
         let reply = node.get(path).await;
         refused(&reply, 400);
         assert!(reply.text().trim().contains(' '));

@@ -54,7 +54,10 @@ async fn all_recorded_trustless_requests_are_answered_as_recorded() {
 }
 
 async fn check(node: &Node, case: &Value) {
-    let (method, path) = (case["method"].as_str().unwrap(), case["path"].as_str().unwrap());
+    let (method, path) = (
+        case["method"].as_str().unwrap(),
+        case["path"].as_str().unwrap(),
+    );
     let sent = case["headers"].as_object().unwrap();
     let sent: Vec<(&str, &str)> = sent
         .iter()
@@ -65,7 +68,11 @@ async fn check(node: &Node, case: &Value) {
     if path.contains("i-do-not-exist") {
         return check_missing(case, &reply);
     }
-    assert_eq!(u64::from(reply.status), case["status"].as_u64().unwrap(), "{path}");
+    assert_eq!(
+        u64::from(reply.status),
+        case["status"].as_u64().unwrap(),
+        "{path}"
+    );
     check_headers(case, &reply);
     if let Some(expected) = case["car"].as_array() {
         let expected: Vec<&str> = expected.iter().map(|cid| cid.as_str().unwrap()).collect();
@@ -80,7 +87,10 @@ async fn check(node: &Node, case: &Value) {
         let digest = carrack_formats::verify::sha256(&reply.body);
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(digest, expected, "{path}");
-        assert_eq!(reply.body.len() as u64, case["body_bytes"].as_u64().unwrap());
+        assert_eq!(
+            reply.body.len() as u64,
+            case["body_bytes"].as_u64().unwrap()
+        );
     }
 }
 
@@ -89,9 +99,16 @@ async fn check(node: &Node, case: &Value) {
 /// names the CID up to which the path resolved.
 fn check_missing(case: &Value, reply: &Reply) {
     assert_eq!(reply.status, 404);
-    assert_eq!(reply.field("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(
+        reply.field("content-type"),
+        Some("text/plain; charset=utf-8")
+    );
     let last = case["car"].as_array().unwrap().last().unwrap();
-    assert!(reply.text().contains(last.as_str().unwrap()), "{}", reply.text());
+    assert!(
+        reply.text().contains(last.as_str().unwrap()),
+        "{}",
+        reply.text()
+    );
 }
 
 fn check_headers(case: &Value, reply: &Reply) {
@@ -122,7 +139,10 @@ fn check_headers(case: &Value, reply: &Reply) {
     if case["method"] != "HEAD" {
         assert_eq!(reply.field("x-content-type-options"), Some("nosniff"));
     }
-    assert!(case["response"].get("content-location").is_some() || reply.field("content-location").is_none());
+    assert!(
+        case["response"].get("content-location").is_some()
+            || reply.field("content-location").is_none()
+    );
 }
 
 fn root_of(path: &str) -> &str {

@@ -48,7 +48,9 @@ impl LeafRule {
     #[must_use]
     pub fn leaf(self, index: u64, file_len: u64) -> (u64, u32) {
         let offset = index.saturating_mul(u64::from(self.chunk_size));
-        let len = file_len.saturating_sub(offset).min(u64::from(self.chunk_size));
+        let len = file_len
+            .saturating_sub(offset)
+            .min(u64::from(self.chunk_size));
         (offset, u32::try_from(len).unwrap_or(self.chunk_size))
     }
 }
@@ -106,7 +108,12 @@ impl HashPool {
                 std::thread::spawn(move || work(rule, &jobs, &done))
             })
             .collect();
-        Self { jobs: Some(jobs), done, threads, in_flight: 0 }
+        Self {
+            jobs: Some(jobs),
+            done,
+            threads,
+            in_flight: 0,
+        }
     }
 
     /// Most jobs under way at once.
@@ -130,7 +137,11 @@ impl HashPool {
     /// Hands a job to the workers. Call only when there [is room](Self::has_room).
     pub fn submit(&mut self, job: Job) {
         debug_assert!(self.has_room(), "the caller checks for room first");
-        if self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok()) {
+        if self
+            .jobs
+            .as_ref()
+            .is_some_and(|jobs| jobs.send(job).is_ok())
+        {
             self.in_flight += 1;
         }
     }
@@ -171,12 +182,25 @@ fn work(rule: LeafRule, jobs: &Mutex<Receiver<Job>>, done: &SyncSender<Vec<Done>
             Err(_) => return,
             Ok(Job::Files(files)) => files
                 .into_iter()
-                .map(|(token, path)| Done { token, first: 0, result: hasher.whole(&path) })
+                .map(|(token, path)| Done {
+                    token,
+                    first: 0,
+                    result: hasher.whole(&path),
+                })
                 .collect(),
-            Ok(Job::Range { token, file, first, n }) => {
+            Ok(Job::Range {
+                token,
+                file,
+                first,
+                n,
+            }) => {
                 let digests = hasher.range(&file, file.validator.size, first, u64::from(n));
                 let result = digests.map(|digests| (file.validator, digests));
-                vec![Done { token, first, result }]
+                vec![Done {
+                    token,
+                    first,
+                    result,
+                }]
             }
         };
         if done.send(results).is_err() {
@@ -197,7 +221,12 @@ struct LeafHasher {
 impl LeafHasher {
     fn new(rule: LeafRule) -> Self {
         let buffer = vec![0; READ_LEN].into_boxed_slice();
-        Self { rule, buffer, frame_of: None, zeros: None }
+        Self {
+            rule,
+            buffer,
+            frame_of: None,
+            zeros: None,
+        }
     }
 
     /// Opens, reads and hashes a file that stays the same meanwhile.
@@ -247,18 +276,28 @@ impl LeafHasher {
                 let (prefix, suffix) = leaf::frame(len as usize);
                 self.frame_of = Some((len, prefix, suffix));
             }
-            sha.update(self.frame_of.as_ref().map_or(&[][..], |frame| frame.1.as_slice()));
+            sha.update(
+                self.frame_of
+                    .as_ref()
+                    .map_or(&[][..], |frame| frame.1.as_slice()),
+            );
         }
         let mut done = 0;
         while done < len {
-            let want = usize::try_from(len - done).unwrap_or(READ_LEN).min(READ_LEN);
+            let want = usize::try_from(len - done)
+                .unwrap_or(READ_LEN)
+                .min(READ_LEN);
             let chunk = self.buffer.get_mut(..want).unwrap_or_default();
             file.read_exact_at(chunk, offset + u64::from(done))?;
             sha.update(chunk);
             done += u32::try_from(want).unwrap_or(u32::MAX);
         }
         if !self.rule.raw {
-            sha.update(self.frame_of.as_ref().map_or(&[][..], |frame| frame.2.as_slice()));
+            sha.update(
+                self.frame_of
+                    .as_ref()
+                    .map_or(&[][..], |frame| frame.2.as_slice()),
+            );
         }
         Ok(sha.finalize().into())
     }

@@ -9,6 +9,8 @@
 //!
 //! Nothing of a CAR becomes visible unless all of it verified; `salvage` keeps the good blocks.
 
+mod copy;
+
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -19,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use carrack_formats::Cid;
 use carrack_formats::car::{CarError, CarLimits, Parser, Section, Step, v2};
 use carrack_formats::cid;
-use carrack_formats::verify::{self, Verifier};
+use carrack_formats::verify::Verifier;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::sink::Sink;
@@ -40,8 +42,6 @@ const JOBS_MAX: usize = 4;
 const SMALL_SECTION: u64 = 32 << 10;
 /// Bytes verified at once, out of the processor's cache.
 const SLICE_LEN: usize = 128 << 10;
-/// Bytes taken from a stream at once.
-const READ_LEN: usize = 64 << 10;
 /// Most bad blocks that a salvaging import names.
 const PROBLEMS_MAX: usize = 1000;
 /// Stands for the profile in the catalog's memory of files: a CAR is not cut.
@@ -149,7 +149,7 @@ pub fn import_copy(
     let _ingest = store.ingest_lock();
     let mut sink = Sink::new(store)?;
     let mut report = ImportReport::default();
-    let copied = copy(&mut sink, input, options, &mut report, progress, stop);
+    let copied = copy::copy(&mut sink, input, options, &mut report, progress, stop);
     let scanned = copied.map_err(|error| car_failed(name, error))?;
     let members = sink.pack_id().into_iter().collect();
     roots(&mut sink, name, &scanned, members, &mut report)?;
@@ -191,7 +191,14 @@ fn roots(
             n_blocks: report.n_blocks,
             n_files: 1,
         };
-        sink.root(root, path, RootKind::Import, CAR_PROFILE, sum, members.clone())?;
+        sink.root(
+            root,
+            path,
+            RootKind::Import,
+            CAR_PROFILE,
+            sum,
+            members.clone(),
+        )?;
         report.roots.push(AddedRoot {
             cid: *root,
             path: path.to_owned(),
@@ -204,7 +211,10 @@ fn roots(
 }
 
 fn unchanged(store: &Arc<Store>, path: &Path) -> Result<ImportReport> {
-    let mut report = ImportReport { unchanged: true, ..ImportReport::default() };
+    let mut report = ImportReport {
+        unchanged: true,
+        ..ImportReport::default()
+    };
     for root in store.catalog().roots()? {
         if root.kind == RootKind::Import && root.path == path.as_os_str().as_bytes() {
             (report.n_blocks, report.bytes) = (root.n_blocks, root.bytes);
@@ -223,9 +233,11 @@ fn unchanged(store: &Arc<Store>, path: &Path) -> Result<ImportReport> {
 fn car_failed(path: &Path, error: CarFailure) -> Error {
     match error {
         CarFailure::Other(error) => error,
-        CarFailure::Io(error) => {
-            Error::with(ErrorKind::Unavailable, format!("cannot read {}", path.display()), error)
-        }
+        CarFailure::Io(error) => Error::with(
+            ErrorKind::Unavailable,
+            format!("cannot read {}", path.display()),
+            error,
+        ),
         CarFailure::Car(error) => {
             let what = format!("{} is not a sound CAR", path.display());
             Error::with(ErrorKind::Verification, what, error)
@@ -302,11 +314,19 @@ impl Import<'_, '_> {
         in_flight_max: usize,
     ) -> Result<Scanned, CarFailure> {
         let file_len = self.file.validator.size;
-        let mut window = Window { file: self.file, start: 0, bytes: Vec::new(), sparse: false };
+        let mut window = Window {
+            file: self.file,
+            start: 0,
+            bytes: Vec::new(),
+            sparse: false,
+        };
         let (start, end) = payload(&mut window, file_len)?;
         let mut parser = Parser::new(self.options.limits, start);
         parser.set_end(end);
-        let mut scanned = Scanned { roots: Vec::new(), present: Vec::new() };
+        let mut scanned = Scanned {
+            roots: Vec::new(),
+            present: Vec::new(),
+        };
         let mut batch = Vec::new();
         let mut batch_len = 0;
         let mut in_flight = 0;
@@ -342,7 +362,8 @@ impl Import<'_, '_> {
                 in_flight += 1;
             }
             batch_len = 0;
-            self.progress.update("verifying", parser.offset(), Some(file_len));
+            self.progress
+                .update("verifying", parser.offset(), Some(file_len));
         };
         if !batch.is_empty() && jobs.send(batch).is_ok() {
             in_flight += 1;
@@ -360,7 +381,11 @@ impl Import<'_, '_> {
     }
 
     /// One batch's outcome.
-    fn take(&mut self, results: &Receiver<Verified>, in_flight: &mut usize) -> Result<(), CarFailure> {
+    fn take(
+        &mut self,
+        results: &Receiver<Verified>,
+        in_flight: &mut usize,
+    ) -> Result<(), CarFailure> {
         let Ok(verified) = results.recv() else {
             *in_flight = 0;
             let what = "a verifying thread ended early";
@@ -379,7 +404,15 @@ impl Import<'_, '_> {
             if cid::identity_data(&section.cid).is_none() {
                 let (container, offset, len) =
                     (self.container, section.data_offset, section.data_len);
-                self.sink.range(&section.cid, Location { container, offset, len, wrapped: false })?;
+                self.sink.range(
+                    &section.cid,
+                    Location {
+                        container,
+                        offset,
+                        len,
+                        wrapped: false,
+                    },
+                )?;
             }
         }
         Ok(())
@@ -419,8 +452,14 @@ impl Window<'_> {
         let wanted_end = offset.saturating_add(want as u64).min(end);
         if offset < self.start || wanted_end > window_end {
             self.sparse = offset > window_end;
-            let len = if self.sparse { want.max(512) } else { want.max(64 << 10) };
-            let len = usize::try_from(end.saturating_sub(offset)).unwrap_or(len).min(len);
+            let len = if self.sparse {
+                want.max(512)
+            } else {
+                want.max(64 << 10)
+            };
+            let len = usize::try_from(end.saturating_sub(offset))
+                .unwrap_or(len)
+                .min(len);
             self.bytes.resize(len, 0);
             self.file.read_exact_at(&mut self.bytes, offset)?;
             self.start = offset;
@@ -438,7 +477,10 @@ fn verify_all(file: &LocalFile, jobs: &Mutex<Receiver<Vec<Section>>>, done: &Syn
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(sections) = job else { return };
-        let mut verified = Verified { good: Vec::with_capacity(sections.len()), bad: Vec::new() };
+        let mut verified = Verified {
+            good: Vec::with_capacity(sections.len()),
+            bad: Vec::new(),
+        };
         let span = read_span(file, &sections, &mut buffer);
         for section in sections {
             let checked = match span {
@@ -470,146 +512,28 @@ fn read_span(file: &LocalFile, sections: &[Section], buffer: &mut Vec<u8>) -> Op
 
 fn verify_in(section: &Section, buffer: &[u8], start: u64) -> Result<(), CarFailure> {
     let from = usize::try_from(section.data_offset - start).unwrap_or(usize::MAX);
-    let data = buffer.get(from..from.saturating_add(section.data_len as usize)).unwrap_or_default();
-    verify::verify(&section.cid, data).map_err(|_| mismatch(section))
+    let data = buffer
+        .get(from..from.saturating_add(section.data_len as usize))
+        .unwrap_or_default();
+    Ok(section.verify(data)?)
 }
 
 fn verify_at(file: &LocalFile, section: &Section, buffer: &mut Vec<u8>) -> Result<(), CarFailure> {
-    let mut verifier = Verifier::new(section.cid.hash()).map_err(|_| mismatch(section))?;
+    let mut verifier =
+        Verifier::new(section.cid.hash()).map_err(|error| section.hash_error(error))?;
     buffer.resize(SLICE_LEN, 0);
     let mut offset = section.data_offset;
     let end = offset + u64::from(section.data_len);
     while offset < end {
-        let len = usize::try_from(end - offset).unwrap_or(SLICE_LEN).min(SLICE_LEN);
+        let len = usize::try_from(end - offset)
+            .unwrap_or(SLICE_LEN)
+            .min(SLICE_LEN);
         let slice = buffer.get_mut(..len).unwrap_or_default();
         file.read_exact_at(slice, offset)?;
         verifier.update(slice);
         offset += len as u64;
     }
-    verifier.finish().map_err(|_| mismatch(section))
-}
-
-fn mismatch(section: &Section) -> CarFailure {
-    CarFailure::Car(mismatch_error(section))
-}
-
-fn mismatch_error(section: &Section) -> CarError {
-    CarError::HashMismatch { offset: section.offset, cid: Box::new(section.cid) }
-}
-
-/// Reads a CAR from a stream and writes its blocks into the pack.
-fn copy(
-    sink: &mut Sink<'_>,
-    input: &mut dyn Read,
-    options: &ImportOptions,
-    report: &mut ImportReport,
-    progress: &mut dyn Progress,
-    stop: &AtomicBool,
-) -> Result<Scanned, CarFailure> {
-    let chunk = vec![0; READ_LEN];
-    let mut stream = Stream { input, chunk, bytes: Vec::new(), start: 0, eof: false, end: u64::MAX };
-    stream.fill(v2::START_LEN)?;
-    let mut first = 0;
-    if v2::is_v2(&stream.bytes) == Some(true) {
-        let header = v2::parse(&stream.bytes, u64::MAX)?; // A stream does not tell its length.
-        first = header.data_offset;
-        stream.end = header.data_end();
-        stream.skip_to(first)?;
-    }
-    let mut parser = Parser::new(options.limits, first);
-    let mut scanned = Scanned { roots: Vec::new(), present: Vec::new() };
-    let mut want = 256;
-    loop {
-        stream.fill(want)?;
-        let (bytes, eof) = stream.view();
-        match parser.next(bytes, eof)? {
-            Step::Need(n) => want = n,
-            Step::Header(header) => {
-                scanned.roots = header.roots;
-                stream.skip_to(parser.offset())?;
-                want = 256;
-            }
-            Step::End => return Ok(scanned),
-            Step::Section(section) => {
-                let head_len = usize::try_from(section.data_offset - section.offset).unwrap_or(0);
-                let len = head_len + section.data_len as usize;
-                stream.fill(len)?;
-                let (bytes, _) = stream.view();
-                let data = bytes
-                    .get(head_len..len)
-                    .ok_or(CarError::Truncated { offset: section.offset })?;
-                match verify::verify(&section.cid, data) {
-                    Ok(()) => {
-                        if cid::identity_data(&section.cid).is_none() {
-                            sink.node(&section.cid, data)?;
-                        }
-                        scanned.met(&section.cid);
-                        report.n_blocks += 1;
-                        report.bytes += data.len() as u64;
-                    }
-                    Err(_) if options.salvage => {
-                        report.n_bad += 1;
-                        report.problems.push(mismatch_error(&section).to_string());
-                        report.problems.truncate(PROBLEMS_MAX);
-                    }
-                    Err(_) => return Err(mismatch(&section)),
-                }
-                if stop.load(Ordering::Relaxed) {
-                    let what = "interrupted; nothing of this CAR was kept";
-                    return Err(Error::new(ErrorKind::Unavailable, what).into());
-                }
-                stream.skip_to(parser.offset())?;
-                want = 256;
-                progress.update("copying", parser.offset(), None);
-            }
-        }
-    }
-}
-
-/// A stream with a buffer that starts where the parser stands.
-struct Stream<'a> {
-    input: &'a mut dyn Read,
-    chunk: Vec<u8>,
-    bytes: Vec<u8>,
-    /// Place of the buffer's first byte in the stream.
-    start: u64,
-    eof: bool,
-    /// Where the CARv1 ends, for a CARv2.
-    end: u64,
-}
-
-impl Stream<'_> {
-    /// Reads until the buffer holds `want` bytes or the stream ends.
-    fn fill(&mut self, want: usize) -> Result<(), CarFailure> {
-        while self.bytes.len() < want && !self.eof {
-            match self.input.read(&mut self.chunk) {
-                Ok(0) => self.eof = true,
-                Ok(n) => self.bytes.extend_from_slice(self.chunk.get(..n).unwrap_or_default()),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// The buffered bytes of the CARv1, and whether it ends there.
-    fn view(&self) -> (&[u8], bool) {
-        let left = usize::try_from(self.end.saturating_sub(self.start)).unwrap_or(usize::MAX);
-        let bytes = self.bytes.get(..left).unwrap_or(&self.bytes);
-        (bytes, self.eof || bytes.len() == left)
-    }
-
-    fn skip_to(&mut self, offset: u64) -> Result<(), CarFailure> {
-        while self.start < offset {
-            self.fill(1)?;
-            let gap = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
-            let n = gap.min(self.bytes.len());
-            if n == 0 {
-                return Err(CarError::Truncated { offset: self.start }.into());
-            }
-            self.bytes.drain(..n);
-            self.start += n as u64;
-        }
-        Ok(())
-    }
+    Ok(verifier
+        .finish()
+        .map_err(|error| section.hash_error(error))?)
 }

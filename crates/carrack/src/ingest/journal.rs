@@ -57,14 +57,26 @@ impl Journal {
         let header = header(subject);
         let (known, valid_len) = read(&path, &header).unwrap_or_default();
         let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).open(&path)?;
+        let file = options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)?;
         file.set_len(valid_len)?;
         let mut file = BufWriter::new(file);
         io::Seek::seek(&mut file, io::SeekFrom::Start(valid_len))?;
         if valid_len == 0 {
             file.write_all(&header)?;
         }
-        Ok((Self { path, file, next_leaf: known.len() as u64, pending: Vec::new() }, known))
+        Ok((
+            Self {
+                path,
+                file,
+                next_leaf: known.len() as u64,
+                pending: Vec::new(),
+            },
+            known,
+        ))
     }
 
     /// Adds the next leaf's digest. It is on its way to the disk once its record is full.
@@ -73,7 +85,11 @@ impl Journal {
     /// Those of the file system.
     pub fn push(&mut self, digest: Digest) -> io::Result<()> {
         self.pending.push(digest);
-        if self.pending.len() >= RECORD_LEAVES { self.flush() } else { Ok(()) }
+        if self.pending.len() >= RECORD_LEAVES {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes the leaves pushed so far as a record.
@@ -88,7 +104,9 @@ impl Journal {
         let mut record = Vec::with_capacity(12 + self.pending.len() * 32 + CHECKSUM_LEN);
         record.extend_from_slice(&self.next_leaf.to_le_bytes());
         record.extend_from_slice(&n.to_le_bytes());
-        self.pending.iter().for_each(|digest| record.extend_from_slice(digest));
+        self.pending
+            .iter()
+            .for_each(|digest| record.extend_from_slice(digest));
         record.extend_from_slice(&checksum(&record));
         self.file.write_all(&record)?;
         self.file.flush()?;
@@ -108,7 +126,9 @@ impl Journal {
 
 fn journal_path(dir: &Path, subject: Subject<'_>) -> PathBuf {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&subject.profile.to_le_bytes()).update(subject.path);
+    hasher
+        .update(&subject.profile.to_le_bytes())
+        .update(subject.path);
     let name: String = hasher.finalize().to_hex().chars().take(32).collect();
     dir.join(format!("{name}.journal"))
 }
@@ -179,8 +199,17 @@ mod tests {
     use crate::store::catalog::{FileTime, Validator};
 
     fn validator(size: u64) -> Validator {
-        let (mtime, ctime) = (FileTime { secs: 3, nanos: 4 }, FileTime { secs: -5, nanos: 6 });
-        Validator { dev: 1, ino: 2, size, mtime, ctime }
+        let (mtime, ctime) = (
+            FileTime { secs: 3, nanos: 4 },
+            FileTime { secs: -5, nanos: 6 },
+        );
+        Validator {
+            dev: 1,
+            ino: 2,
+            size,
+            mtime,
+            ctime,
+        }
     }
 
     fn digest(n: u64) -> Digest {
@@ -193,7 +222,11 @@ mod tests {
     fn every_cut_leaves_a_prefix_of_whole_records() {
         let dir = tempfile::tempdir().unwrap();
         let version = validator(1 << 40);
-        let subject = Subject { path: b"/data/big", validator: &version, profile: 7 };
+        let subject = Subject {
+            path: b"/data/big",
+            validator: &version,
+            profile: 7,
+        };
         let (mut journal, known) = Journal::open(dir.path(), subject).unwrap();
         assert!(known.is_empty());
         for n in 0..300 {
@@ -206,8 +239,17 @@ mod tests {
         for cut in (0..=whole.len()).step_by(97).chain([whole.len()]) {
             std::fs::write(&path, &whole[..cut]).unwrap();
             let (_, known) = Journal::open(dir.path(), subject).unwrap();
-            assert!([0, 128, 256, 300].contains(&known.len()), "cut at {cut}: {}", known.len());
-            assert!(known.iter().enumerate().all(|(n, got)| *got == digest(n as u64)));
+            assert!(
+                [0, 128, 256, 300].contains(&known.len()),
+                "cut at {cut}: {}",
+                known.len()
+            );
+            assert!(
+                known
+                    .iter()
+                    .enumerate()
+                    .all(|(n, got)| *got == digest(n as u64))
+            );
         }
         std::fs::write(&path, &whole).unwrap();
         assert_eq!(Journal::open(dir.path(), subject).unwrap().1.len(), 300);
@@ -217,7 +259,11 @@ mod tests {
     fn a_flipped_bit_is_never_believed() {
         let dir = tempfile::tempdir().unwrap();
         let version = validator(1 << 40);
-        let subject = Subject { path: b"/x", validator: &version, profile: 7 };
+        let subject = Subject {
+            path: b"/x",
+            validator: &version,
+            profile: 7,
+        };
         let (mut journal, _) = Journal::open(dir.path(), subject).unwrap();
         (0..3).for_each(|n| journal.push(digest(n)).unwrap());
         journal.flush().unwrap();
@@ -228,7 +274,10 @@ mod tests {
             let mut bad = whole.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             std::fs::write(&path, &bad).unwrap();
-            assert!(Journal::open(dir.path(), subject).unwrap().1.is_empty(), "bit {bit}");
+            assert!(
+                Journal::open(dir.path(), subject).unwrap().1.is_empty(),
+                "bit {bit}"
+            );
         }
     }
 
@@ -236,12 +285,19 @@ mod tests {
     fn another_version_of_the_file_starts_over() {
         let dir = tempfile::tempdir().unwrap();
         let (old, new) = (validator(1 << 40), validator((1 << 40) + 1));
-        let subject = Subject { path: b"/x", validator: &old, profile: 7 };
+        let subject = Subject {
+            path: b"/x",
+            validator: &old,
+            profile: 7,
+        };
         let (mut journal, _) = Journal::open(dir.path(), subject).unwrap();
         journal.push(digest(0)).unwrap();
         journal.flush().unwrap();
         drop(journal);
-        let subject = Subject { validator: &new, ..subject };
+        let subject = Subject {
+            validator: &new,
+            ..subject
+        };
         assert!(Journal::open(dir.path(), subject).unwrap().1.is_empty());
     }
 }

@@ -9,7 +9,8 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::source::local::validator_of;
 use crate::store::catalog::Validator;
@@ -80,6 +81,37 @@ pub fn list(directory: &Path, with_hidden: bool) -> io::Result<Listing> {
         };
         listing.entries.push(Entry { name, kind });
     }
-    listing.entries.sort_unstable_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+    listing
+        .entries
+        .sort_unstable_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
     Ok(listing)
+}
+
+/// Adds up the lengths of all files, for an estimate of the time left.
+pub fn measure(roots: Vec<PathBuf>, with_hidden: bool, total: &AtomicU64, stop: &AtomicBool) {
+    let mut left = roots;
+    while let Some(path) = left.pop() {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(meta) = std::fs::symlink_metadata(&path) else {
+            continue;
+        };
+        if meta.is_file() {
+            total.fetch_add(meta.len(), Ordering::Relaxed);
+        } else if meta.is_dir() {
+            let Ok(listing) = list(&path, with_hidden) else {
+                continue;
+            };
+            for entry in listing.entries {
+                match entry.kind {
+                    EntryKind::File(validator) => {
+                        total.fetch_add(validator.size, Ordering::Relaxed);
+                    }
+                    EntryKind::Directory => left.push(path.join(entry.name)),
+                    EntryKind::Symlink(_) | EntryKind::Unreadable(_) => {}
+                }
+            }
+        }
+    }
 }

@@ -19,7 +19,8 @@ use crate::ingest::journal::Journal;
 use crate::ingest::tree::Sum;
 use crate::store::Store;
 use crate::store::catalog::{
-    Batch, ContainerKind, ContainerRecord, DirRecord, PathKey, PathRecord, RootKind, RootRecord, SOURCE_LOCAL, SOURCE_STORE, Validator,
+    Batch, ContainerKind, ContainerRecord, DirRecord, PathKey, PathRecord, RootKind, RootRecord,
+    SOURCE_LOCAL, SOURCE_STORE, Validator,
 };
 use crate::store::index::RunWriter;
 use crate::store::location::{ContainerId, Location};
@@ -110,7 +111,11 @@ impl<'a> Sink<'a> {
     /// Those of writing a run.
     pub fn range(&mut self, cid: &Cid, location: Location) -> Result<()> {
         self.run.push(cid.hash(), location)?;
-        if self.run.is_full() { self.checkpoint() } else { Ok(()) }
+        if self.run.is_full() {
+            self.checkpoint()
+        } else {
+            Ok(())
+        }
     }
 
     /// A block that lies nowhere yet; gives the pack it is written to.
@@ -129,7 +134,15 @@ impl<'a> Sink<'a> {
         if cid::identity_data(cid).is_none() {
             let offset = pack.append(cid, block)?;
             let len = u32::try_from(block.len()).unwrap_or(u32::MAX);
-            self.range(cid, Location { container, offset, len, wrapped: false })?;
+            self.range(
+                cid,
+                Location {
+                    container,
+                    offset,
+                    len,
+                    wrapped: false,
+                },
+            )?;
         }
         Ok(container)
     }
@@ -154,7 +167,6 @@ impl<'a> Sink<'a> {
     }
 
     /// A file that is whole.
-    #[expect(clippy::too_many_arguments, reason = "the columns of one row")]
     pub fn file(
         &mut self,
         path: &Path,
@@ -337,5 +349,9 @@ impl<'a> Sink<'a> {
 }
 
 fn key(path: &Path, profile: u32) -> PathKey {
-    PathKey { source: SOURCE_LOCAL, profile, path: path.as_os_str().as_bytes().to_vec() }
+    PathKey {
+        source: SOURCE_LOCAL,
+        profile,
+        path: path.as_os_str().as_bytes().to_vec(),
+    }
 }

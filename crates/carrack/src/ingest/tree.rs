@@ -71,7 +71,13 @@ impl Tree {
     ) -> usize {
         let entries: Vec<_> = names.into_iter().map(|name| (name, None)).collect();
         let waiting_for = entries.len() + 1;
-        let directory = Some(Directory { path, root, parent, entries, waiting_for });
+        let directory = Some(Directory {
+            path,
+            root,
+            parent,
+            entries,
+            waiting_for,
+        });
         match self.free.pop() {
             Some(index) => {
                 if let Some(place) = self.directories.get_mut(index) {
@@ -87,7 +93,12 @@ impl Tree {
     }
 
     /// An entry has come to something, or was left out. Gives the directory if that was its last.
-    pub fn settle(&mut self, directory: usize, entry: usize, sum: Option<Sum>) -> Option<Directory> {
+    pub fn settle(
+        &mut self,
+        directory: usize,
+        entry: usize,
+        sum: Option<Sum>,
+    ) -> Option<Directory> {
         let open = self.directories.get_mut(directory)?.as_mut()?;
         if let Some(place) = open.entries.get_mut(entry) {
             place.1 = sum;

@@ -56,6 +56,9 @@ pub struct Limits {
     /// Bytes of blocks and CAR frames between being read and being written to a socket, over all
     /// responses. The node's memory is this, the connections, and the block cache.
     pub bytes_in_flight_max: usize,
+    /// How long a request waits for room in `bytes_in_flight_max` before it gets 503. Deployed block
+    /// clients give a request 5 s in all, and take silence worse than 503.
+    pub room_timeout: Duration,
     /// Batches of one CAR that are read ahead of the one being written: two hide the latency of
     /// a disk, three that of a slow one.
     pub batches_ahead_max: usize,
@@ -94,6 +97,7 @@ impl Default for Limits {
             h2_local_resets_max: 128,
             h2_ping_interval: Duration::from_secs(15),
             bytes_in_flight_max: 128 * 1024 * 1024,
+            room_timeout: Duration::from_secs(4),
             batches_ahead_max: 3,
             car_blocks_max: 16_000_000,
             blocking_jobs_max: 64,
@@ -120,5 +124,8 @@ pub const ACCEPT_ENTRIES_MAX: usize = 32;
 pub const ENTITY_TAGS_MAX: usize = 64;
 
 /// Bounds on one walk over a DAG.
-pub const WALK: WalkLimits =
-    WalkLimits { depth_max: 1024, stack_bytes_max: 64 << 20, visited_max: 4 << 20 };
+pub const WALK: WalkLimits = WalkLimits {
+    depth_max: 1024,
+    stack_bytes_max: 64 << 20,
+    visited_max: 4 << 20,
+};

@@ -229,6 +229,10 @@ struct Connection<B> {
 }
 
 impl<B: Backend> Connection<B> {
+    fn tick(&self, watch: &Watch, seen: &mut Seen) -> Option<Cut> {
+        watch.tick(seen, &self.patience, self.gateway.pool().is_pressed())
+    }
+
     /// Serves the connection until it ends or the watch cuts it. Dropping it cuts it.
     async fn run(mut self, builder: Builder<Tasks>, stream: TcpStream) {
         let watch = Arc::new(Watch::default());
@@ -258,7 +262,7 @@ impl<B: Backend> Connection<B> {
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                _ = ticks.tick() => match watch.tick(&mut seen, &self.patience) {
+                _ = ticks.tick() => match self.tick(&watch, &mut seen) {
                     None => {}
                     // A request may be on its way: the client hears of the end first.
                     Some(Cut::Idle) if !leaving => {

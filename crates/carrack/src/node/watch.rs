@@ -15,6 +15,10 @@ use super::limits::Limits;
 /// Ticks in the shortest timeout: the shortest is kept to within a quarter of it.
 const TICKS_PER_TIMEOUT: u32 = 4;
 
+/// A client that takes nothing is cut this many times sooner while others wait for the room that
+/// its bytes take.
+const PRESSED_PART: u32 = 4;
+
 /// Shared by the socket, the requests and the task of one connection.
 #[derive(Debug, Default)]
 pub struct Watch {
@@ -36,6 +40,8 @@ pub struct Watch {
 pub struct Share {
     started: u32,
     moved: AtomicU32,
+    /// The body waits for room in the node's budget: that is nobody's fault on this connection.
+    waiting: AtomicBool,
 }
 
 /// Why a connection is cut.
@@ -60,6 +66,7 @@ pub struct Patience {
     header: u32,
     idle: u32,
     progress: u32,
+    pressed: u32,
     request: u32,
 }
 
@@ -77,6 +84,13 @@ pub struct Seen {
     wrote: u32,
     /// Tick at which the socket last took all it was given.
     flowed: u32,
+}
+
+impl Share {
+    /// Says whether the body waits for room in the node's budget.
+    pub fn set_waiting(&self, waiting: bool) {
+        self.waiting.store(waiting, Relaxed);
+    }
 }
 
 /// How often [`Watch::tick`] is to be called.
@@ -106,6 +120,7 @@ impl Patience {
             header: ticks(limits.header_timeout),
             idle: ticks(limits.idle_timeout),
             progress: ticks(limits.progress_timeout),
+            pressed: ticks(limits.progress_timeout / PRESSED_PART),
             request: ticks(limits.request_timeout),
         }
     }
@@ -149,6 +164,7 @@ impl Watch {
         let share = Arc::new(Share {
             started: now,
             moved: AtomicU32::new(now),
+            waiting: AtomicBool::new(false),
         });
         let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
         bodies.push(Arc::downgrade(&share));
@@ -160,23 +176,29 @@ impl Watch {
         share.moved.store(self.now.load(Relaxed), Relaxed);
     }
 
-    /// One tick later: must the connection go?
-    pub fn tick(&self, seen: &mut Seen, patience: &Patience) -> Option<Cut> {
+    /// One tick later: must the connection go? `pressed`: others wait for room.
+    pub fn tick(&self, seen: &mut Seen, patience: &Patience, pressed: bool) -> Option<Cut> {
         let now = self.now.fetch_add(1, Relaxed).saturating_add(1);
         let cut = self
-            .cut_for_waiting_client(now, seen, patience)
+            .cut_for_progress(now, seen, patience, pressed)
             .or_else(|| self.cut_for_requests(now, seen, patience));
         seen.bytes_read = self.bytes_read.load(Relaxed);
         cut
     }
 
     /// Answers that do not get away.
-    fn cut_for_waiting_client(
+    fn cut_for_progress(
         &self,
         now: u32,
         seen: &mut Seen,
         patience: &Patience,
+        pressed: bool,
     ) -> Option<Cut> {
+        let progress = if pressed {
+            patience.pressed
+        } else {
+            patience.progress
+        };
         let written = self.bytes_written.load(Relaxed);
         if written != seen.bytes_written {
             seen.bytes_written = written;
@@ -186,7 +208,7 @@ impl Watch {
             seen.flowed = now;
         }
         let since_written = now.saturating_sub(seen.wrote);
-        if now.saturating_sub(seen.flowed).min(since_written) >= patience.progress {
+        if now.saturating_sub(seen.flowed).min(since_written) >= progress {
             return Some(Cut::NoProgress);
         }
         let http2 = self.http2.load(Relaxed);
@@ -196,10 +218,13 @@ impl Watch {
             let Some(share) = body.upgrade() else {
                 return false;
             };
+            if share.waiting.load(Relaxed) {
+                self.moved(&share);
+            }
             if now.saturating_sub(share.started) >= patience.request {
                 cut = Some(Cut::TooLong);
-            } else if now.saturating_sub(share.moved.load(Relaxed)) >= patience.progress
-                && (http2 || since_written >= patience.progress)
+            } else if now.saturating_sub(share.moved.load(Relaxed)) >= progress
+                && (http2 || since_written >= progress)
             {
                 // A stream of HTTP/2 may stand still on a connection that moves; on HTTP/1 bytes
                 // that leave are this body's.
@@ -260,7 +285,7 @@ mod tests {
         let (mut seen, patience) = (Seen::default(), patience());
         for tick in 1..1000 {
             act(tick);
-            if let Some(cut) = watch.tick(&mut seen, &patience) {
+            if let Some(cut) = watch.tick(&mut seen, &patience, false) {
                 return (tick, cut);
             }
         }
@@ -322,7 +347,7 @@ mod tests {
             watch.write_blocked();
             watch.wrote(1);
             watch.write_blocked();
-            assert_eq!(watch.tick(&mut seen, &patience), None);
+            assert_eq!(watch.tick(&mut seen, &patience, false), None);
         }
         assert_eq!(ticks_to_cut(&watch, |_| ()).1, Cut::NoProgress);
     }
@@ -342,7 +367,7 @@ mod tests {
         assert_eq!(cut, (24, Cut::NoProgress));
         drop(share);
         assert_eq!(watch.bodies.lock().unwrap().len(), 1);
-        watch.tick(&mut Seen::default(), &patience());
+        watch.tick(&mut Seen::default(), &patience(), false);
         assert_eq!(watch.bodies.lock().unwrap().len(), 0);
     }
 
@@ -356,5 +381,26 @@ mod tests {
             ticks_to_cut(&watch, |_| watch.moved(&share)),
             (40, Cut::TooLong)
         );
+    }
+
+    #[test]
+    fn while_others_wait_for_room_the_stalled_go_sooner_and_the_waiting_stay() {
+        let watch = Watch::default();
+        watch.read(1);
+        watch.request_started(true);
+        let share = watch.share();
+        let (mut seen, patience) = (Seen::default(), patience());
+        share.set_waiting(true);
+        for _ in 0..39 {
+            assert_eq!(watch.tick(&mut seen, &patience, true), None);
+        }
+        let watch = Watch::default();
+        watch.read(1);
+        watch.request_started(true);
+        let share = watch.share();
+        let mut seen = Seen::default();
+        let cut = (1..).find(|_| watch.tick(&mut seen, &patience, true).is_some());
+        assert_eq!(cut, Some(4));
+        drop(share);
     }
 }

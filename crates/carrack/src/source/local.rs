@@ -36,9 +36,15 @@ impl LocalFile {
         let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
         let meta = file.metadata()?;
         if !meta.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not a regular file",
+            ));
         }
-        Ok(Self { file, validator: validator_of(&meta) })
+        Ok(Self {
+            file,
+            validator: validator_of(&meta),
+        })
     }
 
     /// The validator as it is now, of the file that is open.
@@ -123,5 +129,8 @@ pub fn validator_of(meta: &Metadata) -> Validator {
 }
 
 fn file_time(secs: i64, nanos: i64) -> FileTime {
-    FileTime { secs, nanos: u32::try_from(nanos).unwrap_or(0) }
+    FileTime {
+        secs,
+        nanos: u32::try_from(nanos).unwrap_or(0),
+    }
 }

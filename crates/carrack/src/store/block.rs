@@ -6,9 +6,10 @@
 //!          without blocking is tried for blocks of at most [`INLINE_LEN_MAX`] bytes.
 //! Not here the walk over a DAG (`store::car_stream`, `store::resolve`), HTTP.
 //!
-//! A file that is not what it was when it was added is not refused for that: its bytes are read and
-//! hashed. If they are still the block's, they are served (the file was touched, or put back); if
-//! not, the container is out of service until the file changes again.
+//! A file of another length than when it was added is refused. One of the same length whose times or
+//! inode differ is not refused for that: its bytes are read and hashed. If they are still the
+//! block's, they are served (the file was touched, or put back); if not, the container is out of
+//! service until the file changes again.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -29,7 +30,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::source::local::{self, LocalFile};
 use crate::store::Store;
 use crate::store::buffers::{Buffer, BufferPool};
-use crate::store::catalog::{Batch, ContainerKind, ContainerRecord, StaleMark, StaleReason, Validator};
+use crate::store::catalog::{
+    Batch, ContainerKind, ContainerRecord, StaleMark, StaleReason, Validator,
+};
 use crate::store::location::{ContainerId, Location};
 use crate::store::stale::StaleMarks;
 
@@ -118,7 +121,9 @@ impl Blocks {
     pub fn new(store: Arc<Store>, cache_len: u64) -> Result<Self> {
         let stale = StaleMarks::new(store.catalog().stale_marks()?);
         // The estimate of entries only sizes the tables.
-        let entries = usize::try_from(cache_len / (64 << 10)).unwrap_or(usize::MAX).clamp(64, 1 << 20);
+        let entries = usize::try_from(cache_len / (64 << 10))
+            .unwrap_or(usize::MAX)
+            .clamp(64, 1 << 20);
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
@@ -158,8 +163,11 @@ impl Blocks {
             return Ok(Some(data.len() as u64));
         }
         for location in self.locate(cid.hash())? {
-            let Ok(container) = self.open(location.container, true) else { continue };
-            if container.proved.load(Ordering::Acquire) || self.read(cid, location, &container).is_ok()
+            let Ok(container) = self.open(location.container, true) else {
+                continue;
+            };
+            if container.proved.load(Ordering::Acquire)
+                || self.read(cid, location, &container).is_ok()
             {
                 return Ok(Some(block_len(location) as u64));
             }
@@ -181,7 +189,9 @@ impl Blocks {
             return Err(not_found(cid));
         }
         for location in locations {
-            let Some(container) = self.inner.open.get(&location.container) else { continue };
+            let Some(container) = self.inner.open.get(&location.container) else {
+                continue;
+            };
             if !container.is_current() || !container.proved.load(Ordering::Acquire) {
                 continue;
             }
@@ -286,7 +296,9 @@ impl Blocks {
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::new(ErrorKind::Unavailable, "interrupted"));
             }
-            let Some(record) = catalog.container(id)? else { continue };
+            let Some(record) = catalog.container(id)? else {
+                continue;
+            };
             let path = self.path_of(&record);
             let seen = local::validator_at(&path);
             let mark = marks.get(&id);
@@ -317,14 +329,18 @@ impl Blocks {
     /// Writes what was found out of service to the catalog, if that changed. A failure is logged:
     /// the marks are found again by the next reads.
     pub fn save_stale(&self) {
-        let Some(marks) = self.inner.stale.take_changes() else { return };
+        let Some(marks) = self.inner.stale.take_changes() else {
+            return;
+        };
         let saved = self.inner.store.catalog().stale_marks().and_then(|old| {
             let mut batch = Batch::new();
             let marked: HashSet<_> = marks.iter().map(|(id, _)| *id).collect();
             for (id, _) in old.into_iter().filter(|(id, _)| !marked.contains(id)) {
                 batch.clear_stale(id);
             }
-            marks.into_iter().for_each(|(id, mark)| batch.put_stale(id, mark));
+            marks
+                .into_iter()
+                .for_each(|(id, mark)| batch.put_stale(id, mark));
             self.inner.store.commit(batch)
         });
         if let Err(error) = saved {
@@ -375,7 +391,11 @@ impl Blocks {
     fn open(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
         if let Some(container) = self.inner.open.get(&id) {
             if container.is_current() {
-                return match self.inner.stale.is_refuted(id, Some(&container.file.validator)) {
+                return match self
+                    .inner
+                    .stale
+                    .is_refuted(id, Some(&container.file.validator))
+                {
                     false => Ok(container),
                     true => Err(Miss::Bad(changed(&container.path))),
                 };
@@ -384,7 +404,10 @@ impl Blocks {
         }
         let container = self.open_anew(id, keep)?;
         if !container.is_pack
-            && self.inner.stale.is_refuted(id, Some(&container.file.validator))
+            && self
+                .inner
+                .stale
+                .is_refuted(id, Some(&container.file.validator))
         {
             return Err(Miss::Bad(changed(&container.path)));
         }
@@ -392,17 +415,35 @@ impl Blocks {
     }
 
     fn open_anew(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
-        let record = self.inner.store.catalog().container(id).map_err(Miss::Bad)?;
+        let record = self
+            .inner
+            .store
+            .catalog()
+            .container(id)
+            .map_err(Miss::Bad)?;
         let record = record.ok_or(Miss::Dropped)?;
         let path = self.path_of(&record);
         let is_pack = record.kind == ContainerKind::Pack;
-        let file = LocalFile::open(&path).map_err(|error| Miss::Bad(self.lost(id, &path, error)))?;
+        let file =
+            LocalFile::open(&path).map_err(|error| Miss::Bad(self.lost(id, &path, error)))?;
+        if !is_pack && file.validator.size != record.size {
+            // Another length is another file, even where some of its bytes are the same.
+            let observed = Some(file.validator);
+            self.inner.stale.mark(id, mark(StaleReason::Changed, observed, None));
+            return Err(Miss::Bad(changed(&path)));
+        }
         let unchanged = is_pack || file.validator == record.validator;
         if unchanged && !self.inner.stale.is_refuted(id, Some(&file.validator)) {
             self.inner.stale.clear(id); // It was missing or changed, and is back.
         }
         let proved = AtomicBool::new(unchanged);
-        let container = Arc::new(OpenContainer { id, path, file, is_pack, proved });
+        let container = Arc::new(OpenContainer {
+            id,
+            path,
+            file,
+            is_pack,
+            proved,
+        });
         if keep {
             self.inner.open.insert(id, Arc::clone(&container));
         }
@@ -419,7 +460,11 @@ impl Blocks {
             _ => StaleReason::Unreadable,
         };
         self.inner.stale.mark(id, mark(reason, None, None));
-        Error::with(ErrorKind::Changed, format!("{} cannot be opened", path.display()), error)
+        Error::with(
+            ErrorKind::Changed,
+            format!("{} cannot be opened", path.display()),
+            error,
+        )
     }
 
     fn read(&self, cid: &Cid, location: Location, container: &Arc<OpenContainer>) -> Result<Bytes> {
@@ -453,7 +498,11 @@ impl Blocks {
             }
             Err(ReadError::Hash(HashError::Mismatch)) => StaleReason::Mismatch,
             Err(ReadError::Hash(error)) => {
-                return Err(Error::with(ErrorKind::Invalid, format!("{cid} is not served"), error));
+                return Err(Error::with(
+                    ErrorKind::Invalid,
+                    format!("{cid} is not served"),
+                    error,
+                ));
             }
         };
         if container.is_pack {
@@ -462,7 +511,9 @@ impl Blocks {
         }
         container.proved.store(false, Ordering::Release);
         let observed = container.file.current_validator().ok();
-        self.inner.stale.mark(container.id, mark(reason, observed, Some(location)));
+        self.inner
+            .stale
+            .mark(container.id, mark(reason, observed, Some(location)));
         self.inner.open.remove(&container.id);
         Err(changed(&container.path))
     }
@@ -489,7 +540,11 @@ impl OpenContainer {
 #[must_use]
 pub fn block_len(location: Location) -> usize {
     let len = location.len as usize;
-    if location.wrapped { leaf::block_len(len) } else { len }
+    if location.wrapped {
+        leaf::block_len(len)
+    } else {
+        len
+    }
 }
 
 enum ReadError {
@@ -549,8 +604,14 @@ fn mark(reason: StaleReason, observed: Option<Validator>, at: Option<Location>) 
 fn cache_key(cid: &Cid) -> Option<CacheKey> {
     let hash = cid.hash();
     let mut digest = [0; CACHED_DIGEST_LEN_MAX];
-    digest.get_mut(..hash.digest().len())?.copy_from_slice(hash.digest());
-    Some(CacheKey { code: hash.code(), len: hash.size(), digest })
+    digest
+        .get_mut(..hash.digest().len())?
+        .copy_from_slice(hash.digest());
+    Some(CacheKey {
+        code: hash.code(),
+        len: hash.size(),
+        digest,
+    })
 }
 
 /// No container has the block.

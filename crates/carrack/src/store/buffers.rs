@@ -32,18 +32,33 @@ impl BufferPool {
     /// A pool that keeps at most `free_max` idle buffers of [`BUFFER_LEN`].
     #[must_use]
     pub fn new(free_max: usize) -> Arc<Self> {
-        Arc::new(Self { free: Mutex::new(Vec::new()), free_max })
+        Arc::new(Self {
+            free: Mutex::new(Vec::new()),
+            free_max,
+        })
     }
 
     /// A buffer of `len` bytes. What is in it is left from its last use.
     #[must_use]
     pub fn take(self: &Arc<Self>, len: usize) -> Buffer {
         if len > BUFFER_LEN {
-            return Buffer { data: vec![0; len].into_boxed_slice(), len, pool: None };
+            return Buffer {
+                data: vec![0; len].into_boxed_slice(),
+                len,
+                pool: None,
+            };
         }
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let free = self
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
         let data = free.unwrap_or_else(|| vec![0; BUFFER_LEN].into_boxed_slice());
-        Buffer { data, len, pool: Some(Arc::clone(self)) }
+        Buffer {
+            data,
+            len,
+            pool: Some(Arc::clone(self)),
+        }
     }
 }
 

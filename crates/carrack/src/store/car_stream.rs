@@ -80,9 +80,21 @@ impl CarPlan {
     /// A plan that has not started.
     #[must_use]
     pub fn new(blocks: Blocks, request: CarRequest, limits: WalkLimits) -> Self {
-        let CarRequest { root, resolved, scope, range, dups } = request;
+        let CarRequest {
+            root,
+            resolved,
+            scope,
+            range,
+            dups,
+        } = request;
         let walker = Walker::new(&resolved, scope, range, dups, limits);
-        Self { blocks, walker, root, carried: None, done: false }
+        Self {
+            blocks,
+            walker,
+            root,
+            carried: None,
+            done: false,
+        }
     }
 
     /// The CAR's header.
@@ -97,12 +109,18 @@ impl CarPlan {
     /// # Errors
     /// `NotFound` for a block that is not here, and those of reading a node. The plan ends there.
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
-        let mut batch = Batch { blocks: self.blocks.clone(), items: Vec::new(), len: 0 };
+        let mut batch = Batch {
+            blocks: self.blocks.clone(),
+            items: Vec::new(),
+            len: 0,
+        };
         if let Some(item) = self.carried.take() {
             batch.push(item);
         }
         while !self.done && !batch.is_full() {
-            let Some(item) = self.next_item()? else { continue };
+            let Some(item) = self.next_item()? else {
+                continue;
+            };
             if batch.len > 0 && batch.len + item.frame_len() > BUFFER_LEN {
                 self.carried = Some(item);
                 break;
@@ -131,9 +149,15 @@ impl CarPlan {
             }
             Step::Need { cid, emit } => {
                 let block = self.blocks.get_blocking(&cid)?;
-                self.walker.provide(&cid, block.clone()).map_err(walk_error)?;
+                self.walker
+                    .provide(&cid, block.clone())
+                    .map_err(walk_error)?;
                 let len = block.len();
-                Ok(emit.then_some(Item { cid, len, from: Origin::Held(block) }))
+                Ok(emit.then_some(Item {
+                    cid,
+                    len,
+                    from: Origin::Held(block),
+                }))
             }
         }
     }
@@ -185,20 +209,24 @@ impl Batch {
         for item in &self.items {
             head.clear();
             write::frame_head(&mut head, &item.cid, item.len);
-            let framed = rest.split_at_mut_checked(head.len()).and_then(|(at, rest)| {
-                at.copy_from_slice(&head);
-                rest.split_at_mut_checked(item.len)
-            });
+            let framed = rest
+                .split_at_mut_checked(head.len())
+                .and_then(|(at, rest)| {
+                    at.copy_from_slice(&head);
+                    rest.split_at_mut_checked(item.len)
+                });
             let (data, after) = framed.ok_or_else(|| {
                 Error::new(ErrorKind::Internal, "frames are longer than was planned")
             })?;
             match &item.from {
                 Origin::Held(block) => data.copy_from_slice(block),
                 Origin::One(location) => {
-                    self.blocks.read_into(&item.cid, &[*location], &mut last, data)?;
+                    self.blocks
+                        .read_into(&item.cid, &[*location], &mut last, data)?;
                 }
                 Origin::Many(locations) => {
-                    self.blocks.read_into(&item.cid, locations, &mut last, data)?;
+                    self.blocks
+                        .read_into(&item.cid, locations, &mut last, data)?;
                 }
             }
             rest = after;

@@ -35,9 +35,18 @@ impl FileReader {
         let signed = |at: u64| i64::try_from(at).unwrap_or(i64::MAX);
         // An empty range has no last byte; the clipping below leaves nothing of what is read.
         let last = signed(to).saturating_sub(1).max(signed(from));
-        let range = ByteRange { from: signed(from), to: Some(last) };
+        let range = ByteRange {
+            from: signed(from),
+            to: Some(last),
+        };
         let walker = Walker::read_file(cid, Some(range), WALK);
-        Self { blocks, walker, position: 0, from, to }
+        Self {
+            blocks,
+            walker,
+            position: 0,
+            from,
+            to,
+        }
     }
 
     /// The next piece; `None` at the end of the range. Blocks.
@@ -47,7 +56,9 @@ impl FileReader {
     pub fn next_piece(&mut self) -> Result<Option<Bytes>> {
         loop {
             let step = self.walker.next().map_err(walk_error)?;
-            let (Step::Leaf(cid) | Step::Need { cid, .. }) = step else { return Ok(None) };
+            let (Step::Leaf(cid) | Step::Need { cid, .. }) = step else {
+                return Ok(None);
+            };
             self.position = self.walker.data_offset().unwrap_or(self.position);
             let block = self.blocks.get_blocking(&cid)?;
             let data = file_data(&cid, &block)?.0;
@@ -67,7 +78,10 @@ impl FileReader {
         let len = data.len() as u64;
         let from = self.from.saturating_sub(self.position).min(len);
         let to = self.to.saturating_sub(self.position).min(len).max(from);
-        let (from, to) = (usize::try_from(from).unwrap_or(0), usize::try_from(to).unwrap_or(0));
+        let (from, to) = (
+            usize::try_from(from).unwrap_or(0),
+            usize::try_from(to).unwrap_or(0),
+        );
         data.slice(from..to)
     }
 }

@@ -24,7 +24,10 @@ impl StaleMarks {
     #[must_use]
     pub fn new(marks: impl IntoIterator<Item = (ContainerId, StaleMark)>) -> Self {
         let marks = RwLock::new(marks.into_iter().collect());
-        Self { marks, dirty: AtomicBool::new(false) }
+        Self {
+            marks,
+            dirty: AtomicBool::new(false),
+        }
     }
 
     /// Whether `observed` (`None`: no file) is the very state that was found bad before, so that
@@ -32,7 +35,9 @@ impl StaleMarks {
     #[must_use]
     pub fn is_refuted(&self, container: ContainerId, observed: Option<&Validator>) -> bool {
         let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
-        marks.get(&container).is_some_and(|mark| mark.observed.as_ref() == observed)
+        marks
+            .get(&container)
+            .is_some_and(|mark| mark.observed.as_ref() == observed)
     }
 
     /// Takes a container out of service. The first mark's time stays.
@@ -55,7 +60,10 @@ impl StaleMarks {
             return;
         }
         drop(known);
-        self.marks.write().unwrap_or_else(PoisonError::into_inner).remove(&container);
+        self.marks
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&container);
         self.dirty.store(true, Ordering::Release);
     }
 
@@ -68,6 +76,9 @@ impl StaleMarks {
     #[must_use]
     pub fn all(&self) -> Vec<(ContainerId, StaleMark)> {
         let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
-        marks.iter().map(|(container, mark)| (*container, *mark)).collect()
+        marks
+            .iter()
+            .map(|(container, mark)| (*container, *mark))
+            .collect()
     }
 }

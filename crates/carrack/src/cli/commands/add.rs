@@ -17,7 +17,10 @@ use crate::ingest::{AddReport, AddedRoot};
 /// # Errors
 /// `Invalid` for arguments that make no sense; `Partial` if files had to be left out.
 pub fn run(args: &AddArgs, env: &mut Env<'_>) -> Result<()> {
-    let options = AddOptions { wrap: args.wrap, ..options(&args.dag)? };
+    let options = AddOptions {
+        wrap: args.wrap,
+        ..options(&args.dag)?
+    };
     let paths: Vec<PathBuf> = args.paths.iter().map(|path| env.path(path)).collect();
     let report = add(env.blocks.store(), &paths, &options, env.out, env.stop)?;
     for root in &report.roots {
@@ -36,24 +39,38 @@ pub fn run(args: &AddArgs, env: &mut Env<'_>) -> Result<()> {
 pub fn options(args: &DagArgs) -> Result<AddOptions> {
     let unknown = || {
         let names = "unixfs-v1-2025 and unixfs-v0-2015";
-        Error::new(ErrorKind::Invalid, format!("no profile {:?}: there are {names}", args.profile))
+        Error::new(
+            ErrorKind::Invalid,
+            format!("no profile {:?}: there are {names}", args.profile),
+        )
     };
     let mut profile: Profile = profile::by_name(&args.profile).ok_or_else(unknown)?;
     if let Some(chunker) = &args.chunker {
         let bad = || format!("no chunker {chunker:?}: write size-N, N in bytes");
-        let size = chunker.strip_prefix("size-").and_then(|size| size.parse().ok());
+        let size = chunker
+            .strip_prefix("size-")
+            .and_then(|size| size.parse().ok());
         let size = size.ok_or_else(|| Error::new(ErrorKind::Invalid, bad()))?;
-        profile = profile.with_chunk_size(size).context(ErrorKind::Invalid, bad)?;
+        profile = profile
+            .with_chunk_size(size)
+            .context(ErrorKind::Invalid, bad)?;
     }
     if let Some(raw) = args.raw_leaves {
         profile = profile.with_raw_leaves(raw);
     }
     if let Some(width) = args.link_width {
         let bad = || format!("link width {width} cannot be used");
-        profile = profile.with_link_width(width).context(ErrorKind::Invalid, bad)?;
+        profile = profile
+            .with_link_width(width)
+            .context(ErrorKind::Invalid, bad)?;
     }
     let n_threads = super::n_threads();
-    Ok(AddOptions { profile, hidden: args.hidden, wrap: false, n_threads })
+    Ok(AddOptions {
+        profile,
+        hidden: args.hidden,
+        wrap: false,
+        n_threads,
+    })
 }
 
 /// One root, as the person asked for it.
@@ -82,7 +99,8 @@ pub fn print_root(
         }));
     }
     let path = shown(root.path.as_os_str().as_encoded_bytes());
-    env.out.line(&format!("{}  {}  {path}", root.cid, bytes(root.bytes)))
+    env.out
+        .line(&format!("{}  {}  {path}", root.cid, bytes(root.bytes)))
 }
 
 /// What happened to the files, for a person.
@@ -95,7 +113,10 @@ pub fn summary(env: &mut Env<'_>, report: &AddReport) {
     )];
     for (n, what) in [
         (report.symlinks, "symlinks kept as such"),
-        (report.hidden, "hidden entries not taken (--hidden takes them)"),
+        (
+            report.hidden,
+            "hidden entries not taken (--hidden takes them)",
+        ),
         (report.special, "sockets, FIFOs and devices passed over"),
         (report.n_left_out, "LEFT OUT"),
     ] {

@@ -27,8 +27,13 @@ pub fn run(args: &CatArgs, env: &mut Env<'_>) -> Result<()> {
 /// `a-b` (both included), `a-`, `-n` as a half-open range of a file of `len` bytes.
 fn parse_range(text: &str, len: u64) -> Result<(u64, u64)> {
     let bad = |why: &str| Error::new(ErrorKind::Invalid, format!("range {text:?}: {why}"));
-    let number = |text: &str| text.parse::<u64>().map_err(|_| bad("write a-b, a- or -n, in bytes"));
-    let (from, to) = text.split_once('-').ok_or_else(|| bad("write a-b, a- or -n, in bytes"))?;
+    let number = |text: &str| {
+        text.parse::<u64>()
+            .map_err(|_| bad("write a-b, a- or -n, in bytes"))
+    };
+    let (from, to) = text
+        .split_once('-')
+        .ok_or_else(|| bad("write a-b, a- or -n, in bytes"))?;
     let (from, to) = match (from, to) {
         ("", n) => (len.saturating_sub(number(n)?), len),
         (from, "") => (number(from)?, len),
@@ -51,7 +56,10 @@ mod tests {
         assert_eq!(parse_range("-4", 10).unwrap(), (6, 10));
         assert_eq!(parse_range("-40", 10).unwrap(), (0, 10));
         assert_eq!(parse_range("8-99", 10).unwrap(), (8, 10));
-        assert_eq!(parse_range(&format!("0-{}", u64::MAX), 10).unwrap(), (0, 10));
+        assert_eq!(
+            parse_range(&format!("0-{}", u64::MAX), 10).unwrap(),
+            (0, 10)
+        );
         for bad in ["", "5", "a-b", "6-2", "10-", "--1", "99999999999999999999-"] {
             assert!(parse_range(bad, 10).is_err(), "{bad}");
         }

@@ -16,10 +16,16 @@ pub fn run(command: &CidCommand, out: &mut Output) -> Result<()> {
     let CidCommand::Inspect { cid } = command;
     let cid = target::parse(cid)?.root;
     let hash = cid.hash();
-    let digest: String = hash.digest().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest: String = hash
+        .digest()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let version = u64::from(cid.version());
     let v1 = Cid::new_v1(cid.codec(), *hash);
-    let v0 = Cid::new_v0(*hash).ok().filter(|_| cid.codec() == cid::DAG_PB);
+    let v0 = Cid::new_v0(*hash)
+        .ok()
+        .filter(|_| cid.codec() == cid::DAG_PB);
     if out.json {
         return out.object(&json!({
             "cid": cid.to_string(),
@@ -36,7 +42,11 @@ pub fn run(command: &CidCommand, out: &mut Output) -> Result<()> {
     }
     out.line(&format!("cid      {cid}"))?;
     out.line(&format!("version  {version}"))?;
-    out.line(&format!("codec    {} (0x{:02x})", codec_name(cid.codec()), cid.codec()))?;
+    out.line(&format!(
+        "codec    {} (0x{:02x})",
+        codec_name(cid.codec()),
+        cid.codec()
+    ))?;
     let (name, code, len) = (hash_name(hash.code()), hash.code(), hash.size());
     out.line(&format!("hash     {name} (0x{code:02x}), {len} bytes"))?;
     out.line(&format!("digest   {digest}"))?;

@@ -29,8 +29,13 @@ pub fn run(args: &ExportArgs, env: &mut Env<'_>) -> Result<()> {
         }
     };
     let (target, resolved) = super::resolve(&args.target, env)?;
-    let request =
-        CarRequest { root: target.root, resolved, scope, range: None, dups: args.dups };
+    let request = CarRequest {
+        root: target.root,
+        resolved,
+        scope,
+        range: None,
+        dups: args.dups,
+    };
     let plan = CarPlan::new(env.blocks.clone(), request, WALK);
     if args.output == Path::new("-") {
         return write_car(plan, env, None);
@@ -39,7 +44,10 @@ pub fn run(args: &ExportArgs, env: &mut Env<'_>) -> Result<()> {
     let cannot = || format!("cannot write {}", path.display());
     // Into a device or a pipe the bytes go as they come.
     if std::fs::metadata(&path).is_ok_and(|meta| !meta.is_file()) {
-        let file = File::options().write(true).open(&path).context(ErrorKind::Unavailable, cannot)?;
+        let file = File::options()
+            .write(true)
+            .open(&path)
+            .context(ErrorKind::Unavailable, cannot)?;
         return write_car(plan, env, Some(&mut BufWriter::new(file)));
     }
     let partial = partial_path(&path);
@@ -74,23 +82,33 @@ fn write_car(mut plan: CarPlan, env: &mut Env<'_>, mut file: Option<&mut dyn Wri
     loop {
         let mut batches = Vec::new();
         while batches.len() < 2 * super::n_threads() {
-            let Some(batch) = plan.next_batch()? else { break };
+            let Some(batch) = plan.next_batch()? else {
+                break;
+            };
             batches.push(batch);
         }
         if batches.is_empty() {
             break;
         }
         let frames: Vec<Result<bytes::Bytes>> = std::thread::scope(|scope| {
-            let reads: Vec<_> =
-                batches.into_iter().map(|batch| scope.spawn(move || Batch::read(batch))).collect();
+            let reads: Vec<_> = batches
+                .into_iter()
+                .map(|batch| scope.spawn(move || Batch::read(batch)))
+                .collect();
             let failed = || Error::new(ErrorKind::Internal, "a reading thread failed");
-            reads.into_iter().map(|read| read.join().unwrap_or_else(|_| Err(failed()))).collect()
+            reads
+                .into_iter()
+                .map(|read| read.join().unwrap_or_else(|_| Err(failed())))
+                .collect()
         });
         for frame in frames {
             write(env, &frame?)?;
         }
         if env.stop.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Unavailable, "interrupted; the CAR is not whole"));
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "interrupted; the CAR is not whole",
+            ));
         }
     }
     if let Some(file) = file {

@@ -38,11 +38,18 @@ pub fn run(args: &ImportArgs, env: &mut Env<'_>) -> Result<()> {
 #[must_use]
 pub fn default_options() -> ImportOptions {
     let (salvage, limits) = (false, CarLimits::default());
-    ImportOptions { salvage, limits, n_threads: super::n_threads() }
+    ImportOptions {
+        salvage,
+        limits,
+        n_threads: super::n_threads(),
+    }
 }
 
 fn one(args: &ImportArgs, env: &mut Env<'_>, file: &Path) -> Result<ImportReport> {
-    let mut options = ImportOptions { salvage: args.salvage, ..default_options() };
+    let mut options = ImportOptions {
+        salvage: args.salvage,
+        ..default_options()
+    };
     options.limits.allow_zero_padding = args.allow_padding;
     if args.allow_big_blocks {
         options.limits.section_len_max = BIG_SECTION_LEN_MAX;
@@ -60,7 +67,11 @@ fn one(args: &ImportArgs, env: &mut Env<'_>, file: &Path) -> Result<ImportReport
         return import(store, &path, &options, env.out, env.stop);
     }
     let mut input = std::fs::File::open(&path).map_err(|error| {
-        Error::with(ErrorKind::Invalid, format!("cannot open {}", path.display()), error)
+        Error::with(
+            ErrorKind::Invalid,
+            format!("cannot open {}", path.display()),
+            error,
+        )
     })?;
     import_copy(store, &path, &mut input, &options, env.out, env.stop)
 }
@@ -84,17 +95,23 @@ pub fn print(env: &mut Env<'_>, file: &Path, report: &ImportReport, quieter: boo
                 "bad": report.n_bad,
             }))?;
         } else {
-            env.out.line(&format!("{}  {}  {name}", root.cid, bytes(root.bytes)))?;
+            env.out
+                .line(&format!("{}  {}  {name}", root.cid, bytes(root.bytes)))?;
         }
     }
     for problem in &report.problems {
         env.out.note(&format!("{name}: {problem}"));
     }
     for root in &report.roots_missing {
-        env.out.note(&format!("{name}: its root {root} is not in it"));
+        env.out
+            .note(&format!("{name}: its root {root} is not in it"));
     }
     if !quieter {
-        let how = if report.unchanged { "unchanged since it was imported" } else { "verified" };
+        let how = if report.unchanged {
+            "unchanged since it was imported"
+        } else {
+            "verified"
+        };
         let (n, len) = (report.n_blocks, bytes(report.bytes));
         env.out.note(&format!("{name}: {n} blocks, {len}, {how}"));
     }

@@ -46,7 +46,8 @@ fn roots(env: &mut Env<'_>) -> Result<()> {
             }))?;
         } else {
             let (len, path) = (bytes(root.bytes), shown(&root.path));
-            env.out.line(&format!("{}  {len:>10}  {kind:<6}  {path}", root.cid))?;
+            env.out
+                .line(&format!("{}  {len:>10}  {kind:<6}  {path}", root.cid))?;
         }
     }
     Ok(())
@@ -54,8 +55,12 @@ fn roots(env: &mut Env<'_>) -> Result<()> {
 
 /// Entries come in the order of the blocks: by name in a plain directory, by hash in a sharded one.
 fn directory(env: &mut Env<'_>, root: Cid) -> Result<()> {
-    let not_a_directory =
-        || Error::new(ErrorKind::Invalid, format!("{root} is not a directory: see carrack cat"));
+    let not_a_directory = || {
+        Error::new(
+            ErrorKind::Invalid,
+            format!("{root} is not a directory: see carrack cat"),
+        )
+    };
     if root.codec() != cid::DAG_PB {
         return Err(not_a_directory());
     }
@@ -71,7 +76,10 @@ fn directory(env: &mut Env<'_>, root: Cid) -> Result<()> {
             }
         }
         if pending.len() > SHARDS_MAX {
-            return Err(Error::new(ErrorKind::Limit, "the directory has too many shards"));
+            return Err(Error::new(
+                ErrorKind::Limit,
+                "the directory has too many shards",
+            ));
         }
         if let Some(shards) = pending.get_mut(first_shard..) {
             shards.reverse();
@@ -83,7 +91,13 @@ fn directory(env: &mut Env<'_>, root: Cid) -> Result<()> {
 fn print(env: &mut Env<'_>, name: &[u8], cid: &Cid, tsize: Option<u64>) -> Result<()> {
     if env.out.json {
         let name = String::from_utf8_lossy(name);
-        return env.out.object(&json!({ "name": name, "cid": cid.to_string(), "tsize": tsize }));
+        return env
+            .out
+            .object(&json!({ "name": name, "cid": cid.to_string(), "tsize": tsize }));
     }
-    env.out.line(&format!("{cid}  {:>10}  {}", tsize.map_or_else(String::new, bytes), shown(name)))
+    env.out.line(&format!(
+        "{cid}  {:>10}  {}",
+        tsize.map_or_else(String::new, bytes),
+        shown(name)
+    ))
 }

@@ -13,9 +13,9 @@ pub mod verify;
 
 use carrack_formats::walk::{ResolveLimits, Resolved};
 
+use crate::cli::Env;
 use crate::cli::args::Command;
 use crate::cli::target::{self, Target};
-use crate::cli::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::resolve::resolve_blocking;
 
@@ -34,17 +34,22 @@ pub fn run(command: &Command, env: &mut Env<'_>) -> Result<()> {
         Command::Status => status::run(env),
         Command::Rm(args) => rm::run(args, env),
         Command::Cid(command) => cid::run(command, env.out),
-        Command::Serve(_) => {
-            Err(Error::new(ErrorKind::Busy, "another carrack serves this store already"))
-        }
+        Command::Serve(_) => Err(Error::new(
+            ErrorKind::Busy,
+            "another carrack serves this store already",
+        )),
     }
 }
 
 /// Follows what a person wrote to where it ends.
 fn resolve(text: &str, env: &Env<'_>) -> Result<(Target, Resolved)> {
     let target = target::parse(text)?;
-    let resolved =
-        resolve_blocking(env.blocks, target.root, target.segments.clone(), ResolveLimits::default())?;
+    let resolved = resolve_blocking(
+        env.blocks,
+        target.root,
+        target.segments.clone(),
+        ResolveLimits::default(),
+    )?;
     Ok((target, resolved))
 }
 

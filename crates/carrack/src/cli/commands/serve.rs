@@ -43,8 +43,13 @@ const ROOTS_SHOWN_MAX: usize = 20;
 /// `Unavailable` if the address is taken; those of adding what is named.
 pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Output) -> Result<()> {
     raise_file_limit();
-    let half = usize::try_from(args.block_budget).unwrap_or(usize::MAX).saturating_mul(512 << 10);
-    let limits = Limits { bytes_in_flight_max: half, ..Limits::default() };
+    let half = usize::try_from(args.block_budget)
+        .unwrap_or(usize::MAX)
+        .saturating_mul(512 << 10);
+    let limits = Limits {
+        bytes_in_flight_max: half,
+        ..Limits::default()
+    };
     let blocks = Blocks::new(store, half as u64)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -58,7 +63,9 @@ pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Outpu
     let listen = args.listen;
     let listener = runtime
         .block_on(TcpListener::bind(listen))
-        .context(ErrorKind::Unavailable, || format!("cannot listen on {listen}"))?;
+        .context(ErrorKind::Unavailable, || {
+            format!("cannot listen on {listen}")
+        })?;
     let address = listener.local_addr().unwrap_or(listen);
     announce(out, address)?;
 
@@ -69,9 +76,17 @@ pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Outpu
         flag.store(true, Ordering::Relaxed);
         let _ = stop_sender.send(true); // Everybody who waits may have gone.
     });
-    let options = ServeOptions { limits, access_log, readiness: readiness.clone() };
-    let serving =
-        runtime.spawn(node::serve(blocks.clone(), options, listener, told_to_stop(stop.clone())));
+    let options = ServeOptions {
+        limits,
+        access_log,
+        readiness: readiness.clone(),
+    };
+    let serving = runtime.spawn(node::serve(
+        blocks.clone(),
+        options,
+        listener,
+        told_to_stop(stop.clone()),
+    ));
     let commands = listen_for_commands(&runtime, data_dir, &blocks, stop)?;
     let maintenance = std::thread::spawn({
         let (blocks, stopped) = (blocks.clone(), Arc::clone(&stopped));
@@ -134,7 +149,9 @@ fn access_log(
     out: &Output,
     limits: &Limits,
 ) -> Result<(Option<AccessLog>, Option<LogWriter>)> {
-    let Some(path) = &args.access_log else { return Ok((None, None)) };
+    let Some(path) = &args.access_log else {
+        return Ok((None, None));
+    };
     let output: Box<dyn Write + Send> = if path == Path::new("-") {
         Box::new(std::io::stderr())
     } else {
@@ -142,7 +159,11 @@ fn access_log(
         let file = File::options().create(true).append(true).open(path);
         Box::new(file.context(ErrorKind::Unavailable, cannot)?)
     };
-    let format = if out.json { LogFormat::Json } else { LogFormat::Combined };
+    let format = if out.json {
+        LogFormat::Json
+    } else {
+        LogFormat::Combined
+    };
     let (log, writer) = AccessLog::start(output, format, limits.access_log_lines_max)?;
     Ok((Some(log), Some(writer)))
 }
@@ -156,7 +177,8 @@ fn listen_for_commands(
 ) -> Result<tokio::task::JoinHandle<()>> {
     use std::os::unix::fs::PermissionsExt;
     let cannot = || "cannot listen for commands".to_owned();
-    let (path, directory) = control::socket_path(data_dir).context(ErrorKind::Unavailable, cannot)?;
+    let (path, directory) =
+        control::socket_path(data_dir).context(ErrorKind::Unavailable, cannot)?;
     // Left from a process that was killed: the store's lock is ours, so nobody listens there.
     let _ = std::fs::remove_file(&path);
     let _guard = runtime.enter();
@@ -172,7 +194,9 @@ fn listen_for_commands(
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let Ok(stream) = stream.into_std() else { continue };
+            let Ok(stream) = stream.into_std() else {
+                continue;
+            };
             if Arc::strong_count(&clients) > CLIENTS_MAX || stream.set_nonblocking(false).is_err() {
                 continue; // The client sees a connection that ends.
             }
@@ -215,7 +239,13 @@ fn add_all(
     let directory = PathBuf::new(); // Relative paths start where the process does.
     let mut stdin = std::io::empty();
     let (directory, stdin) = (directory.as_path(), &mut stdin);
-    let mut env = Env { blocks, directory, out, stdin, stop };
+    let mut env = Env {
+        blocks,
+        directory,
+        out,
+        stdin,
+        stop,
+    };
     for path in &args.paths {
         if is_car(path) {
             let options = import::default_options();
@@ -242,7 +272,9 @@ fn add_all(
 }
 
 fn is_car(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("car")) && path.is_file()
+    path.extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("car"))
+        && path.is_file()
 }
 
 fn print_root(out: &mut Output, root: &AddedRoot, address: SocketAddr) -> Result<()> {
@@ -257,7 +289,10 @@ fn print_root(out: &mut Output, root: &AddedRoot, address: SocketAddr) -> Result
         }));
     }
     out.line(&root.cid.to_string())?;
-    out.line(&format!("  {}", shown(root.path.as_os_str().as_encoded_bytes())))?;
+    out.line(&format!(
+        "  {}",
+        shown(root.path.as_os_str().as_encoded_bytes())
+    ))?;
     out.line(&format!("  {url}?format=car"))
 }
 
@@ -269,10 +304,23 @@ fn list_roots(blocks: &Blocks, address: SocketAddr, out: &mut Output) -> Result<
     for root in roots.iter().take(ROOTS_SHOWN_MAX) {
         let path = PathBuf::from(String::from_utf8_lossy(&root.path).into_owned());
         let (cid, bytes, n_blocks, n_files) = (root.cid, root.bytes, root.n_blocks, root.n_files);
-        print_root(out, &AddedRoot { cid, path, bytes, n_blocks, n_files }, address)?;
+        print_root(
+            out,
+            &AddedRoot {
+                cid,
+                path,
+                bytes,
+                n_blocks,
+                n_files,
+            },
+            address,
+        )?;
     }
     if roots.len() > ROOTS_SHOWN_MAX {
-        out.note(&format!("and {} more roots: see carrack ls", roots.len() - ROOTS_SHOWN_MAX));
+        out.note(&format!(
+            "and {} more roots: see carrack ls",
+            roots.len() - ROOTS_SHOWN_MAX
+        ));
     }
     out.flush()
 }

@@ -45,16 +45,22 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
     env.out.line(&format!("roots       {}", roots.len()))?;
     env.out.line(&format!("containers  {n_containers}"))?;
     let (n, len) = (segments.len(), bytes(index_len));
-    env.out.line(&format!("index       {n_records} entries in {n} segments, {len}"))?;
+    env.out.line(&format!(
+        "index       {n_records} entries in {n} segments, {len}"
+    ))?;
     env.out.line(&format!("on disk     {}", bytes(disk)))?;
     if changed.is_empty() {
         return env.out.line("sources     all as they were added");
     }
-    env.out.line(&format!("sources     {} not as they were added:", changed.len()))?;
+    env.out.line(&format!(
+        "sources     {} not as they were added:",
+        changed.len()
+    ))?;
     for change in &changed {
         let path = shown(change.path.as_os_str().as_encoded_bytes());
         env.out.line(&format!("  {:<10}  {path}", change.state))?;
     }
-    env.out.note("put such a file back as it was, or add it again to serve what it is now");
+    env.out
+        .note("put such a file back as it was, or add it again to serve what it is now");
     Ok(())
 }

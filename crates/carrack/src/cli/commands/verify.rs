@@ -38,7 +38,14 @@ struct Totals {
 pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
     let roots: BTreeSet<Cid> = match &args.target {
         Some(text) => BTreeSet::from([target::parse(text)?.root]),
-        None => env.blocks.store().catalog().roots()?.into_iter().map(|root| root.cid).collect(),
+        None => env
+            .blocks
+            .store()
+            .catalog()
+            .roots()?
+            .into_iter()
+            .map(|root| root.cid)
+            .collect(),
     };
     let mut totals = Totals::default();
     for root in roots {
@@ -47,11 +54,19 @@ pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
         }
         below(env, root, &mut totals)?;
     }
-    let Totals { n_blocks, n_bytes, n_bad } = totals;
+    let Totals {
+        n_blocks,
+        n_bytes,
+        n_bad,
+    } = totals;
     if env.out.json {
-        env.out.object(&json!({ "blocks": n_blocks, "bytes": n_bytes, "bad": n_bad }))?;
+        env.out
+            .object(&json!({ "blocks": n_blocks, "bytes": n_bytes, "bad": n_bad }))?;
     } else {
-        env.out.note(&format!("{n_blocks} blocks, {}: {n_bad} bad", bytes(n_bytes)));
+        env.out.note(&format!(
+            "{n_blocks} blocks, {}: {n_bad} bad",
+            bytes(n_bytes)
+        ));
     }
     if n_bad > 0 {
         let what = format!("{n_bad} blocks are not what they were");
@@ -115,7 +130,10 @@ fn check(env: &mut Env<'_>, cids: &[Cid], totals: &mut Totals) -> Result<()> {
                     checked.collect()
                 }
             };
-            faults.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+            faults
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(found);
         }
     };
     std::thread::scope(|scope| {
@@ -149,7 +167,8 @@ fn report(env: &mut Env<'_>, cid: &Cid, location: Option<Location>, why: &str) -
     match path {
         Some(path) => {
             let end = offset + len;
-            env.out.line(&format!("bad: {cid}  {path} bytes {offset}..{end}: {why}"))
+            env.out
+                .line(&format!("bad: {cid}  {path} bytes {offset}..{end}: {why}"))
         }
         None => env.out.line(&format!("bad: {cid}  {why}")),
     }
