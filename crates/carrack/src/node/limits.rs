@@ -56,8 +56,8 @@ pub struct Limits {
     /// Bytes of blocks and CAR frames between being read and being written to a socket, over all
     /// responses. The node's memory is this, the connections, and the block cache.
     pub bytes_in_flight_max: usize,
-    /// How long a request waits for room in `bytes_in_flight_max` before it gets 503. Deployed block
-    /// clients give a request 5 s in all, and take silence worse than 503.
+    /// How long a request waits for room in `bytes_in_flight_max` before it gets 503. Deployed
+    /// block clients give a request 5 s in all, and take silence worse than 503.
     pub room_timeout: Duration,
     /// Batches of one CAR that are read ahead of the one being written: two hide the latency of
     /// a disk, three that of a slow one.

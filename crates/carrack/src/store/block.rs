@@ -6,8 +6,8 @@
 //!          without blocking is tried for blocks of at most [`INLINE_LEN_MAX`] bytes.
 //! Not here the walk over a DAG (`store::car_stream`, `store::resolve`), HTTP.
 //!
-//! A file of another length than when it was added is refused. One of the same length whose times or
-//! inode differ is not refused for that: its bytes are read and hashed. If they are still the
+//! A file of another length than when it was added is refused. One of the same length whose times
+//! or inode differ is not refused for that: its bytes are read and hashed. If they are still the
 //! block's, they are served (the file was touched, or put back); if not, the container is out of
 //! service until the file changes again.
 
@@ -97,7 +97,8 @@ impl Weighter<CacheKey, Bytes> for ByLength {
 pub struct Change {
     /// Its file.
     pub path: PathBuf,
-    /// missing, unreadable, corrupt (a pack), stale (other bytes were read), touched (not read yet).
+    /// missing, unreadable, corrupt (a pack), stale (another length or other bytes), or touched
+    /// (other times, not read yet).
     pub state: &'static str,
     /// When a read first found it, in seconds since 1970.
     pub since_unix: Option<u64>,
@@ -442,7 +443,9 @@ impl Blocks {
         if !is_pack && file.validator.size != record.size {
             // Another length is another file, even where some of its bytes are the same.
             let observed = Some(file.validator);
-            self.inner.stale.mark(id, mark(StaleReason::Changed, observed, None));
+            self.inner
+                .stale
+                .mark(id, mark(StaleReason::Changed, observed, None));
             return Err(Miss::Bad(changed(&path)));
         }
         let unchanged = is_pack || file.validator == record.validator;
