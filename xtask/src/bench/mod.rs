@@ -1,4 +1,134 @@
-//! stub
-pub(crate) fn command(_args: &[&str]) -> crate::shell::Result<bool> {
-    Ok(true)
+//! `cargo xtask bench`: speed and memory beside kubo and nginx, in one run on one machine.
+//!
+//! In       `--quick` for small sizes; names of rows.
+//! Out      a Markdown table with ratios, on standard output; progress on standard error.
+//! Limits   CPU is the first figure, because other work on the machine does not change it much;
+//!          commands run three times, rates are the best, CPU is the least.
+//! Not here criterion-like benches of single functions (`crates/carrack/examples`).
+
+mod load;
+mod process;
+mod rows;
+mod systems;
+mod table;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::peers;
+use crate::shell::{Result, target_dir};
+use crate::test::{build_release, release_binary};
+
+use table::Line;
+
+/// What all rows share.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    /// Gone after the run; on the disk of the target directory.
+    dir: PathBuf,
+    carrack: PathBuf,
+    peers: PathBuf,
+    sizes: Sizes,
+}
+
+/// How much work a row does.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    /// Bytes of the big file.
+    file_len: u64,
+    n_files: u64,
+    /// Bytes of the sparse file whose add must stay small.
+    sparse_len: u64,
+    /// Seconds of each run of the load generator.
+    load_seconds: u64,
+    /// Runs of each command.
+    n_runs: u32,
+    n_entries: u64,
+}
+
+const FULL: Sizes = Sizes {
+    file_len: 2 << 30,
+    n_files: 20_000,
+    sparse_len: 100 << 30,
+    load_seconds: 8,
+    n_runs: 3,
+    n_entries: 10_000_000,
+};
+
+const QUICK: Sizes = Sizes {
+    file_len: 256 << 20,
+    n_files: 2_000,
+    sparse_len: 4 << 30,
+    load_seconds: 2,
+    n_runs: 1,
+    n_entries: 1_000_000,
+};
+
+type Row = (&'static str, fn(&Bench) -> Result<Vec<Line>>);
+
+const ROWS: &[Row] = &[
+    ("add-file", rows::ingest::add_file),
+    ("add-tree", rows::ingest::add_tree),
+    ("import", rows::ingest::import),
+    ("get-file", rows::cars::get_file),
+    ("get-tree", rows::cars::get_tree),
+    ("raw-4k", rows::blocks::raw_4k),
+    ("raw-1m", rows::blocks::raw_1m),
+    ("absent", rows::blocks::absent),
+    ("index", rows::own::index),
+    ("memory", rows::own::memory),
+];
+
+/// `[--quick] [--list] [ROW...]`
+pub(crate) fn command(args: &[&str]) -> Result<bool> {
+    let (flags, names): (Vec<&str>, Vec<&str>) = args.iter().partition(|arg| arg.starts_with('-'));
+    let quick = flags.contains(&"--quick");
+    if flags.contains(&"--list") {
+        for (name, _) in ROWS {
+            println!("{name}");
+        }
+        return Ok(true);
+    }
+    if let Some(flag) = flags.iter().find(|flag| **flag != "--quick") {
+        return Err(format!("no flag {flag}").into());
+    }
+    if let Some(name) = names
+        .iter()
+        .find(|name| !ROWS.iter().any(|(row, _)| row == *name))
+    {
+        return Err(format!("no row {name}: see cargo xtask bench --list").into());
+    }
+    build_release()?;
+    let bench = Bench {
+        dir: target_dir().join(format!("bench-{}", std::process::id())),
+        carrack: release_binary(),
+        peers: peers::install(peers::ALL)?,
+        sizes: if quick { QUICK } else { FULL },
+    };
+    std::fs::create_dir_all(&bench.dir)?;
+    let passed = run(&bench, &names);
+    std::fs::remove_dir_all(&bench.dir)?;
+    passed
+}
+
+/// A row that cannot be measured does not keep the others from it.
+fn run(bench: &Bench, names: &[&str]) -> Result<bool> {
+    let (mut lines, mut broken) = (Vec::new(), Vec::new());
+    for (name, row) in ROWS {
+        if !names.is_empty() && !names.contains(name) {
+            continue;
+        }
+        let start = Instant::now();
+        match row(bench) {
+            Ok(found) => lines.extend(found),
+            Err(error) => broken.push(format!("{name}: {error}")),
+        }
+        eprintln!("{name}: {:.0} s", start.elapsed().as_secs_f64());
+        bench.forget(&["store", "repo", "nginx"])?;
+    }
+    println!("{}", table::markdown(&lines));
+    for row in &broken {
+        println!("not measured: {row}");
+    }
+    Ok(broken.is_empty())
 }

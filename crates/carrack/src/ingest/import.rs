@@ -343,6 +343,10 @@ impl Import<'_, '_> {
                 Ok(Step::End) => break None,
                 Ok(Step::Section(section)) => {
                     want = 256;
+                    if section.end() > end {
+                        let offset = section.offset;
+                        break Some(CarError::Truncated { offset });
+                    }
                     scanned.met(&section.cid);
                     batch_len += u64::from(section.data_len);
                     batch.push(section);

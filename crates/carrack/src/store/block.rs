@@ -6,16 +6,17 @@
 //!          without blocking is tried for blocks of at most [`INLINE_LEN_MAX`] bytes.
 //! Not here the walk over a DAG (`store::car_stream`, `store::resolve`), HTTP.
 //!
-//! A file that is not what it was when it was added is not refused for that: its bytes are read and
-//! hashed. If they are still the block's, they are served (the file was touched, or put back); if
-//! not, the container is out of service until the file changes again.
+//! A file of another length than when it was added is refused. One of the same length whose times or
+//! inode differ is not refused for that: its bytes are read and hashed. If they are still the
+//! block's, they are served (the file was touched, or put back); if not, the container is out of
+//! service until the file changes again.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use carrack_formats::cid::identity_data;
@@ -57,6 +58,8 @@ pub struct Blocks {
 struct Inner {
     store: Arc<Store>,
     open: Cache<ContainerId, Arc<OpenContainer>>,
+    /// The store's count of removals when `open` was last known to hold none of them.
+    n_removals: AtomicU64,
     cache: Cache<CacheKey, Bytes, ByLength>,
     buffers: Arc<BufferPool>,
     stale: StaleMarks,
@@ -125,11 +128,12 @@ impl Blocks {
             .clamp(64, 1 << 20);
         Ok(Self {
             inner: Arc::new(Inner {
-                store,
+                n_removals: AtomicU64::new(store.n_removals()),
                 open: Cache::new(OPEN_FILES_MAX),
                 cache: Cache::with_weighter(entries, cache_len, ByLength),
                 buffers: BufferPool::new(FREE_BUFFERS_MAX),
                 stale,
+                store,
             }),
         })
     }
@@ -188,7 +192,7 @@ impl Blocks {
             return Err(not_found(cid));
         }
         for location in locations {
-            let Some(container) = self.inner.open.get(&location.container) else {
+            let Some(container) = self.opened(location.container) else {
                 continue;
             };
             if !container.is_current() || !container.proved.load(Ordering::Acquire) {
@@ -388,7 +392,7 @@ impl Blocks {
     }
 
     fn open(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
-        if let Some(container) = self.inner.open.get(&id) {
+        if let Some(container) = self.opened(id) {
             if container.is_current() {
                 return match self
                     .inner
@@ -413,6 +417,16 @@ impl Blocks {
         Ok(container)
     }
 
+    /// A container that is open, unless it was dropped from the catalog meanwhile.
+    fn opened(&self, id: ContainerId) -> Option<Arc<OpenContainer>> {
+        let n_removals = self.inner.store.n_removals();
+        if self.inner.n_removals.load(Ordering::Acquire) != n_removals {
+            self.inner.n_removals.store(n_removals, Ordering::Release);
+            self.inner.open.clear();
+        }
+        self.inner.open.get(&id)
+    }
+
     fn open_anew(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
         let record = self
             .inner
@@ -425,6 +439,12 @@ impl Blocks {
         let is_pack = record.kind == ContainerKind::Pack;
         let file =
             LocalFile::open(&path).map_err(|error| Miss::Bad(self.lost(id, &path, error)))?;
+        if !is_pack && file.validator.size != record.size {
+            // Another length is another file, even where some of its bytes are the same.
+            let observed = Some(file.validator);
+            self.inner.stale.mark(id, mark(StaleReason::Changed, observed, None));
+            return Err(Miss::Bad(changed(&path)));
+        }
         let unchanged = is_pack || file.validator == record.validator;
         if unchanged && !self.inner.stale.is_refuted(id, Some(&file.validator)) {
             self.inner.stale.clear(id); // It was missing or changed, and is back.

@@ -5,6 +5,8 @@
 //! Limits   memory: about 250 bytes a file added. Ingest commits every few ten thousand files.
 //! Not here what removing a root takes with it (`remove`).
 
+use std::collections::BTreeMap;
+
 use redb::{TableDefinition, WriteTransaction};
 
 use super::record::{
@@ -225,13 +227,17 @@ fn apply_roots(
     if roots.is_empty() {
         return Ok(());
     }
-    for (root, _) in roots {
-        remove::forget_root(transaction, root.id)?; // A replaced one may have had more chunks.
+    let last_puts: BTreeMap<RootId, _> = roots
+        .iter()
+        .map(|(root, ids)| (root.id, (root, ids)))
+        .collect();
+    for &id in last_puts.keys() {
+        remove::forget_root(transaction, id)?; // A replaced one may have had more chunks.
     }
     let mut table = storage(transaction.open_table(ROOTS))?;
     let mut by_cid = storage(transaction.open_table(ROOT_CIDS))?;
     let mut member_table = storage(transaction.open_table(MEMBERS))?;
-    for (root, ids) in roots {
+    for (root, ids) in last_puts.into_values() {
         storage(table.insert(root.id.0, root.to_bytes().as_slice()))?;
         storage(by_cid.insert(root_cid_key(&root.cid, root.id).as_slice(), root.id.0))?;
         for (index, chunk) in (0u32..).zip(members::encode(ids)) {

@@ -32,7 +32,6 @@ pub(super) fn apply(
     }
     if sweeps {
         let table = storage(transaction.open_table(CONTAINERS))?;
-        candidates.clear();
         for row in storage(table.iter())? {
             candidates.push(ContainerId(storage(row)?.0.value()));
         }

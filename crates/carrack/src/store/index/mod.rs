@@ -9,6 +9,8 @@
 //! Look-ups take no lock and do no I/O beyond page faults: one cache line of filter a segment for
 //! a miss, one page of records more for a hit. Layout: `docs/formats/segment.md`.
 
+#[cfg(test)]
+mod fixture;
 mod format;
 mod merge;
 mod run;

@@ -476,7 +476,7 @@ fn model_key(seed: u64, kind: u8) -> Multihash {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn the_index_behaves_like_a_map(ops in prop::collection::vec(op(), 1..20)) {

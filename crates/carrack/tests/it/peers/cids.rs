@@ -111,19 +111,20 @@ fn a_folder_of_a_hundred_thousand_entries_v0() {
     folders_of(V0, &[100_000]);
 }
 
-/// Sharding starts at an estimated size, which depends on the names and the lengths of CIDs.
+/// Sharding starts at an estimated size of 256 KiB, which the old profile takes from names and
+/// CIDs, the new one from the encoded block.
 #[test]
 fn folders_around_the_size_at_which_they_are_sharded() {
-    for profile in [V1, V0] {
+    for (profile, overhead) in [(V1, 46), (V0, 34)] {
         let (kubo, carrack) = (Kubo::new(profile), Carrack::new());
-        for name_len in [20, 57, 200] {
-            // The entry of a link is its name, its CID and some framing.
-            for n_entries in (262_144 / (name_len + 60)..=262_144 / (name_len + 30)).step_by(97) {
+        for name_len in [57, 200_usize] {
+            let long_name = usize::from(profile == V1 && name_len > 127) * 3;
+            let border = 262_144 / (name_len + overhead + long_name);
+            for n_entries in [border - 2, border - 1, border, border + 1, border + 2] {
                 let path = carrack.path(&format!("border-{name_len}-{n_entries}"));
                 fs::create_dir_all(&path).unwrap();
-                let width = usize::try_from(name_len).unwrap();
                 for number in 0..n_entries {
-                    fs::write(path.join(format!("{number:0width$}")), b"same").unwrap();
+                    fs::write(path.join(format!("{number:0name_len$}")), b"same").unwrap();
                 }
                 same_root(&kubo, &carrack, &path, profile, None);
                 fs::remove_dir_all(path).unwrap();
