@@ -161,11 +161,11 @@ impl<B: Backend> Connections<B> {
             builder: builder(limits, Tasks(streams.clone())),
             patience: Patience::new(limits),
             tick: tick_interval(limits),
+            per_address: PerAddress::new(limits.connections_per_address_max),
             gateway,
             tasks: JoinSet::new(),
             streams,
             open: HashMap::new(),
-            per_address: PerAddress::new(limits.connections_per_address_max),
         }
     }
 
