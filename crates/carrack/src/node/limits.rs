@@ -100,7 +100,7 @@ impl Default for Limits {
             room_timeout: Duration::from_secs(4),
             batches_ahead_max: 3,
             car_blocks_max: 16_000_000,
-            blocking_jobs_max: 64,
+            blocking_jobs_max: 32,
             h2_piece_len: 64 * 1024,
             access_log_lines_max: 8192,
         }

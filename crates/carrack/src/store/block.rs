@@ -29,7 +29,7 @@ use quick_cache::sync::Cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::local::{self, LocalFile};
 use crate::store::Store;
-use crate::store::buffers::{Buffer, BufferPool};
+use crate::store::buffers::{BUFFER_LEN, Buffer, BufferPool};
 use crate::store::catalog::{
     Batch, ContainerKind, ContainerRecord, StaleMark, StaleReason, Validator,
 };
@@ -484,7 +484,14 @@ impl Blocks {
     }
 
     fn read(&self, cid: &Cid, location: Location, container: &Arc<OpenContainer>) -> Result<Bytes> {
-        let mut block = vec![0; block_len(location)]; // Bounded by Location::LEN_END.
+        let len = block_len(location);
+        if len > BUFFER_LEN / 2 {
+            // What fits a pooled buffer well is spared the clearing of fresh memory.
+            let mut block = self.buffer(len);
+            self.fill(cid, location, container, block.as_mut_slice())?;
+            return Ok(block.freeze());
+        }
+        let mut block = vec![0; len];
         self.fill(cid, location, container, &mut block)?;
         Ok(Bytes::from(block))
     }
