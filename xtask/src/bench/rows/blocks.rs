@@ -40,7 +40,7 @@ fn load(bench: &Bench, server: &Daemon, paths: &Path, n_connections: u32) -> Res
     Ok(Load { wrk: seen, cpu_us })
 }
 
-/// As [`load`], for requests that must all be answered with 404.
+/// As [`load()`], for requests that must all be answered with 404.
 fn load_absent(bench: &Bench, server: &Daemon, paths: &Path) -> Result<Load> {
     let list = fs::read_to_string(paths)?;
     match load::drain(&server.url, list.lines().next().unwrap_or_default()) {
@@ -54,7 +54,7 @@ fn load_absent(bench: &Bench, server: &Daemon, paths: &Path) -> Result<Load> {
     Ok(load)
 }
 
-/// As [`load`], for requests that must all be answered well.
+/// As [`load()`], for requests that must all be answered well.
 fn load_ok(bench: &Bench, server: &Daemon, paths: &Path, n_connections: u32) -> Result<Load> {
     let load = load(bench, server, paths, n_connections)?;
     if load.wrk.n_refused > 0.0 {
