@@ -21,7 +21,7 @@ use super::service::{Answer, Job};
 
 /// The part of a block that a `Range` header selects.
 #[derive(Debug, PartialEq, Eq)]
-enum Selected {
+pub(super) enum Selected {
     Whole,
     /// First and last byte.
     Part(u64, u64),
@@ -191,7 +191,7 @@ fn part(bytes: &Bytes, selected: &Selected) -> Option<(Bytes, HeaderValue)> {
 }
 
 /// The first range that the block can satisfy: a multipart answer is never worth its framing.
-fn select(ranges: &[RangeSpec], len: u64) -> Selected {
+pub(super) fn select(ranges: &[RangeSpec], len: u64) -> Selected {
     if ranges.is_empty() {
         return Selected::Whole;
     }

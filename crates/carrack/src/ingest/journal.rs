@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 use crate::ingest::hash::Digest;
 use crate::store::catalog::Validator;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
+
 /// First bytes of a journal: name and version.
 pub const MAGIC: &[u8; 8] = b"CRKJRN01";
 /// Files shorter than this are hashed again rather than journalled, in bytes.

@@ -429,7 +429,9 @@ impl Blocks {
         if !is_pack && file.validator.size != record.size {
             // Another length is another file, even where some of its bytes are the same.
             let observed = Some(file.validator);
-            self.inner.stale.mark(id, mark(StaleReason::Changed, observed, None));
+            self.inner
+                .stale
+                .mark(id, mark(StaleReason::Changed, observed, None));
             return Err(Miss::Bad(changed(&path)));
         }
         let unchanged = is_pack || file.validator == record.validator;
