@@ -5,4 +5,4 @@
 #[path = "../../crates/formats/tests/it/fuzz_bodies/mod.rs"]
 mod fuzz_bodies;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_bodies::walk(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_bodies::graph::walk(bytes));

@@ -52,12 +52,10 @@ proptest! {
     #[test]
     fn requests_of_known_parameters_pass(
         names in vec(prop::sample::select(vec![
-            "format", "f%6Frmat", "dag-scope", "entity-bytes", "car-dups", "car-order",
-            "filename", "x",
+            "format", "f%6Frmat", "dag-scope", "entity-bytes", "car-dups", "car-order", "filename", "x",
         ]), 0..5),
         values in vec(prop::sample::select(vec![
-            "car", "raw", "entity", "all", "0:*", "y", "n", "unk", "a+b", "%61", "", "a%26b=c",
-            "a=b",
+            "car", "raw", "entity", "all", "0:*", "y", "n", "unk", "a+b", "%61", "", "a%26b=c", "a=b",
         ]), 5),
         accept in prop::sample::select(vec!["car", "raw", "car;dups=y;order=unk", "car;version=1"]),
     ) {
@@ -75,19 +73,12 @@ proptest! {
     }
 
     #[test]
-    fn records_of_a_journal_pass(
-        first in any::<u64>(),
-        n in 0_u32..5,
-        leaves in vec(any::<u8>(), 0..128),
-    ) {
+    fn records_of_a_journal_pass(first in any::<u64>(), n in 0_u32..5, leaves in vec(any::<u8>(), 0..128)) {
         super::journal(&[&first.to_le_bytes()[..], &n.to_le_bytes(), &leaves].concat());
     }
 
     #[test]
-    fn damaged_values_of_the_catalog_pass(
-        which in any::<prop::sample::Index>(),
-        damages in damages(),
-    ) {
+    fn damaged_values_of_the_catalog_pass(which in any::<prop::sample::Index>(), damages in damages()) {
         let values = include_str!("../../tests/fixtures/catalog-v1.txt");
         let values: Vec<Vec<u8>> = values
             .split_whitespace()

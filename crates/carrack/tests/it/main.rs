@@ -12,6 +12,7 @@
     reason = "a panic here is a failed test; helpers are no `#[test]` functions"
 )]
 
+mod attacks;
 mod bad_cars;
 mod commands;
 mod crash;

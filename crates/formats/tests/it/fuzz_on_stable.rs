@@ -10,7 +10,7 @@ use carrack_formats::unixfs::profile::{ShardRule, UNIXFS_V1_2025};
 use carrack_formats::{Cid, cid, verify};
 use proptest::prelude::*;
 
-use crate::fuzz_bodies;
+use crate::fuzz_bodies::{self, blocks, graph};
 
 fn raw(data: &[u8]) -> Cid {
     cid::from_sha256(::cid::Version::V1, cid::RAW, &verify::sha256(data))
@@ -81,7 +81,7 @@ fn good_file() -> Vec<u8> {
     block
 }
 
-fn blocks() -> [Vec<u8>; 5] {
+fn good_blocks() -> [Vec<u8>; 5] {
     let symlink = dir::symlink(b"../x", &UNIXFS_V1_2025).1;
     [
         good_directory(3),
@@ -119,9 +119,9 @@ fn good_bytes_pass() {
     fuzz_bodies::car_v2_index(&[&v2::write(1, false)[..], &[0; 60]].concat());
     fuzz_bodies::dag_cbor(&good_cbor());
     fuzz_bodies::dag_json(&good_json());
-    for block in blocks() {
-        fuzz_bodies::dag_pb(&block);
-        fuzz_bodies::unixfs(&block);
+    for block in good_blocks() {
+        blocks::dag_pb(&block);
+        blocks::unixfs(&block);
     }
     for text in [
         "0:*",
@@ -129,7 +129,7 @@ fn good_bytes_pass() {
         "9:0",
         "-9223372036854775808:9223372036854775807",
     ] {
-        fuzz_bodies::entity_bytes(&[&700_u64.to_le_bytes(), text.as_bytes()].concat());
+        blocks::entity_bytes(&[&700_u64.to_le_bytes(), text.as_bytes()].concat());
     }
 }
 
@@ -141,19 +141,19 @@ proptest! {
         fuzz_bodies::car_v2_index(&bytes);
         fuzz_bodies::dag_cbor(&bytes);
         fuzz_bodies::dag_json(&bytes);
-        fuzz_bodies::dag_pb(&bytes);
-        fuzz_bodies::unixfs(&bytes);
-        fuzz_bodies::entity_bytes(&bytes);
+        blocks::dag_pb(&bytes);
+        blocks::unixfs(&bytes);
+        blocks::entity_bytes(&bytes);
     }
 
     #[test]
     fn random_graphs_pass(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-        fuzz_bodies::walk(&bytes);
+        graph::walk(&bytes);
     }
 
     #[test]
     fn random_ranges_pass(len in any::<u64>(), text in "-?[0-9]{1,20}:(-?[0-9]{1,20}|\\*)") {
-        fuzz_bodies::entity_bytes(&[&len.to_le_bytes(), text.as_bytes()].concat());
+        blocks::entity_bytes(&[&len.to_le_bytes(), text.as_bytes()].concat());
     }
 
     #[test]
@@ -164,10 +164,10 @@ proptest! {
         fuzz_bodies::car_v2_index(&damaged(good_index(), &damages));
         fuzz_bodies::dag_cbor(&damaged(good_cbor(), &damages));
         fuzz_bodies::dag_json(&damaged(good_json(), &damages));
-        for block in blocks() {
+        for block in good_blocks() {
             let block = damaged(block, &damages);
-            fuzz_bodies::dag_pb(&block);
-            fuzz_bodies::unixfs(&block);
+            blocks::dag_pb(&block);
+            blocks::unixfs(&block);
         }
     }
 }

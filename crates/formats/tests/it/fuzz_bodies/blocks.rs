@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use carrack_formats::cid;
 use carrack_formats::dag::links;
 use carrack_formats::dag::pb::{PbLink, PbNode, encode, next_link};
 use carrack_formats::unixfs::content::{Content, content};
@@ -11,6 +10,7 @@ use carrack_formats::unixfs::hamt::{Lookup, Shard, hash_name};
 use carrack_formats::unixfs::list::{Item, entries};
 use carrack_formats::unixfs::node::{Kind, UnixFs};
 use carrack_formats::walk::ByteRange;
+use carrack_formats::{Cid, Multihash, cid};
 
 /// dag-pb: links lie inside of the block, are counted as they are read, and what is written of
 /// them reads the same.
@@ -68,7 +68,7 @@ pub(crate) fn unixfs(bytes: &[u8]) {
         data_field(&unixfs);
     }
     let block = Bytes::copy_from_slice(bytes);
-    let own = cid::from_sha256(::cid::Version::V1, cid::DAG_PB, &[0; 32]);
+    let own = Cid::new_v1(cid::DAG_PB, Multihash::wrap(0x12, &[0; 32]).unwrap());
     match content(&own, &block) {
         Ok(Content::File { data, file_len }) => assert!(file_len >= data.len() as u64),
         Ok(Content::Directory) => assert!(entries(bytes).is_ok()),

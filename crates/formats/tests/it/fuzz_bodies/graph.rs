@@ -229,10 +229,13 @@ impl Graph {
             }
         };
         let index = u8::try_from(self.cids.len()).unwrap();
-        let inline = (kind & 0x80 != 0 && block.len() <= 128)
-            .then(|| Cid::new_v1(codec, Multihash::wrap(0, &block).unwrap()));
-        let cid =
-            inline.unwrap_or_else(|| cid::from_sha256(::cid::Version::V1, codec, &[index; 32]));
+        let inline = kind & 0x80 != 0 && block.len() <= 128;
+        let multihash = if inline {
+            Multihash::wrap(cid::IDENTITY, &block)
+        } else {
+            Multihash::wrap(cid::SHA2_256, &[index; 32])
+        };
+        let cid = Cid::new_v1(codec, multihash.unwrap());
         self.cids.push(cid);
         self.blocks.insert(cid, block.into());
     }

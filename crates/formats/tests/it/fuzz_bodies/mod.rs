@@ -4,8 +4,8 @@
 //! Out      a panic, if something that must hold does not.
 //! Not here which bytes: a fuzzer (`fuzz/`) or a property test (`fuzz_on_stable`) brings them.
 
-mod blocks;
-mod graph;
+pub(crate) mod blocks;
+pub(crate) mod graph;
 
 use bytes::Bytes;
 use carrack_formats::car::index::{Index, write as write_index};
@@ -13,9 +13,6 @@ use carrack_formats::car::{CarError, CarLimits, Parser, Section, Step, v2, write
 use carrack_formats::dag::{DagError, Links, PathStep, cbor, json, links};
 use carrack_formats::verify::{HashError, Verifier, verify};
 use carrack_formats::{Cid, cid, varint};
-
-pub(crate) use blocks::{dag_pb, entity_bytes, unixfs};
-pub(crate) use graph::walk;
 
 /// Varints and CIDs: what is read writes the same bytes, so nothing has two encodings.
 pub(crate) fn varint_cid(bytes: &[u8]) {
