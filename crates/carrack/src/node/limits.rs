@@ -6,8 +6,6 @@
 
 use std::time::Duration;
 
-use carrack_formats::walk::WalkLimits;
-
 /// Bounds on connections, requests and memory. All may be changed; none may be absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -122,10 +120,3 @@ pub const ACCEPT_ENTRIES_MAX: usize = 32;
 
 /// Entity tags in one `If-None-Match` header that are looked at.
 pub const ENTITY_TAGS_MAX: usize = 64;
-
-/// Bounds on one walk over a DAG.
-pub const WALK: WalkLimits = WalkLimits {
-    depth_max: 1024,
-    stack_bytes_max: 64 << 20,
-    visited_max: 4 << 20,
-};
