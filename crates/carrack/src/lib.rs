@@ -6,6 +6,9 @@
 
 pub mod cli;
 pub mod error;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gateway;
 pub mod ingest;
 pub mod node;

@@ -23,6 +23,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
+
 /// Name of the socket in the data directory.
 pub const SOCKET_NAME: &str = "control.sock";
 /// Longest frame, in bytes.
@@ -269,7 +272,7 @@ fn write_frame(stream: &mut UnixStream, kind: u8, bytes: &[u8]) -> io::Result<()
     stream.write_all(&frame)
 }
 
-fn read_frame(stream: &mut UnixStream) -> io::Result<(u8, Vec<u8>)> {
+fn read_frame(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     let mut head = [0; 5];
     stream.read_exact(&mut head)?;
     let [kind, len @ ..] = head;

@@ -9,6 +9,8 @@
 pub mod backend;
 pub mod body;
 mod car;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub mod headers;
 pub mod negotiate;
 pub mod pool;

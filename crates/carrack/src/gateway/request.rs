@@ -217,7 +217,12 @@ fn parse_query(query: &str) -> Result<Query<'_>, Refusal> {
     let mut parsed = Query::default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let slot = match name {
+        // Escapes in a name count, as Content-Location spells names without them. A name that
+        // cannot be decoded is none of ours.
+        let Ok(name) = decode_form(name, "a name") else {
+            continue;
+        };
+        let slot = match name.as_ref() {
             "format" => &mut parsed.format,
             "dag-scope" => &mut parsed.dag_scope,
             "entity-bytes" => &mut parsed.entity_bytes,
@@ -228,7 +233,7 @@ fn parse_query(query: &str) -> Result<Query<'_>, Refusal> {
             _ => continue,
         };
         if slot.is_none() {
-            *slot = Some(decode_form(value, name)?);
+            *slot = Some(decode_form(value, &name)?);
         }
     }
     Ok(parsed)

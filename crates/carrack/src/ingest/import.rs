@@ -81,8 +81,8 @@ pub struct ImportReport {
 /// Imports the CAR at `path` in place.
 ///
 /// # Errors
-/// `Verification`, naming the byte, if the CAR is cut, malformed or holds a wrong block; `Invalid` if
-/// it cannot be opened; `Changed` if it changes meanwhile.
+/// `Verification`, naming the byte, if the CAR is cut, malformed or holds a wrong block; `Invalid`
+/// if it cannot be opened; `Changed` if it changes meanwhile.
 pub fn import(
     store: &Arc<Store>,
     path: &Path,

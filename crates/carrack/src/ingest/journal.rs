@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 use crate::ingest::hash::Digest;
 use crate::store::catalog::Validator;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
+
 /// First bytes of a journal: name and version.
 pub const MAGIC: &[u8; 8] = b"CRKJRN01";
 /// Files shorter than this are hashed again rather than journalled, in bytes.
@@ -279,6 +282,27 @@ mod tests {
                 "bit {bit}"
             );
         }
+    }
+
+    /// A journal that version 1 wrote is read by every later one. `docs/formats/journal.md`
+    #[test]
+    fn the_fixture_of_version_1_is_written_and_read() {
+        let fixture = include_bytes!("../../tests/fixtures/journal-v1.journal");
+        let dir = tempfile::tempdir().unwrap();
+        let version = validator(300 << 20);
+        let subject = Subject {
+            path: b"/data/big",
+            validator: &version,
+            profile: 7,
+        };
+        let (mut journal, _) = Journal::open(dir.path(), subject).unwrap();
+        (0..5).for_each(|n| journal.push(digest(n)).unwrap());
+        journal.flush().unwrap();
+        let path = journal.path.clone();
+        drop(journal);
+        assert_eq!(std::fs::read(&path).unwrap(), fixture);
+        let (_, known) = Journal::open(dir.path(), subject).unwrap();
+        assert_eq!(known, (0..5).map(digest).collect::<Vec<_>>());
     }
 
     #[test]

@@ -56,8 +56,8 @@ pub struct Limits {
     /// Bytes of blocks and CAR frames between being read and being written to a socket, over all
     /// responses. The node's memory is this, the connections, and the block cache.
     pub bytes_in_flight_max: usize,
-    /// How long a request waits for room in `bytes_in_flight_max` before it gets 503. Deployed block
-    /// clients give a request 5 s in all, and take silence worse than 503.
+    /// How long a request waits for room in `bytes_in_flight_max` before it gets 503. Deployed
+    /// block clients give a request 5 s in all, and take silence worse than 503.
     pub room_timeout: Duration,
     /// Batches of one CAR that are read ahead of the one being written: two hide the latency of
     /// a disk, three that of a slow one.
@@ -100,7 +100,7 @@ impl Default for Limits {
             room_timeout: Duration::from_secs(4),
             batches_ahead_max: 3,
             car_blocks_max: 16_000_000,
-            blocking_jobs_max: 64,
+            blocking_jobs_max: 32,
             h2_piece_len: 64 * 1024,
             access_log_lines_max: 8192,
         }

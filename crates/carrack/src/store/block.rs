@@ -6,8 +6,8 @@
 //!          without blocking is tried for blocks of at most [`INLINE_LEN_MAX`] bytes.
 //! Not here the walk over a DAG (`store::car_stream`, `store::resolve`), HTTP.
 //!
-//! A file of another length than when it was added is refused. One of the same length whose times or
-//! inode differ is not refused for that: its bytes are read and hashed. If they are still the
+//! A file of another length than when it was added is refused. One of the same length whose times
+//! or inode differ is not refused for that: its bytes are read and hashed. If they are still the
 //! block's, they are served (the file was touched, or put back); if not, the container is out of
 //! service until the file changes again.
 
@@ -30,7 +30,7 @@ use rustix::io::Errno;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::local::{self, LocalFile};
 use crate::store::Store;
-use crate::store::buffers::{Buffer, BufferPool};
+use crate::store::buffers::{BUFFER_LEN, Buffer, BufferPool};
 use crate::store::catalog::{
     Batch, ContainerKind, ContainerRecord, StaleMark, StaleReason, Validator,
 };
@@ -71,7 +71,7 @@ pub struct OpenContainer {
     path: PathBuf,
     file: LocalFile,
     is_pack: bool,
-    /// [`Store::removal_epoch`] before its row was read.
+    /// [`Store::n_removals`] before its row was read.
     epoch: u64,
     /// The file is the version that was added, or a block of it was found good as it is now.
     proved: AtomicBool,
@@ -98,7 +98,8 @@ impl Weighter<CacheKey, Bytes> for ByLength {
 pub struct Change {
     /// Its file.
     pub path: PathBuf,
-    /// missing, unreadable, corrupt (a pack), stale (other bytes were read), touched (not read yet).
+    /// missing, unreadable, corrupt (a pack), stale (another length or other bytes), or touched
+    /// (other times, not read yet).
     pub state: &'static str,
     /// When a read first found it, in seconds since 1970.
     pub since_unix: Option<u64>,
@@ -129,11 +130,11 @@ impl Blocks {
             .clamp(64, 1 << 20);
         Ok(Self {
             inner: Arc::new(Inner {
-                store,
                 open: Cache::new(OPEN_FILES_MAX),
                 cache: Cache::with_weighter(entries, cache_len, ByLength),
                 buffers: BufferPool::new(FREE_BUFFERS_MAX),
                 stale,
+                store,
             }),
         })
     }
@@ -447,7 +448,7 @@ impl Blocks {
     /// A container that is open already, if its row and its file are still the same.
     fn opened(&self, id: ContainerId) -> Option<Arc<OpenContainer>> {
         let container = self.inner.open.get(&id)?;
-        if container.epoch == self.inner.store.removal_epoch() && container.is_current() {
+        if container.epoch == self.inner.store.n_removals() && container.is_current() {
             return Some(container);
         }
         self.inner.open.remove(&id);
@@ -472,7 +473,7 @@ impl Blocks {
     }
 
     fn open_anew(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
-        let epoch = self.inner.store.removal_epoch();
+        let epoch = self.inner.store.n_removals();
         let record = self
             .inner
             .store
@@ -538,7 +539,14 @@ impl Blocks {
     }
 
     fn read(&self, cid: &Cid, location: Location, container: &Arc<OpenContainer>) -> Result<Bytes> {
-        let mut block = vec![0; block_len(location)]; // Bounded by Location::LEN_END.
+        let len = block_len(location);
+        if len > BUFFER_LEN / 2 {
+            // What fits a pooled buffer well is spared the clearing of fresh memory.
+            let mut block = self.buffer(len);
+            self.fill(cid, location, container, block.as_mut_slice())?;
+            return Ok(block.freeze());
+        }
+        let mut block = vec![0; len];
         self.fill(cid, location, container, &mut block)?;
         Ok(Bytes::from(block))
     }

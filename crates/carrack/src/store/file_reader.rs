@@ -20,6 +20,9 @@ use crate::store::car_stream::walk_error;
 pub struct FileReader {
     blocks: Blocks,
     walker: Walker,
+    cid: Cid,
+    /// Bytes of the whole file by the account of its first block, once that is read.
+    file_len: Option<u64>,
     /// Where the bytes of the next block start in the file.
     position: u64,
     /// First byte wanted.
@@ -43,7 +46,9 @@ impl FileReader {
         Self {
             blocks,
             walker,
+            cid,
             position: 0,
+            file_len: None,
             from,
             to,
         }
@@ -52,16 +57,18 @@ impl FileReader {
     /// The next piece; `None` at the end of the range. Blocks.
     ///
     /// # Errors
-    /// Those of [`Blocks::get_blocking`]; `Invalid` for a block that is no part of a file.
+    /// Those of [`Blocks::get_blocking`]; `Invalid` for a block that is no part of a file, and if
+    /// the file is not as long as its nodes say, which may show only at its end.
     pub fn next_piece(&mut self) -> Result<Option<Bytes>> {
         loop {
             let step = self.walker.next().map_err(walk_error)?;
             let (Step::Leaf(cid) | Step::Need { cid, .. }) = step else {
-                return Ok(None);
+                return self.check_end();
             };
-            self.position = self.walker.data_offset().unwrap_or(self.position);
+            self.check_offset()?;
             let block = self.blocks.get_blocking(&cid)?;
-            let data = file_data(&cid, &block)?.0;
+            let (data, file_len) = file_data(&cid, &block)?;
+            self.file_len.get_or_insert(file_len);
             if let Step::Need { .. } = step {
                 self.walker.provide(&cid, block).map_err(walk_error)?;
             }
@@ -71,6 +78,34 @@ impl FileReader {
                 return Ok(Some(piece));
             }
         }
+    }
+
+    /// Whether the next block starts where the one before it ended, but for what lies before the
+    /// range: the sizes in a file's nodes are claims.
+    fn check_offset(&mut self) -> Result<()> {
+        let Some(offset) = self.walker.data_offset() else {
+            return Ok(());
+        };
+        if offset < self.position || (offset > self.position && offset > self.from) {
+            return Err(self.lie());
+        }
+        self.position = offset;
+        Ok(())
+    }
+
+    /// Whether all that the file's nodes announced has come, and no more.
+    fn check_end(&self) -> Result<Option<Bytes>> {
+        let ends_file = self.file_len == Some(self.to);
+        let is_lie = self.position < self.to || (ends_file && self.position > self.to);
+        if self.from < self.to && is_lie {
+            return Err(self.lie());
+        }
+        Ok(None)
+    }
+
+    fn lie(&self) -> Error {
+        let what = format!("{} is a file whose nodes lie about its sizes", self.cid);
+        Error::new(ErrorKind::Invalid, what)
     }
 
     /// The part of `data`, which starts at the reader's position, that is wanted.

@@ -80,6 +80,8 @@ pub struct Walker {
     range: Option<ByteRange>,
     /// `None`: duplicates are sent.
     visited: Option<Visited>,
+    /// Blocks that were looked into again and not sent again.
+    n_again: u32,
     limits: WalkLimits,
     stack: Vec<Frame>,
     /// Bytes held by `stack`.
@@ -182,6 +184,7 @@ impl Walker {
             },
             range,
             visited: (!dups).then(Visited::default),
+            n_again: 0,
             limits,
             stack: Vec::new(),
             stack_bytes: 0,
@@ -315,6 +318,15 @@ impl Walker {
             return Ok(Some(Step::Leaf(cid)));
         }
         let emit = visit == Visit::First;
+        if !emit {
+            // A range ends inside of two nodes a level, each of which may be met once more as a
+            // whole. With more of them, nodes lie about their sizes, so that a DAG of n levels
+            // would be n^2 steps without anything to send.
+            self.n_again += 1;
+            if self.n_again > self.limits.depth_max.saturating_mul(4) {
+                return Err(WalkError::File { cid: Box::new(cid) });
+            }
+        }
         self.pending = Some(Pending {
             cid,
             emit,

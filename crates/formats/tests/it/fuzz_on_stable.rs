@@ -3,10 +3,14 @@
 
 use carrack_formats::car::index::{IndexKind, Record, write as write_index};
 use carrack_formats::car::{v2, write};
+use carrack_formats::dag::pb;
+use carrack_formats::unixfs::dir::{self, Entry};
+use carrack_formats::unixfs::node;
+use carrack_formats::unixfs::profile::{ShardRule, UNIXFS_V1_2025};
 use carrack_formats::{Cid, cid, verify};
 use proptest::prelude::*;
 
-use crate::fuzz_bodies;
+use crate::fuzz_bodies::{self, blocks, graph};
 
 fn raw(data: &[u8]) -> Cid {
     cid::from_sha256(::cid::Version::V1, cid::RAW, &verify::sha256(data))
@@ -49,6 +53,45 @@ fn good_json() -> Vec<u8> {
     .into()
 }
 
+fn good_directory(n_entries: u16) -> Vec<u8> {
+    let entries = (0..n_entries)
+        .map(|number| Entry {
+            name: format!("name {number}").into_bytes(),
+            cid: raw(b"x"),
+            tsize: 1,
+        })
+        .collect();
+    let mut profile = UNIXFS_V1_2025;
+    if n_entries > 4 {
+        profile.shard_rule = ShardRule::BlockBytes(0);
+    }
+    let mut last = Vec::new();
+    dir::build(entries, &profile, &mut |_, block| last = block).unwrap();
+    last
+}
+
+fn good_file() -> Vec<u8> {
+    let mut data = node::file_head(24);
+    let mut block = Vec::new();
+    for _ in 0..3 {
+        pb::put_link(&mut block, &raw(b"part").to_bytes(), b"", 8);
+        node::put_blocksize(&mut data, 8);
+    }
+    pb::put_data(&mut block, &data);
+    block
+}
+
+fn good_blocks() -> [Vec<u8>; 5] {
+    let symlink = dir::symlink(b"../x", &UNIXFS_V1_2025).1;
+    [
+        good_directory(3),
+        good_directory(40),
+        good_file(),
+        symlink,
+        good_file()[..90].to_vec(),
+    ]
+}
+
 /// A change to good bytes: a byte replaced, some left out, some put in.
 fn damage() -> impl Strategy<Value = (usize, usize, Vec<u8>)> {
     (
@@ -76,6 +119,18 @@ fn good_bytes_pass() {
     fuzz_bodies::car_v2_index(&[&v2::write(1, false)[..], &[0; 60]].concat());
     fuzz_bodies::dag_cbor(&good_cbor());
     fuzz_bodies::dag_json(&good_json());
+    for block in good_blocks() {
+        blocks::dag_pb(&block);
+        blocks::unixfs(&block);
+    }
+    for text in [
+        "0:*",
+        "-5:-1",
+        "9:0",
+        "-9223372036854775808:9223372036854775807",
+    ] {
+        blocks::entity_bytes(&[&700_u64.to_le_bytes(), text.as_bytes()].concat());
+    }
 }
 
 proptest! {
@@ -86,6 +141,19 @@ proptest! {
         fuzz_bodies::car_v2_index(&bytes);
         fuzz_bodies::dag_cbor(&bytes);
         fuzz_bodies::dag_json(&bytes);
+        blocks::dag_pb(&bytes);
+        blocks::unixfs(&bytes);
+        blocks::entity_bytes(&bytes);
+    }
+
+    #[test]
+    fn random_graphs_pass(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        graph::walk(&bytes);
+    }
+
+    #[test]
+    fn random_ranges_pass(len in any::<u64>(), text in "-?[0-9]{1,20}:(-?[0-9]{1,20}|\\*)") {
+        blocks::entity_bytes(&[&len.to_le_bytes(), text.as_bytes()].concat());
     }
 
     #[test]
@@ -96,5 +164,10 @@ proptest! {
         fuzz_bodies::car_v2_index(&damaged(good_index(), &damages));
         fuzz_bodies::dag_cbor(&damaged(good_cbor(), &damages));
         fuzz_bodies::dag_json(&damaged(good_json(), &damages));
+        for block in good_blocks() {
+            let block = damaged(block, &damages);
+            blocks::dag_pb(&block);
+            blocks::unixfs(&block);
+        }
     }
 }

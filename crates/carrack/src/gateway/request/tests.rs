@@ -159,6 +159,13 @@ fn the_url_wins_over_accept_and_accept_fills_in() {
     assert_eq!(status(ask(&format!("/ipfs/{ROOT}"), &[version_2])), 400);
 }
 
+/// What Content-Location says without escapes has to be what was understood with them.
+#[test]
+fn escapes_in_the_names_of_parameters_count() {
+    let request = ask_query("f%6Frmat=car&dag%2Dscope=block&dag-scope=all&%zz=1&%ff=2").unwrap();
+    assert_eq!(car(&request).scope, Scope::Block);
+}
+
 #[test]
 fn segments_are_decoded_and_empty_ones_dropped() {
     let request = ask(
@@ -245,7 +252,8 @@ proptest::proptest! {
             0..8,
         ),
     ) {
-        let query: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let pair = |(name, value): &(_, _)| format!("{name}={value}");
+        let query: Vec<String> = pairs.iter().map(pair).collect();
         let _ = ask_query(&query.join("&"));
     }
 }

@@ -10,6 +10,8 @@
 
 mod batch;
 mod codec;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod members;
 mod record;
 mod remove;

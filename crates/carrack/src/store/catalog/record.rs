@@ -5,7 +5,7 @@
 //! Limits   paths are bytes without NUL, as the kernel has them.
 //! Not here transactions (`catalog`), member lists (`members`).
 
-use carrack_formats::Cid;
+use carrack_formats::{Cid, cid};
 
 use super::codec::{Reader, Writer, damaged};
 use crate::error::Result;
@@ -277,7 +277,7 @@ fn decode_container(from: &mut Reader<'_>) -> Result<Option<ContainerId>> {
 }
 
 fn decode_cid(from: &mut Reader<'_>) -> Result<Cid> {
-    Cid::try_from(from.bytes()?).map_err(|_| damaged())
+    cid::parse_bytes(from.bytes()?).map_err(|_| damaged())
 }
 
 impl ContainerRecord {

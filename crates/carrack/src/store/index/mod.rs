@@ -12,6 +12,8 @@
 #[cfg(test)]
 mod fixture;
 mod format;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod merge;
 mod run;
 mod segment;

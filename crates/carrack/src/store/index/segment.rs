@@ -112,6 +112,29 @@ impl Segment {
         })
     }
 
+    /// A segment of bytes that came from a fuzzer rather than out of a sealed file.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(super) fn of_bytes(bytes: &[u8]) -> Result<Self> {
+        let failed = || "mapping memory".to_owned();
+        let mut map = MmapMut::map_anon(bytes.len()).context(ErrorKind::Unavailable, failed)?;
+        map.copy_from_slice(bytes);
+        let map = map
+            .make_read_only()
+            .context(ErrorKind::Unavailable, failed)?;
+        let header = Header::parse(&map)?;
+        Ok(Self {
+            path: PathBuf::new(),
+            map,
+            tables: header
+                .tables
+                .iter()
+                .map(|&layout| Table::new(layout))
+                .collect(),
+            header,
+            heads: None,
+        })
+    }
+
     /// What the catalog says of it.
     #[must_use]
     pub fn meta(&self) -> SegmentMeta {

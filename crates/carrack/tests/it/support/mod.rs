@@ -268,6 +268,15 @@ impl Server {
         http::request(&self.url, "GET", path, &[])
     }
 
+    /// The most memory that was resident so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = std::fs::read_to_string(path).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.unwrap().parse::<u64>().unwrap() * 1024
+    }
+
     /// Kills the process as a power cut would and reaps it.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();

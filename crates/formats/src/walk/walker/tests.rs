@@ -687,6 +687,37 @@ fn first_of_each(cids: &[Cid]) -> Vec<Cid> {
         .collect()
 }
 
+/// Each level claims two bytes more than the one below holds in its first half: the walk of a range
+/// comes to every block from every level above it.
+#[test]
+fn nodes_that_lie_cannot_make_a_range_walk_for_ever() {
+    let mut blocks = Blocks::new();
+    let mut below = put(&mut blocks, RAW, "leaf");
+    let n_levels = 1000;
+    for level in 0..n_levels {
+        below = file(
+            &mut blocks,
+            &[(below, 10 + 2 * level), (below, 10 + 2 * level)],
+        );
+    }
+    let range = "1:-2".parse().unwrap();
+    let resolved = Resolved::root(below);
+    let limits = WalkLimits::default();
+    let mut walker = Walker::new(&resolved, Scope::Entity, Some(range), false, limits);
+    let mut n_steps = 0;
+    let error = loop {
+        n_steps += 1;
+        match walker.next() {
+            Ok(Step::Need { cid, .. }) => walker.provide(&cid, blocks[&cid].clone()).unwrap(),
+            Ok(Step::Leaf(_)) => {}
+            Ok(Step::End) => panic!("it ended after {n_steps} steps"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, WalkError::File { .. }), "{error}");
+    assert!(n_steps < 6 * limits.depth_max, "{n_steps}");
+}
+
 #[test]
 fn ranges_that_hold_no_byte_are_answered_with_the_block() {
     let (blocks, root) = repeating_file(30, 7);

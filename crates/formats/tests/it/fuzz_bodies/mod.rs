@@ -4,6 +4,9 @@
 //! Out      a panic, if something that must hold does not.
 //! Not here which bytes: a fuzzer (`fuzz/`) or a property test (`fuzz_on_stable`) brings them.
 
+pub(crate) mod blocks;
+pub(crate) mod graph;
+
 use bytes::Bytes;
 use carrack_formats::car::index::{Index, write as write_index};
 use carrack_formats::car::{CarError, CarLimits, Parser, Section, Step, v2, write};

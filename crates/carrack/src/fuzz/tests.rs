@@ -1,0 +1,90 @@
+//! The bodies of the fuzz targets under property tests: random bytes and damaged good ones. Finds
+//! less than a fuzzer, on every run of the tests.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+const ROOT: &str = "/ipfs/bafkreihhpc5y2pqvl5rbe5uuyhqjouybfs3rvlmisccgzue2kkt5zq6upq";
+
+const REQUESTS: [&str; 6] = [
+    "/a/b%20c?format=car&dag-scope=entity&entity-bytes=5:-3&car-dups=y&filename=x%0d%0ay.car",
+    "\naapplication/vnd.ipld.car;order=dfs;dups=y;q=0.5\nrbytes=0-5,-7",
+    "?x=a+b%26&format=\naapplication/vnd.ipld.raw, */*;q=0.1\nn\"x\", W/\"y\"\ni\"x\"",
+    "/%E2%82%AC/a%2Fb?format=raw\nrbytes=9-\nconly-if-cached",
+    "?dag%2Dscope=block&dag-scope=all\naapplication/vnd.ipld.car; meta=eof+json",
+    "?car-order=unk&car-version=1\naapplication/vnd.ipld.car",
+];
+
+/// Replaces, leaves out and puts in bytes.
+fn damaged(mut bytes: Vec<u8>, damages: &[(usize, usize, Vec<u8>)]) -> Vec<u8> {
+    for (at, removed_len, inserted) in damages {
+        let at = at % (bytes.len() + 1);
+        let end = bytes.len().min(at + removed_len);
+        bytes.splice(at..end, inserted.iter().copied());
+    }
+    bytes
+}
+
+fn damages() -> impl Strategy<Value = Vec<(usize, usize, Vec<u8>)>> {
+    vec((any::<usize>(), 0_usize..3, vec(any::<u8>(), 0..4)), 0..4)
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_pass(bytes in vec(any::<u8>(), 0..400)) {
+        super::control(&bytes);
+        super::journal(&bytes);
+        super::record(&bytes);
+        super::request(&bytes);
+    }
+
+    #[test]
+    fn damaged_segments_pass(bytes in vec(any::<u8>(), 0..48)) {
+        super::segment(&bytes);
+    }
+
+    #[test]
+    fn damaged_requests_pass(which in 0..REQUESTS.len(), damages in damages()) {
+        let text = [ROOT, REQUESTS[which]].concat();
+        super::request(&damaged(text.into_bytes(), &damages));
+    }
+
+    #[test]
+    fn requests_of_known_parameters_pass(
+        names in vec(prop::sample::select(vec![
+            "format", "f%6Frmat", "dag-scope", "entity-bytes", "car-dups", "car-order", "filename", "x",
+        ]), 0..5),
+        values in vec(prop::sample::select(vec![
+            "car", "raw", "entity", "all", "0:*", "y", "n", "unk", "a+b", "%61", "", "a%26b=c", "a=b",
+        ]), 5),
+        accept in prop::sample::select(vec!["car", "raw", "car;dups=y;order=unk", "car;version=1"]),
+    ) {
+        let query: Vec<String> =
+            names.iter().zip(values).map(|(name, value)| format!("{name}={value}")).collect();
+        let text = format!("{ROOT}?{}\naapplication/vnd.ipld.{accept}", query.join("&"));
+        super::request(text.as_bytes());
+    }
+
+    #[test]
+    fn damaged_frames_pass(damages in damages()) {
+        let request = br#"{"args":[[108,115],[255]],"directory":[47],"terminal":false}"#;
+        let frame = [&[0, request.len() as u8, 0, 0, 0][..], request, &[4, 1, 0, 0, 0, 7]].concat();
+        super::control(&damaged(frame, &damages));
+    }
+
+    #[test]
+    fn records_of_a_journal_pass(first in any::<u64>(), n in 0_u32..5, leaves in vec(any::<u8>(), 0..128)) {
+        super::journal(&[&first.to_le_bytes()[..], &n.to_le_bytes(), &leaves].concat());
+    }
+
+    #[test]
+    fn damaged_values_of_the_catalog_pass(which in any::<prop::sample::Index>(), damages in damages()) {
+        let values = include_str!("../../tests/fixtures/catalog-v1.txt");
+        let values: Vec<Vec<u8>> = values
+            .split_whitespace()
+            .filter_map(|word| multibase::Base::Base16Lower.decode(word).ok())
+            .filter(|value| value.len() > 8)
+            .collect();
+        super::record(&damaged(which.get(&values).clone(), &damages));
+    }
+}
