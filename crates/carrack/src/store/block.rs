@@ -71,7 +71,7 @@ pub struct OpenContainer {
     path: PathBuf,
     file: LocalFile,
     is_pack: bool,
-    /// [`Store::removal_epoch`] before its row was read.
+    /// [`Store::n_removals`] before its row was read.
     epoch: u64,
     /// The file is the version that was added, or a block of it was found good as it is now.
     proved: AtomicBool,
@@ -448,7 +448,7 @@ impl Blocks {
     /// A container that is open already, if its row and its file are still the same.
     fn opened(&self, id: ContainerId) -> Option<Arc<OpenContainer>> {
         let container = self.inner.open.get(&id)?;
-        if container.epoch == self.inner.store.removal_epoch() && container.is_current() {
+        if container.epoch == self.inner.store.n_removals() && container.is_current() {
             return Some(container);
         }
         self.inner.open.remove(&id);
@@ -473,7 +473,7 @@ impl Blocks {
     }
 
     fn open_anew(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
-        let epoch = self.inner.store.removal_epoch();
+        let epoch = self.inner.store.n_removals();
         let record = self
             .inner
             .store
@@ -684,7 +684,7 @@ fn mark(reason: StaleReason, observed: Option<Validator>, at: Option<Location>) 
     StaleMark {
         reason,
         observed,
-        since_unix: crate::clock::unix_seconds(),
+        since_unix: crate::node::clock::unix_seconds(),
         offset: at.map_or(0, |at| at.offset),
         len: at.map_or(0, |at| at.len),
     }

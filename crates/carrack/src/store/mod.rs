@@ -66,8 +66,8 @@ pub struct Store {
     session_first: ContainerId,
     /// Containers that this process removed.
     removed: Mutex<HashSet<ContainerId>>,
-    /// How often containers were removed; see [`Self::removal_epoch`].
-    removals: AtomicU64,
+    /// Counts commits that removed containers.
+    n_removals: AtomicU64,
     /// Dropped last: another process may open the store from then on.
     _lock: File,
 }
@@ -123,7 +123,7 @@ impl Store {
             merge_lock: Mutex::new(()),
             session_first: ContainerId(next.container),
             removed: Mutex::new(HashSet::new()),
-            removals: AtomicU64::new(0),
+            n_removals: AtomicU64::new(0),
             _lock: lock,
         })
     }
@@ -181,13 +181,6 @@ impl Store {
     #[must_use]
     pub fn catalog(&self) -> Arc<Snapshot> {
         self.catalog.snapshot()
-    }
-
-    /// Changes when containers were removed. A row that was read after the epoch is still there
-    /// while the epoch is the same.
-    #[must_use]
-    pub fn removal_epoch(&self) -> u64 {
-        self.removals.load(Ordering::Acquire)
     }
 
     /// Waits until no other ingest or removal is under way, and keeps the next from starting.
@@ -269,9 +262,9 @@ impl Store {
                 self.gate
                     .close(format!("a commit failed ({})", error.chain()));
             })?;
-        hold(&self.removed).extend(&committed.removed_containers);
         if !committed.removed_containers.is_empty() {
-            self.removals.fetch_add(1, Ordering::Release);
+            hold(&self.removed).extend(&committed.removed_containers);
+            self.n_removals.fetch_add(1, Ordering::Release);
         }
         if !added.is_empty() || !removed_segments.is_empty() {
             self.index.replace(&removed_segments, added);
@@ -284,6 +277,12 @@ impl Store {
             let _ = std::fs::remove_file(recover::pack_path(&self.dir, name));
         }
         Ok(committed)
+    }
+
+    /// Changes whenever containers were removed: who keeps some open looks again then.
+    #[must_use]
+    pub fn n_removals(&self) -> u64 {
+        self.n_removals.load(Ordering::Acquire)
     }
 
     /// Removes a root and the containers that only it needed.
