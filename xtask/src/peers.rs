@@ -2,8 +2,8 @@
 //!
 //! In       a list of peers.
 //! Out      a directory of links, one a program, which the tests get as `CARRACK_PEERS`.
-//! Limits   builds are kept in `$XDG_CACHE_HOME/carrack-peers/NAME-VERSION` (or `~/.cache`), so only
-//!          the first run takes minutes.
+//! Limits   builds are kept in `$XDG_CACHE_HOME/carrack-peers/NAME-VERSION` (or `~/.cache`), so
+//!          that only the first run takes minutes.
 //! Not here starting them (`tests/it/support`, `bench`).
 
 use std::fs;

@@ -49,7 +49,10 @@ pub(crate) fn all(with_peers: bool) -> Result<bool> {
             "--locked",
             "--document-private-items",
         ];
-        run(cargo().args(doc).env("RUSTDOCFLAGS", "-D warnings"))
+        run(cargo().args(doc).env(
+            "RUSTDOCFLAGS",
+            "-D warnings -A rustdoc::private_intra_doc_links",
+        ))
     });
     steps.step("tests and examples", || {
         workspace_tests(with_peers, peers.as_deref())

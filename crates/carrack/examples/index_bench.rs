@@ -139,6 +139,23 @@ fn look_up(dir: &Path, segments: &[SegmentMeta], n_entries: u64) -> Result<(), B
         .map(|i| key(i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % n_entries))
         .collect();
     let misses: Vec<_> = (0..N_LOOKUPS).map(|i| key(n_entries + i)).collect();
+    // What the machine takes for the one wait that no index can avoid.
+    let memory = vec![1u8; len as usize];
+    best("memory     one random byte, chained", || {
+        let mut state = 1u64;
+        let mut n_read = 0;
+        for _ in 0..N_LOOKUPS {
+            state = state
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(0x1405_7b7e_f767_814f);
+            let at = ((u128::from(state) * u128::from(len)) >> 64) as usize;
+            let byte = memory.get(at).copied().unwrap_or(0);
+            state = state.wrapping_add(u64::from(byte));
+            n_read += usize::from(byte);
+        }
+        n_read
+    });
+    drop(memory);
     let mut out = Vec::new();
     best("hit        get", || {
         let mut n_found = 0;

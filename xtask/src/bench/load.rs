@@ -244,7 +244,10 @@ pub(crate) fn wrk(
         &script,
         format!(
             "local paths, at = {{}}, 0\n\
+             -- Not before: wrk knows the Host header only now.\n\
+             init = function()\n\
              for line in io.lines({list:?}) do paths[#paths + 1] = wrk.format('GET', line) end\n\
+             end\n\
              request = function() at = at % #paths + 1 return paths[at] end\n"
         ),
     )?;

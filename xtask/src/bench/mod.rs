@@ -67,16 +67,16 @@ const QUICK: Sizes = Sizes {
 type Row = (&'static str, fn(&Bench) -> Result<Vec<Line>>);
 
 const ROWS: &[Row] = &[
-    ("add-file", rows::add_file),
-    ("add-tree", rows::add_tree),
-    ("import", rows::import),
-    ("get-file", rows::get_file),
-    ("get-tree", rows::get_tree),
-    ("raw-4k", rows::raw_4k),
-    ("raw-1m", rows::raw_1m),
-    ("absent", rows::absent),
-    ("index", rows::index),
-    ("memory", rows::memory),
+    ("add-file", rows::ingest::add_file),
+    ("add-tree", rows::ingest::add_tree),
+    ("import", rows::ingest::import),
+    ("get-file", rows::cars::get_file),
+    ("get-tree", rows::cars::get_tree),
+    ("raw-4k", rows::blocks::raw_4k),
+    ("raw-1m", rows::blocks::raw_1m),
+    ("absent", rows::blocks::absent),
+    ("index", rows::own::index),
+    ("memory", rows::own::memory),
 ];
 
 /// `[--quick] [--list] [ROW...]`

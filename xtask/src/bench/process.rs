@@ -1,7 +1,7 @@
 //! What a process used: CPU seconds, peak memory, disk reads, from `/proc`.
 //!
 //! In       a command to run to its end, or a running daemon.
-//! Out      [`Run`] or differences of [`cpu_seconds`].
+//! Out      [`Run`] or differences of [`Daemon::cpu_seconds`].
 //! Limits   CPU is counted in ticks of 10 ms; peak memory of a command is looked at every 2 ms.
 //! Not here rates and ratios (`table`).
 

@@ -67,7 +67,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
     /// Memory for blocks on their way and for recently served ones, in MiB.
-    #[arg(long, default_value_t = 256, value_name = "MIB", value_parser = clap::value_parser!(u32).range(16..))]
+    #[arg(long, default_value_t = 256, value_name = "MIB")]
+    #[arg(value_parser = clap::value_parser!(u32).range(16..))]
     pub block_budget: u32,
     /// How files become DAGs.
     #[command(flatten)]

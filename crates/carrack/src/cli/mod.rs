@@ -165,7 +165,10 @@ pub fn run_for_client(mut client: control::Client, blocks: &Blocks) {
 
 impl Cli {
     fn reads_stdin(&self) -> bool {
-        matches!(&self.command, Command::Import(import) if import.files.iter().any(|file| file == Path::new("-")))
+        let Command::Import(import) = &self.command else {
+            return false;
+        };
+        import.files.iter().any(|file| file == Path::new("-"))
     }
 }
 

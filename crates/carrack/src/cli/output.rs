@@ -169,6 +169,11 @@ pub fn bytes(n: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
+/// Marks that change the reading direction of what follows.
+fn reorders(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// A name or path from a DAG or a disk, safe for a terminal: what could move the cursor, change
 /// colours or reverse the reading direction is escaped.
 #[must_use]
@@ -176,8 +181,7 @@ pub fn shown(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
     for piece in name.utf8_chunks() {
         for c in piece.valid().chars() {
-            let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            if c.is_control() || reorders || c == '\\' {
+            if c.is_control() || reorders(c) || c == '\\' {
                 text.extend(c.escape_default());
             } else {
                 text.push(c);

@@ -7,10 +7,9 @@
 use bytes::Bytes;
 use carrack_formats::Cid;
 use carrack_formats::cid::identity_data;
-use carrack_formats::walk::{ResolveLimits, Resolved};
+use carrack_formats::walk::{ResolveLimits, Resolved, WalkLimits};
 
 use crate::error::Result;
-use crate::node::limits::WALK;
 use crate::store::block::Blocks;
 use crate::store::car_stream::{self, CarPlan, CarRequest};
 use crate::store::resolve;
@@ -118,7 +117,7 @@ impl Backend for Blocks {
     }
 
     fn plan(&self, request: CarRequest) -> CarPlan {
-        CarPlan::new(self.clone(), request, WALK)
+        CarPlan::new(self.clone(), request, WalkLimits::default())
     }
 }
 

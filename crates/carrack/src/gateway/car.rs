@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use carrack_formats::Cid;
 use carrack_formats::walk::Resolved;
 use http::StatusCode;
 use tokio::task::JoinHandle;
@@ -61,18 +62,6 @@ pub(crate) async fn answer<B: Backend>(
     let root = request.root;
     let etag = headers::etag(request, &root);
     let known = headers::none_match_names(&request.if_none_match, &etag);
-    if request.segments.is_empty() && (known || request.head) {
-        require_source(job)?;
-        if known {
-            return Ok(Answer::not_modified(etag));
-        }
-        let target = Target {
-            terminus: &root,
-            roots: &[root],
-        };
-        let fields = headers::success(request, &job.uri, target, etag);
-        return Ok(Answer::new(StatusCode::OK, fields, Bytes::new()));
-    }
     let path_only = request.head || known;
     let (resolved, plan, start) = begin(job, options, path_only)
         .await
@@ -99,18 +88,6 @@ pub(crate) async fn answer<B: Backend>(
     })
 }
 
-/// Whether the root can be served, for answers that do not read it.
-fn require_source<B: Backend>(job: &Job<B>) -> Result<(), Refusal> {
-    match job.gateway.backend().stat(&job.request.root) {
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => {
-            let changed = Error::new(ErrorKind::Changed, "the source of the root has changed");
-            Err(Refusal::from_error(&changed))
-        }
-        Err(error) => Err(Refusal::from_error(&error)),
-    }
-}
-
 /// One visit to the blocking pool for all that a small CAR needs.
 async fn begin<B: Backend>(
     job: &Job<B>,
@@ -126,6 +103,7 @@ async fn begin<B: Backend>(
             backend.resolve_blocking(root, segments)?
         };
         if path_only {
+            require_source(&backend, &resolved.terminus)?;
             return Ok((resolved, None, Start::Resolved));
         }
         let mut plan = backend.plan(CarRequest {
@@ -154,6 +132,18 @@ async fn begin<B: Backend>(
         Ok((resolved, Some(plan), start))
     })
     .await
+}
+
+/// Whether the block at the end of the path can be served, for answers that do not read it.
+fn require_source<B: Backend>(backend: &B, terminus: &Cid) -> Result<()> {
+    if backend.stat(terminus)?.is_some() {
+        return Ok(());
+    }
+    Err(if backend.holds(terminus)? {
+        Error::new(ErrorKind::Changed, "the source has changed")
+    } else {
+        Error::new(ErrorKind::NotFound, format!("block {terminus} is not here"))
+    })
 }
 
 fn read(batch: impl Batch, reserved: Reserved) -> Result<Read> {

@@ -1,7 +1,7 @@
 //! Raw blocks: one block, whole or a range of it.
 //!
 //! In       a parsed request for a raw or JSON block.
-//! Out      200, 206, 304, 404, 412, 416; `HEAD` is answered from the index alone.
+//! Out      200, 206, 304, 404, 412, 416. `HEAD` reads no block.
 //! Limits   a block at hand is answered without leaving the reactor; any other waits for room in
 //!          the budget before it is read.
 //! Not here which bytes are right: the store gives verified ones.
@@ -14,7 +14,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue};
 
 use super::backend::Backend;
 use super::headers::{self, Target};
-use super::pool;
+use super::pool::{self, Reserved};
 use super::refusal::Refusal;
 use super::request::{Format, RangeSpec};
 use super::service::{Answer, Job};
@@ -28,30 +28,21 @@ pub(super) enum Selected {
     Unsatisfiable,
 }
 
-/// The answer, if it takes no disk access: absent blocks, `HEAD`, blocks in memory. `None`: use
-/// [`answer`].
+/// The answer, if it takes no disk access: absent blocks, identity CIDs, blocks in memory. `None`:
+/// use [`answer`].
 pub(crate) fn try_answer<B: Backend>(job: &Job<B>) -> Option<Result<Answer, Refusal>> {
     let request = &job.request;
-    if !request.segments.is_empty() {
-        return None;
-    }
     let root = request.root;
+    let wants_block =
+        !request.head && request.if_none_match.is_empty() && request.format == Format::Raw;
+    if !request.segments.is_empty() || !wants_block {
+        return job.require_root().err().map(Err);
+    }
     let target = Target {
         terminus: &root,
         roots: &[root],
     };
-    if request.head || !request.if_none_match.is_empty() || !is_raw(&request.format) {
-        return match known(job, &target) {
-            Ok(Known::Answer(answer)) => Some(Ok(answer)),
-            Ok(Known::Wanted { .. }) => try_get(job, target),
-            Err(refusal) => Some(Err(refusal)),
-        };
-    }
-    try_get(job, target)
-}
-
-fn try_get<B: Backend>(job: &Job<B>, target: Target<'_>) -> Option<Result<Answer, Refusal>> {
-    match job.gateway.backend().try_get(target.terminus) {
+    match job.gateway.backend().try_get(&root) {
         Ok(Some(bytes)) => {
             let reserved = job.gateway.pool().try_reserve(bytes.len())?;
             Some(Ok(block(job, target, bytes, reserved)))
@@ -61,18 +52,47 @@ fn try_get<B: Backend>(job: &Job<B>, target: Target<'_>) -> Option<Result<Answer
     }
 }
 
-/// The answer to any request for a block.
+/// What a visit to the disk found at the end of the path.
+enum Visit {
+    /// The block is not here, or its source has changed.
+    Absent,
+    /// It is not a JSON block, and one was asked for.
+    NotJson,
+    /// It can be served; its bytes were not wanted yet, or there was no room for them.
+    Known { len: usize },
+    /// Its bytes.
+    Block { bytes: Bytes, reserved: Reserved },
+}
+
+/// The answer to any request for a block whose root the index knows.
 pub(crate) async fn answer<B: Backend>(job: &Job<B>) -> Result<Answer, Refusal> {
-    let resolved = resolve(job).await?;
+    let request = &job.request;
+    let wants_block = !request.head && request.if_none_match.is_empty();
+    let (resolved, visit) = visit(job, wants_block).await?;
     let target = Target {
         terminus: &resolved.terminus,
         roots: &resolved.roots,
     };
-    let len = match known(job, &target)? {
-        Known::Answer(answer) => return Ok(answer),
-        Known::Wanted { len } => len,
+    let len = match visit {
+        Visit::Block { bytes, reserved } => return Ok(block(job, target, bytes, reserved)),
+        Visit::Known { len } => len,
+        Visit::Absent => return Err(job.absent(target.terminus)),
+        Visit::NotJson => {
+            return Err(Refusal::new(
+                StatusCode::NOT_ACCEPTABLE,
+                "format=json is for blocks that are JSON already: raw and json codecs",
+            ));
+        }
     };
-    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    let etag = headers::etag(request, target.terminus);
+    if headers::none_match_names(&request.if_none_match, &etag) {
+        return Ok(Answer::not_modified(etag));
+    }
+    if request.head {
+        let mut fields = headers::success(request, &job.uri, target, etag);
+        fields.insert(CONTENT_LENGTH, HeaderValue::from(len));
+        return Ok(Answer::new(StatusCode::OK, fields, Bytes::new()));
+    }
     let reserved = job.reserve(len).await?;
     let (backend, cid) = (job.gateway.backend().clone(), resolved.terminus);
     let bytes = pool::run(move || backend.get_blocking(&cid))
@@ -81,74 +101,49 @@ pub(crate) async fn answer<B: Backend>(job: &Job<B>) -> Result<Answer, Refusal> 
     Ok(block(job, target, bytes, reserved))
 }
 
-async fn resolve<B: Backend>(job: &Job<B>) -> Result<Resolved, Refusal> {
-    let request = &job.request;
-    if request.segments.is_empty() {
-        return Ok(Resolved::root(request.root));
-    }
-    job.require_root()?;
-    let (backend, root) = (job.gateway.backend().clone(), request.root);
-    let segments = request.segments.clone();
-    let resolved = pool::run(move || backend.resolve_blocking(root, segments))
+/// One visit to the blocking pool for all that most requests need.
+async fn visit<B: Backend>(job: &Job<B>, wants_block: bool) -> Result<(Resolved, Visit), Refusal> {
+    let (backend, pool) = (job.gateway.backend().clone(), job.gateway.pool().clone());
+    let (root, segments) = (job.request.root, job.request.segments.clone());
+    let wants_json = job.request.format == Format::Json;
+    let visited = pool::run(move || {
+        let resolved = if segments.is_empty() {
+            Resolved::root(root)
+        } else {
+            backend.resolve_blocking(root, segments)?
+        };
+        let terminus = resolved.terminus;
+        if wants_json && !matches!(terminus.codec(), cid::RAW | cid::JSON) {
+            return Ok((resolved, Visit::NotJson));
+        }
+        let Some(len) = backend.stat(&terminus)? else {
+            return Ok((resolved, Visit::Absent));
+        };
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let reserved = wants_block.then(|| pool.try_reserve(len)).flatten();
+        let visit = match reserved {
+            Some(reserved) => Visit::Block {
+                bytes: backend.get_blocking(&terminus)?,
+                reserved,
+            },
+            None => Visit::Known { len },
+        };
+        Ok((resolved, visit))
+    });
+    let (resolved, visit) = visited
         .await
-        .map_err(|error| Refusal::from_block_error(&error))?;
+        .map_err(|error| job.absent_or(Refusal::from_block_error(&error)))?;
     if resolved.remainder {
         return Err(Refusal::new(
             StatusCode::BAD_REQUEST,
             "the path ends inside a document, which is no block of its own: ask for the CAR",
         ));
     }
-    Ok(resolved)
-}
-
-/// What the index alone says about a block.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one a request, taken apart at once"
-)]
-enum Known {
-    Answer(Answer),
-    Wanted { len: u64 },
-}
-
-/// Whether the block is here, whether the client has it already, and the answer to `HEAD`.
-fn known<B: Backend>(job: &Job<B>, target: &Target<'_>) -> Result<Known, Refusal> {
-    let request = &job.request;
-    if request.format == Format::Json && !matches!(target.terminus.codec(), cid::RAW | cid::JSON) {
-        return Err(Refusal::new(
-            StatusCode::NOT_ACCEPTABLE,
-            "format=json is for blocks that are JSON already: raw and json codecs",
-        ));
-    }
-    let len = job
-        .gateway
-        .backend()
-        .stat(target.terminus)
-        .map_err(|error| Refusal::from_block_error(&error))?
-        .ok_or_else(|| job.absent(target.terminus))?;
-    let etag = headers::etag(request, target.terminus);
-    if headers::none_match_names(&request.if_none_match, &etag) {
-        return Ok(Known::Answer(Answer::not_modified(etag)));
-    }
-    if !request.head {
-        return Ok(Known::Wanted { len });
-    }
-    let mut fields = headers::success(request, &job.uri, *target, etag);
-    fields.insert(CONTENT_LENGTH, HeaderValue::from(len));
-    Ok(Known::Answer(Answer::new(
-        StatusCode::OK,
-        fields,
-        Bytes::new(),
-    )))
+    Ok((resolved, visit))
 }
 
 /// 200, 206 or 416 for a block whose bytes are here.
-fn block<B: Backend>(
-    job: &Job<B>,
-    target: Target<'_>,
-    bytes: Bytes,
-    reserved: pool::Reserved,
-) -> Answer {
+fn block<B: Backend>(job: &Job<B>, target: Target<'_>, bytes: Bytes, reserved: Reserved) -> Answer {
     let request = &job.request;
     let etag = headers::etag(request, target.terminus);
     let len = bytes.len() as u64;
@@ -208,10 +203,6 @@ pub(super) fn select(ranges: &[RangeSpec], len: u64) -> Selected {
     satisfiable.map_or(Selected::Unsatisfiable, |(first, last)| {
         Selected::Part(first, last)
     })
-}
-
-const fn is_raw(format: &Format) -> bool {
-    matches!(format, Format::Raw)
 }
 
 #[cfg(test)]

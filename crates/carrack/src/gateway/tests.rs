@@ -1,10 +1,14 @@
 //! The gateway over a real socket, from a store in memory.
 
+use std::sync::{Arc, Mutex};
+
 use carrack_formats::Cid;
 use carrack_formats::cid::{DAG_CBOR, JSON, RAW};
 use serde_json::Value;
 
 use super::testing::{Fault, Memory, Node, Reply};
+use crate::node::ServeOptions;
+use crate::node::access_log::{AccessLog, LogFormat};
 use crate::node::limits::Limits;
 
 const ABSENT: &str = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
@@ -376,5 +380,51 @@ async fn malformed_requests_get_a_sentence() {
         let reply = node.get(path).await;
         refused(&reply, 400);
         assert!(reply.text().trim().contains(' '));
+    }
+}
+
+#[tokio::test]
+async fn every_request_has_a_line_in_the_access_log() {
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let memory = Memory::default();
+    let (list, last) = list_of(&memory, 100);
+    memory.fault(&last, Fault::Unreadable);
+    let output = Shared::default();
+    let (log, writer) = AccessLog::start(Box::new(output.clone()), LogFormat::Json, 100).unwrap();
+    let options = ServeOptions {
+        access_log: Some(log),
+        ..ServeOptions::default()
+    };
+    let node = Node::start_with(memory, options).await;
+    let (absent, car) = (
+        format!("/ipfs/{ABSENT}?format=raw"),
+        format!("/ipfs/{list}?format=car"),
+    );
+    let sent = [
+        node.get(&absent).await,
+        node.get(&car).await,
+        node.get("/healthz").await,
+    ];
+    node.stop().await;
+    writer.finish().unwrap();
+    let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 3);
+    for (reply, path) in sent.iter().zip([absent.as_str(), &car, "/healthz"]) {
+        let line = lines.iter().find(|line| line["uri"] == path).unwrap();
+        assert_eq!(line["status"], reply.status);
+        assert!(line["bytes"].as_u64().unwrap() >= reply.body.len() as u64);
     }
 }

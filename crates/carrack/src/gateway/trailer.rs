@@ -2,7 +2,7 @@
 //!
 //! In       the bytes of the CAR as they are sent, the parameters of the request.
 //! Out      `0x00` and one JSON object. The zero byte cannot begin a CARv1 section.
-//! Limits   the object is under 64 KiB: its one long field is the path, which a request head bounds.
+//! Limits   the object is under 64 KiB: its long field is the path, which a request head bounds.
 //! Not here a signature (`sig`): this node has no identity yet.
 //!
 //! Spec: IPIP-431 (`meta=eof+json`). Where it leaves a choice: `car_cid` and `b3checksum` are the

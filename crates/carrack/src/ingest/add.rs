@@ -6,9 +6,9 @@
 //!          (`ingest::tree`) and the rows not yet committed (`ingest::sink`).
 //! Not here CARs (`ingest::import`).
 //!
-//! One thread scans and builds; workers read and hash. A file whose validator is what an earlier add
-//! saw is not opened. Work is committed every few seconds, so that an add that was interrupted goes
-//! on where it was.
+//! One thread scans and builds; workers read and hash. A file whose validator is what an earlier
+//! add saw is not opened. Work is committed every few seconds, so that an add that was interrupted
+//! goes on where it was.
 
 mod files;
 
@@ -167,14 +167,14 @@ impl<'a> Adder<'a> {
             bytes_seen: 0,
             total,
             measured,
-            started_ns: crate::node::clock::unix_nanoseconds(),
+            started_ns: crate::clock::unix_nanoseconds(),
         })
     }
 
     fn run(&mut self, targets: Vec<(OsString, PathBuf)>) -> Result<AddReport> {
         let outcome = self.run_all(&targets);
         if outcome.is_err() {
-            // What is whole stays: the next add goes on from there. The first error is the one told.
+            // What is whole stays: the next add goes on there. The first error is told.
             for file in self.big.values_mut() {
                 let _ = file.journal.as_mut().map(Journal::flush);
             }

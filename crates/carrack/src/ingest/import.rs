@@ -80,8 +80,8 @@ pub struct ImportReport {
 /// Imports the CAR at `path` in place.
 ///
 /// # Errors
-/// `Verification`, naming the byte, if the CAR is cut, malformed or holds a wrong block; `Invalid` if
-/// it cannot be opened; `Changed` if it changes meanwhile.
+/// `Verification`, naming the byte, if the CAR is cut, malformed or holds a wrong block; `Invalid`
+/// if it cannot be opened; `Changed` if it changes meanwhile.
 pub fn import(
     store: &Arc<Store>,
     path: &Path,
@@ -343,6 +343,10 @@ impl Import<'_, '_> {
                 Ok(Step::End) => break None,
                 Ok(Step::Section(section)) => {
                     want = 256;
+                    if section.end() > end {
+                        let offset = section.offset;
+                        break Some(CarError::Truncated { offset });
+                    }
                     scanned.met(&section.cid);
                     batch_len += u64::from(section.data_len);
                     batch.push(section);

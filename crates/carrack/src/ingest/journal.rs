@@ -284,6 +284,27 @@ mod tests {
         }
     }
 
+    /// A journal that version 1 wrote is read by every later one. `docs/formats/journal.md`
+    #[test]
+    fn the_fixture_of_version_1_is_written_and_read() {
+        let fixture = include_bytes!("../../tests/fixtures/journal-v1.journal");
+        let dir = tempfile::tempdir().unwrap();
+        let version = validator(300 << 20);
+        let subject = Subject {
+            path: b"/data/big",
+            validator: &version,
+            profile: 7,
+        };
+        let (mut journal, _) = Journal::open(dir.path(), subject).unwrap();
+        (0..5).for_each(|n| journal.push(digest(n)).unwrap());
+        journal.flush().unwrap();
+        let path = journal.path.clone();
+        drop(journal);
+        assert_eq!(std::fs::read(&path).unwrap(), fixture);
+        let (_, known) = Journal::open(dir.path(), subject).unwrap();
+        assert_eq!(known, (0..5).map(digest).collect::<Vec<_>>());
+    }
+
     #[test]
     fn another_version_of_the_file_starts_over() {
         let dir = tempfile::tempdir().unwrap();

@@ -6,8 +6,6 @@
 
 use std::time::Duration;
 
-use carrack_formats::walk::WalkLimits;
-
 /// Bounds on connections, requests and memory. All may be changed; none may be absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -56,8 +54,8 @@ pub struct Limits {
     /// Bytes of blocks and CAR frames between being read and being written to a socket, over all
     /// responses. The node's memory is this, the connections, and the block cache.
     pub bytes_in_flight_max: usize,
-    /// How long a request waits for room in `bytes_in_flight_max` before it gets 503. Deployed block
-    /// clients give a request 5 s in all, and take silence worse than 503.
+    /// How long a request waits for room in `bytes_in_flight_max` before it gets 503. Deployed
+    /// block clients give a request 5 s in all, and take silence worse than 503.
     pub room_timeout: Duration,
     /// Batches of one CAR that are read ahead of the one being written: two hide the latency of
     /// a disk, three that of a slow one.
@@ -100,7 +98,7 @@ impl Default for Limits {
             room_timeout: Duration::from_secs(4),
             batches_ahead_max: 3,
             car_blocks_max: 16_000_000,
-            blocking_jobs_max: 64,
+            blocking_jobs_max: 32,
             h2_piece_len: 64 * 1024,
             access_log_lines_max: 8192,
         }
@@ -122,10 +120,3 @@ pub const ACCEPT_ENTRIES_MAX: usize = 32;
 
 /// Entity tags in one `If-None-Match` header that are looked at.
 pub const ENTITY_TAGS_MAX: usize = 64;
-
-/// Bounds on one walk over a DAG.
-pub const WALK: WalkLimits = WalkLimits {
-    depth_max: 1024,
-    stack_bytes_max: 64 << 20,
-    visited_max: 4 << 20,
-};

@@ -90,7 +90,47 @@ struct Connections<B> {
     tasks: JoinSet<()>,
     streams: TaskTracker,
     open: HashMap<Id, Open>,
-    per_address: HashMap<IpAddr, usize>,
+    per_address: PerAddress,
+}
+
+/// How many connections each address has. Loopback does not count: a proxy on this machine brings
+/// everyone.
+#[derive(Debug)]
+struct PerAddress {
+    n_open: HashMap<IpAddr, usize>,
+    max: usize,
+}
+
+impl PerAddress {
+    fn new(max: usize) -> Self {
+        Self {
+            n_open: HashMap::new(),
+            max,
+        }
+    }
+
+    /// Counts one more; `false`: the address has as many as it may.
+    fn enter(&mut self, address: IpAddr) -> bool {
+        if address.is_loopback() {
+            return true;
+        }
+        let n_open = self.n_open.entry(address).or_default();
+        if *n_open >= self.max {
+            return false;
+        }
+        *n_open += 1;
+        true
+    }
+
+    fn leave(&mut self, address: IpAddr) {
+        let Some(n_open) = self.n_open.get_mut(&address) else {
+            return;
+        };
+        *n_open = n_open.saturating_sub(1);
+        if *n_open == 0 {
+            self.n_open.remove(&address);
+        }
+    }
 }
 
 /// One connection, as seen from outside of its task.
@@ -121,11 +161,11 @@ impl<B: Backend> Connections<B> {
             builder: builder(limits, Tasks(streams.clone())),
             patience: Patience::new(limits),
             tick: tick_interval(limits),
+            per_address: PerAddress::new(limits.connections_per_address_max),
             gateway,
             tasks: JoinSet::new(),
             streams,
             open: HashMap::new(),
-            per_address: HashMap::new(),
         }
     }
 
@@ -145,10 +185,8 @@ impl<B: Backend> Connections<B> {
                 return;
             }
         };
-        let limits = self.gateway.limits();
-        let n_open = self.per_address.get(&address).copied().unwrap_or(0);
-        if n_open >= limits.connections_per_address_max && !address.is_loopback() {
-            debug!(%address, n_open, "connection refused");
+        if !self.per_address.enter(address) {
+            debug!(%address, "connection refused");
             return;
         }
         // Answers are written whole: waiting for more bytes would only delay the last ones.
@@ -165,7 +203,6 @@ impl<B: Backend> Connections<B> {
         };
         let builder = self.builder.clone();
         let task = self.tasks.spawn(connection.run(builder, stream));
-        self.per_address.insert(address, n_open.saturating_add(1));
         let open = Open {
             address,
             _leave: leave,
@@ -183,17 +220,8 @@ impl<B: Backend> Connections<B> {
                 error.id()
             }
         };
-        let Some(Open { address, .. }) = self.open.remove(&id) else {
-            return;
-        };
-        let left = self
-            .per_address
-            .get(&address)
-            .map_or(0, |n_open| n_open.saturating_sub(1));
-        if left == 0 {
-            self.per_address.remove(&address);
-        } else {
-            self.per_address.insert(address, left);
+        if let Some(open) = self.open.remove(&id) {
+            self.per_address.leave(open.address);
         }
     }
 

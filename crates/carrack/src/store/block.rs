@@ -6,8 +6,8 @@
 //!          without blocking is tried for blocks of at most [`INLINE_LEN_MAX`] bytes.
 //! Not here the walk over a DAG (`store::car_stream`, `store::resolve`), HTTP.
 //!
-//! A file of another length than when it was added is refused. One of the same length whose times or
-//! inode differ is not refused for that: its bytes are read and hashed. If they are still the
+//! A file of another length than when it was added is refused. One of the same length whose times
+//! or inode differ is not refused for that: its bytes are read and hashed. If they are still the
 //! block's, they are served (the file was touched, or put back); if not, the container is out of
 //! service until the file changes again.
 
@@ -16,7 +16,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use carrack_formats::cid::identity_data;
@@ -29,7 +29,7 @@ use quick_cache::sync::Cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::local::{self, LocalFile};
 use crate::store::Store;
-use crate::store::buffers::{Buffer, BufferPool};
+use crate::store::buffers::{BUFFER_LEN, Buffer, BufferPool};
 use crate::store::catalog::{
     Batch, ContainerKind, ContainerRecord, StaleMark, StaleReason, Validator,
 };
@@ -58,6 +58,8 @@ pub struct Blocks {
 struct Inner {
     store: Arc<Store>,
     open: Cache<ContainerId, Arc<OpenContainer>>,
+    /// The store's count of removals when `open` was last known to hold none of them.
+    n_removals: AtomicU64,
     cache: Cache<CacheKey, Bytes, ByLength>,
     buffers: Arc<BufferPool>,
     stale: StaleMarks,
@@ -95,7 +97,8 @@ impl Weighter<CacheKey, Bytes> for ByLength {
 pub struct Change {
     /// Its file.
     pub path: PathBuf,
-    /// missing, unreadable, corrupt (a pack), stale (other bytes were read), touched (not read yet).
+    /// missing, unreadable, corrupt (a pack), stale (another length or other bytes), or touched
+    /// (other times, not read yet).
     pub state: &'static str,
     /// When a read first found it, in seconds since 1970.
     pub since_unix: Option<u64>,
@@ -126,11 +129,12 @@ impl Blocks {
             .clamp(64, 1 << 20);
         Ok(Self {
             inner: Arc::new(Inner {
-                store,
+                n_removals: AtomicU64::new(store.n_removals()),
                 open: Cache::new(OPEN_FILES_MAX),
                 cache: Cache::with_weighter(entries, cache_len, ByLength),
                 buffers: BufferPool::new(FREE_BUFFERS_MAX),
                 stale,
+                store,
             }),
         })
     }
@@ -189,7 +193,7 @@ impl Blocks {
             return Err(not_found(cid));
         }
         for location in locations {
-            let Some(container) = self.inner.open.get(&location.container) else {
+            let Some(container) = self.opened(location.container) else {
                 continue;
             };
             if !container.is_current() || !container.proved.load(Ordering::Acquire) {
@@ -389,7 +393,7 @@ impl Blocks {
     }
 
     fn open(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
-        if let Some(container) = self.inner.open.get(&id) {
+        if let Some(container) = self.opened(id) {
             if container.is_current() {
                 return match self
                     .inner
@@ -412,6 +416,16 @@ impl Blocks {
             return Err(Miss::Bad(changed(&container.path)));
         }
         Ok(container)
+    }
+
+    /// A container that is open, unless it was dropped from the catalog meanwhile.
+    fn opened(&self, id: ContainerId) -> Option<Arc<OpenContainer>> {
+        let n_removals = self.inner.store.n_removals();
+        if self.inner.n_removals.load(Ordering::Acquire) != n_removals {
+            self.inner.n_removals.store(n_removals, Ordering::Release);
+            self.inner.open.clear();
+        }
+        self.inner.open.get(&id)
     }
 
     fn open_anew(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
@@ -470,7 +484,14 @@ impl Blocks {
     }
 
     fn read(&self, cid: &Cid, location: Location, container: &Arc<OpenContainer>) -> Result<Bytes> {
-        let mut block = vec![0; block_len(location)]; // Bounded by Location::LEN_END.
+        let len = block_len(location);
+        if len > BUFFER_LEN / 2 {
+            // What fits a pooled buffer well is spared the clearing of fresh memory.
+            let mut block = self.buffer(len);
+            self.fill(cid, location, container, block.as_mut_slice())?;
+            return Ok(block.freeze());
+        }
+        let mut block = vec![0; len];
         self.fill(cid, location, container, &mut block)?;
         Ok(Bytes::from(block))
     }
@@ -597,7 +618,7 @@ fn mark(reason: StaleReason, observed: Option<Validator>, at: Option<Location>) 
     StaleMark {
         reason,
         observed,
-        since_unix: crate::node::clock::unix_seconds(),
+        since_unix: crate::clock::unix_seconds(),
         offset: at.map_or(0, |at| at.offset),
         len: at.map_or(0, |at| at.len),
     }

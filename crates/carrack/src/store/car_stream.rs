@@ -3,8 +3,8 @@
 //! In       a [`CarRequest`]: where the walk starts, how far it goes.
 //! Out      the CAR header, then [`Batch`]es in output order; a batch becomes bytes, every block
 //!          of them verified, when it is [read](Batch::read), on whichever thread.
-//! Limits   a batch is about [`BATCH_LEN`] bytes and at most [`BATCH_BLOCKS_MAX`] blocks; the walk's
-//!          own limits are `formats::walk`'s.
+//! Limits   a batch is about [`BATCH_LEN`] bytes and at most [`BATCH_BLOCKS_MAX`] blocks; the
+//!          walk's own limits are `formats::walk`'s.
 //! Not here HTTP, budgets and how many batches are under way (`gateway`, `cli`).
 //!
 //! Spec: <https://ipld.io/specs/transport/car/carv1/>

@@ -66,6 +66,8 @@ pub struct Store {
     session_first: ContainerId,
     /// Containers that this process removed.
     removed: Mutex<HashSet<ContainerId>>,
+    /// Counts commits that removed containers.
+    n_removals: AtomicU64,
     /// Dropped last: another process may open the store from then on.
     _lock: File,
 }
@@ -121,6 +123,7 @@ impl Store {
             merge_lock: Mutex::new(()),
             session_first: ContainerId(next.container),
             removed: Mutex::new(HashSet::new()),
+            n_removals: AtomicU64::new(0),
             _lock: lock,
         })
     }
@@ -259,7 +262,10 @@ impl Store {
                 self.gate
                     .close(format!("a commit failed ({})", error.chain()));
             })?;
-        hold(&self.removed).extend(&committed.removed_containers);
+        if !committed.removed_containers.is_empty() {
+            hold(&self.removed).extend(&committed.removed_containers);
+            self.n_removals.fetch_add(1, Ordering::Release);
+        }
         if !added.is_empty() || !removed_segments.is_empty() {
             self.index.replace(&removed_segments, added);
         }
@@ -271,6 +277,12 @@ impl Store {
             let _ = std::fs::remove_file(recover::pack_path(&self.dir, name));
         }
         Ok(committed)
+    }
+
+    /// Changes whenever containers were removed: who keeps some open looks again then.
+    #[must_use]
+    pub fn n_removals(&self) -> u64 {
+        self.n_removals.load(Ordering::Acquire)
     }
 
     /// Removes a root and the containers that only it needed.

@@ -13,7 +13,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use carrack_formats::Cid;
+use carrack_formats::car::write;
+use carrack_formats::{Cid, cid};
 
 use super::gate::WriteGate;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -31,9 +32,11 @@ pub fn pack_name(id: PackId) -> String {
     format!("{:016x}.car", id.0)
 }
 
-/// The header of every pack: version 1, one root, `bafkqaaa` (the empty identity block), which
-/// says that the blocks have no root of their own.
-const HEADER: [u8; 26] = *b"\x19\xa2eroots\x81\xd8*E\x00\x01U\x00\x00gversion\x01";
+/// The header of every pack has one root, `bafkqaaa` (the empty identity block), which says that
+/// the blocks have no root of their own.
+fn header() -> Vec<u8> {
+    write::header(&[cid::empty_identity()])
+}
 
 /// Appends blocks to a new pack. Dropping it before its container was committed leaves a file that
 /// the next opening of the store removes.
@@ -46,6 +49,7 @@ pub struct PackWriter {
     buffer: Vec<u8>,
     /// Bytes of the pack, buffered ones included.
     len: u64,
+    header_len: u64,
     /// The directory entry is durable.
     is_named: bool,
 }
@@ -66,13 +70,14 @@ impl PackWriter {
             .context(ErrorKind::Unavailable, || {
                 format!("creating {}", path.display())
             })?;
-        let buffer = HEADER.to_vec();
+        let buffer = header();
         Ok(Self {
             path,
             name,
             file,
             gate,
             len: buffer.len() as u64,
+            header_len: buffer.len() as u64,
             buffer,
             is_named: false,
         })
@@ -93,7 +98,7 @@ impl PackWriter {
     /// Only the header so far.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == HEADER.len() as u64
+        self.len == self.header_len
     }
 
     /// Appends a block and returns the offset of its data. The bytes are durable after
@@ -103,7 +108,7 @@ impl PackWriter {
     /// `Unavailable` if the disk does not take it; the pack must not be used any more then.
     pub fn append(&mut self, cid: &Cid, data: &[u8]) -> Result<u64> {
         let start = self.buffer.len();
-        frame_head(&mut self.buffer, cid, data.len());
+        write::frame_head(&mut self.buffer, cid, data.len());
         let offset = self.len + (self.buffer.len() - start) as u64;
         self.buffer.extend_from_slice(data);
         self.len = offset + data.len() as u64;
@@ -146,21 +151,9 @@ impl PackWriter {
     }
 }
 
-/// Length prefix and CID of a section.
-fn frame_head(out: &mut Vec<u8>, cid: &Cid, data_len: usize) {
-    let cid = cid.to_bytes();
-    let mut len = (cid.len() + data_len) as u64;
-    while len >= 0x80 {
-        out.push(len as u8 | 0x80);
-        len >>= 7;
-    }
-    out.push(len as u8);
-    out.extend_from_slice(&cid);
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{HEADER, PackId, PackWriter};
+    use super::{PackId, PackWriter, header};
     use crate::store::gate::WriteGate;
     use carrack_formats::{Cid, Multihash};
     use std::sync::Arc;
@@ -186,7 +179,7 @@ mod tests {
         assert_eq!(pack.sync().unwrap(), len);
         let bytes = std::fs::read(dir.path().join("0000000000000007.car")).unwrap();
         assert_eq!(bytes.len() as u64, len);
-        assert!(bytes.starts_with(&HEADER));
+        assert!(bytes.starts_with(&header()));
         for (block, offset) in blocks.iter().zip(offsets) {
             let offset = offset as usize;
             assert_eq!(&bytes[offset..offset + block.len()], block);

@@ -4,9 +4,11 @@
 //! Out      the held lock; a directory in which every segment and pack is listed.
 //! Not here the catalog's own recovery, which is redb's.
 //!
-//!     lock          held while the store is open; the text is the holder's process id
-//!     format        `carrack store 1`
-//!     catalog.redb  segments/  packs/  journal/
+//! ```text
+//! lock          held while the store is open; the text is the holder's process id
+//! format        `carrack store 1`
+//! catalog.redb  segments/  packs/  journal/
+//! ```
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};

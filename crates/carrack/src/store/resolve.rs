@@ -15,8 +15,8 @@ use crate::store::block::Blocks;
 /// Follows `segments` from `root`. Reads one block a directory, more in a sharded one.
 ///
 /// # Errors
-/// `NotFound` if the root or the path is not here; `Changed`, `Corrupt`, `Unavailable` from reading;
-/// `Invalid` if a block on the way is not what its codec says.
+/// `NotFound` if the root or the path is not here; `Changed`, `Corrupt`, `Unavailable` from
+/// reading; `Invalid` if a block on the way is not what its codec says.
 pub fn resolve_blocking(
     blocks: &Blocks,
     root: Cid,

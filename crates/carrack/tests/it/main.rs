@@ -1,4 +1,4 @@
-//! carrack from outside: its command line and its HTTP port, beside kubo, lassie, go-car, @ipld/car.
+//! carrack from outside: its command line and its HTTP port, alone and beside its peers.
 //!
 //! In       the binary that cargo built, or the one named by `CARRACK_BIN`.
 //! Out      one test binary; what needs a peer lies under `peers::` and runs by `cargo xtask test`.

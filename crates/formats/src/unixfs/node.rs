@@ -1,7 +1,7 @@
 //! UnixFS: what stands in the data field of a dag-pb block.
 //!
 //! In       the data field of one block, or the values to write.
-//! Out      [`UnixFs`], borrowed from the bytes; the bytes of a file node, directory, symlink, shard.
+//! Out      [`UnixFs`], borrowed from the bytes; bytes of a file node, directory, symlink, shard.
 //! Limits   memory is constant: block sizes are counted and summed while parsing, and read again
 //!          by the one who needs them.
 //! Not here links, which stand beside this in the block (`dag::pb`); what a HAMT's bitfield means

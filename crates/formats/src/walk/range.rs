@@ -5,7 +5,7 @@
 //! Limits   numbers of 64 bits with sign; all arithmetic saturates.
 //! Not here which blocks hold the bytes (`walk::walker`).
 //!
-//! Spec: <https://specs.ipfs.tech/http-gateways/trustless-gateway/#entity-bytes-request-query-parameter>
+//! Spec: <https://specs.ipfs.tech/http-gateways/trustless-gateway/>
 
 use std::str::FromStr;
 

@@ -2,7 +2,7 @@
 //!
 //! In       paths to add or import first, an address, a store.
 //! Out      a gateway until a signal comes, and commands of other processes carried out meanwhile.
-//! Limits   `node::limits`; the block budget is halved between blocks on their way and the cache.
+//! Limits   `node::limits`; the block budget is shared by blocks on their way and the cache.
 //! Not here HTTP (`gateway`), sockets (`node`).
 
 use std::fs::File;
@@ -43,14 +43,16 @@ const ROOTS_SHOWN_MAX: usize = 20;
 /// `Unavailable` if the address is taken; those of adding what is named.
 pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Output) -> Result<()> {
     raise_file_limit();
-    let half = usize::try_from(args.block_budget)
+    let budget = usize::try_from(args.block_budget)
         .unwrap_or(usize::MAX)
-        .saturating_mul(512 << 10);
+        .saturating_mul(1 << 20);
+    // Half for blocks on their way, three eighths for the cache; the rest is for idle buffers and
+    // for what blocks take beyond their lengths.
     let limits = Limits {
-        bytes_in_flight_max: half,
+        bytes_in_flight_max: budget / 2,
         ..Limits::default()
     };
-    let blocks = Blocks::new(store, half as u64)?;
+    let blocks = Blocks::new(store, budget as u64 / 8 * 3)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(limits.blocking_jobs_max)

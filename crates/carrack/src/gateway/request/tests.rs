@@ -252,7 +252,8 @@ proptest::proptest! {
             0..8,
         ),
     ) {
-        let query: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let pair = |(name, value): &(_, _)| format!("{name}={value}");
+        let query: Vec<String> = pairs.iter().map(pair).collect();
         let _ = ask_query(&query.join("&"));
     }
 }

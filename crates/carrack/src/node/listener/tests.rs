@@ -86,6 +86,22 @@ async fn idle_connections_are_closed() {
     assert!(bytes.ends_with(b"ok\n"));
 }
 
+/// Many slow connections cost a place each and nothing else: an honest client is answered at once.
+#[tokio::test]
+async fn hundreds_of_slow_connections_do_not_slow_others() {
+    let node = Node::start(Memory::default(), Limits::default()).await;
+    let mut slow = Vec::new();
+    for index in 0..600 {
+        let texts = ["", "GET /heal", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"];
+        slow.push(send(&node, texts[index % 3]).await);
+    }
+    for _ in 0..50 {
+        let reply = timeout(Duration::from_secs(2), node.get("/healthz")).await;
+        assert_eq!(reply.expect("answered at once").status, 200);
+    }
+    drop(slow);
+}
+
 #[tokio::test]
 async fn half_a_preface_of_http2_is_cut() {
     let node = Node::start(Memory::default(), quick()).await;
@@ -273,6 +289,22 @@ async fn beyond_the_limit_of_requests_is_429() {
         }
     };
     timeout(PATIENCE, freed).await.expect("places come back");
+}
+
+#[test]
+fn one_address_cannot_take_all_connections() {
+    let mut addresses = super::PerAddress::new(2);
+    let (one, other) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+    assert!(addresses.enter(one) && addresses.enter(one) && !addresses.enter(one));
+    assert!(addresses.enter(other));
+    addresses.leave(one);
+    assert!(addresses.enter(one));
+    for address in [one, one, other, other] {
+        addresses.leave(address);
+    }
+    assert!(addresses.n_open.is_empty());
+    let loopback = [127, 0, 0, 1].into();
+    assert!((0..10).all(|_| addresses.enter(loopback)));
 }
 
 #[tokio::test]

@@ -111,8 +111,8 @@ fn a_folder_of_a_hundred_thousand_entries_v0() {
     folders_of(V0, &[100_000]);
 }
 
-/// Sharding starts at an estimated size of 256 KiB, which the old profile takes from names and CIDs,
-/// the new one from the encoded block.
+/// Sharding starts at an estimated size of 256 KiB, which the old profile takes from names and
+/// CIDs, the new one from the encoded block.
 #[test]
 fn folders_around_the_size_at_which_they_are_sharded() {
     for (profile, overhead) in [(V1, 46), (V0, 34)] {

@@ -166,7 +166,8 @@ proptest! {
         bits in 0_u32..80,
         n_links in 0_usize..40,
     ) {
-        let block = shard_block(&data, MURMUR3_X64_64, 1 << fanout_log2, &vec![&b"00a"[..]; n_links]);
+        let names = vec![&b"00a"[..]; n_links];
+        let block = shard_block(&data, MURMUR3_X64_64, 1 << fanout_log2, &names);
         let node = PbNode::parse(&block).unwrap();
         if let Ok(shard) = Shard::parse(&node, &UnixFs::parse(node.data.unwrap()).unwrap()) {
             let _ = shard.lookup(b"a", hash, bits);
