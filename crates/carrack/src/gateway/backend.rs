@@ -71,6 +71,9 @@ pub trait Plan: Send + 'static {
     /// # Errors
     /// A block is not here, or the walk reached a limit.
     fn next_batch(&mut self) -> Result<Option<Self::Batch>>;
+
+    /// Bytes of memory that it holds between two batches.
+    fn memory_len(&self) -> usize;
 }
 
 /// Blocks whose places are known and whose bytes are not read yet.
@@ -130,6 +133,10 @@ impl Plan for CarPlan {
 
     fn next_batch(&mut self) -> Result<Option<car_stream::Batch>> {
         Self::next_batch(self)
+    }
+
+    fn memory_len(&self) -> usize {
+        Self::memory_len(self)
     }
 }
 

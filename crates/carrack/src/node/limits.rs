@@ -63,6 +63,10 @@ pub struct Limits {
     /// Blocks of one CAR, duplicates counted: a DAG of 31 blocks can be an answer of 2^30. More
     /// than a walk without duplicates remembers, so that it binds for `dups=y` alone.
     pub car_blocks_max: u64,
+    /// Bytes that all walks over DAGs hold together, beyond 64 KiB each: open nodes, and what
+    /// answers without duplicates remember. Most need nothing of it; four million blocks take
+    /// 140 MiB, so that three clients may fetch the largest answers at once.
+    pub walk_bytes_max: usize,
     /// Blocking jobs (disk reads, hashing) that run at once. Enough for the queue depth of an SSD;
     /// with a warm page cache the number of cores decides.
     pub blocking_jobs_max: usize,
@@ -98,6 +102,7 @@ impl Default for Limits {
             room_timeout: Duration::from_secs(4),
             batches_ahead_max: 3,
             car_blocks_max: 16_000_000,
+            walk_bytes_max: 512 * 1024 * 1024,
             blocking_jobs_max: 32,
             h2_piece_len: 64 * 1024,
             access_log_lines_max: 8192,
