@@ -684,7 +684,7 @@ fn mark(reason: StaleReason, observed: Option<Validator>, at: Option<Location>) 
     StaleMark {
         reason,
         observed,
-        since_unix: crate::node::clock::unix_seconds(),
+        since_unix: crate::clock::unix_seconds(),
         offset: at.map_or(0, |at| at.offset),
         len: at.map_or(0, |at| at.len),
     }

@@ -43,6 +43,7 @@ const ROOTS_SHOWN_MAX: usize = 20;
 /// `Unavailable` if the address is taken; those of adding what is named.
 pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Output) -> Result<()> {
     raise_file_limit();
+    store.begin_writing()?;
     let budget = usize::try_from(args.block_budget)
         .unwrap_or(usize::MAX)
         .saturating_mul(1 << 20);
