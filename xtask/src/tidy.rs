@@ -1,6 +1,6 @@
 //! Rules about the source text that no lint knows.
 //!
-//! In       every Rust file of the repository, the changelog, the byte tables.
+//! In       every Rust file of the repository, the changelog, the byte tables, the attacks.
 //! Out      a failed test that lists each breach as `file:line`.
 //! Not here formatting (rustfmt) and what clippy can say.
 
@@ -186,6 +186,37 @@ fn the_changelog_has_an_unreleased_section() {
         text.lines().any(|line| line.starts_with("## Unreleased")),
         "no `## Unreleased`"
     );
+}
+
+/// The last column of the table of attacks names functions, or fuzz targets as fuzz/`name`.
+#[test]
+fn tests_against_attacks_exist() {
+    let text = fs::read_to_string(root().join("docs/design/attacks.md")).unwrap();
+    let sources = sources();
+    let is_there = |part: &str, name: &str| match part {
+        "fuzz/" => sources
+            .iter()
+            .any(|source| source.path == format!("fuzz/fuzz_targets/{name}.rs")),
+        _ => sources
+            .iter()
+            .any(|source| source.text.contains(&format!("fn {name}("))),
+    };
+    let mut n_names = 0;
+    for (number, line) in text.lines().enumerate() {
+        let Some(cell) = line.trim_end_matches(['|', ' ']).rsplit(" | ").next() else {
+            continue;
+        };
+        if !line.starts_with('|') {
+            continue;
+        }
+        let parts: Vec<&str> = cell.split('`').collect();
+        for pair in parts.chunks_exact(2) {
+            let (before, name) = (pair[0].trim_start_matches(", "), pair[1]);
+            assert!(is_there(before, name), "line {}: no {name}", number + 1);
+            n_names += 1;
+        }
+    }
+    assert!(n_names > 50, "{n_names} names only");
 }
 
 /// A byte table is a Markdown table that begins with the columns offset and bytes. Its rows follow

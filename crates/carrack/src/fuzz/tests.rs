@@ -15,6 +15,21 @@ const REQUESTS: [&str; 6] = [
     "?car-order=unk&car-version=1\naapplication/vnd.ipld.car",
 ];
 
+const NAMES: &[&str] = &[
+    "format",
+    "f%6Frmat",
+    "dag-scope",
+    "entity-bytes",
+    "car-dups",
+    "car-order",
+    "filename",
+    "x",
+];
+
+const VALUES: &[&str] = &[
+    "car", "raw", "entity", "all", "0:*", "y", "n", "unk", "a+b", "%61", "", "a%26b=c", "a=b",
+];
+
 /// Replaces, leaves out and puts in bytes.
 fn damaged(mut bytes: Vec<u8>, damages: &[(usize, usize, Vec<u8>)]) -> Vec<u8> {
     for (at, removed_len, inserted) in damages {
@@ -51,13 +66,9 @@ proptest! {
 
     #[test]
     fn requests_of_known_parameters_pass(
-        names in vec(prop::sample::select(vec![
-            "format", "f%6Frmat", "dag-scope", "entity-bytes", "car-dups", "car-order", "filename", "x",
-        ]), 0..5),
-        values in vec(prop::sample::select(vec![
-            "car", "raw", "entity", "all", "0:*", "y", "n", "unk", "a+b", "%61", "", "a%26b=c", "a=b",
-        ]), 5),
-        accept in prop::sample::select(vec!["car", "raw", "car;dups=y;order=unk", "car;version=1"]),
+        names in vec(prop::sample::select(NAMES), 0..5),
+        values in vec(prop::sample::select(VALUES), 5),
+        accept in prop::sample::select(&["car", "raw", "car;dups=y;order=unk", "car;version=1"]),
     ) {
         let query: Vec<String> =
             names.iter().zip(values).map(|(name, value)| format!("{name}={value}")).collect();
@@ -73,12 +84,19 @@ proptest! {
     }
 
     #[test]
-    fn records_of_a_journal_pass(first in any::<u64>(), n in 0_u32..5, leaves in vec(any::<u8>(), 0..128)) {
+    fn records_of_a_journal_pass(
+        first in any::<u64>(),
+        n in 0_u32..5,
+        leaves in vec(any::<u8>(), 0..128),
+    ) {
         super::journal(&[&first.to_le_bytes()[..], &n.to_le_bytes(), &leaves].concat());
     }
 
     #[test]
-    fn damaged_values_of_the_catalog_pass(which in any::<prop::sample::Index>(), damages in damages()) {
+    fn damaged_values_of_the_catalog_pass(
+        which in any::<prop::sample::Index>(),
+        damages in damages(),
+    ) {
         let values = include_str!("../../tests/fixtures/catalog-v1.txt");
         let values: Vec<Vec<u8>> = values
             .split_whitespace()

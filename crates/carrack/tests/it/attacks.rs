@@ -1,5 +1,5 @@
-//! Hostile CARs, names and requests against a running node: memory stays flat, answers that cannot be
-//! whole are cut, and the node goes on. The whole table is `docs/design/attacks.md`.
+//! Hostile CARs, names and requests against a running node: memory stays flat, answers that
+//! cannot be whole are cut, and the node goes on. The whole table is `docs/design/attacks.md`.
 
 use std::fs;
 use std::io::{Read, Write};
