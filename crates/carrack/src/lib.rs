@@ -5,6 +5,7 @@
 //! Not here the formats themselves (`carrack-formats`).
 
 pub mod cli;
+pub mod clock;
 pub mod error;
 #[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]

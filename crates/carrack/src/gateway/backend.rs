@@ -7,10 +7,9 @@
 use bytes::Bytes;
 use carrack_formats::Cid;
 use carrack_formats::cid::identity_data;
-use carrack_formats::walk::{ResolveLimits, Resolved};
+use carrack_formats::walk::{ResolveLimits, Resolved, WalkLimits};
 
 use crate::error::Result;
-use crate::node::limits::WALK;
 use crate::store::block::Blocks;
 use crate::store::car_stream::{self, CarPlan, CarRequest};
 use crate::store::resolve;
@@ -72,6 +71,9 @@ pub trait Plan: Send + 'static {
     /// # Errors
     /// A block is not here, or the walk reached a limit.
     fn next_batch(&mut self) -> Result<Option<Self::Batch>>;
+
+    /// Bytes of memory that it holds between two batches.
+    fn memory_len(&self) -> usize;
 }
 
 /// Blocks whose places are known and whose bytes are not read yet.
@@ -118,7 +120,7 @@ impl Backend for Blocks {
     }
 
     fn plan(&self, request: CarRequest) -> CarPlan {
-        CarPlan::new(self.clone(), request, WALK)
+        CarPlan::new(self.clone(), request, WalkLimits::default())
     }
 }
 
@@ -131,6 +133,10 @@ impl Plan for CarPlan {
 
     fn next_batch(&mut self) -> Result<Option<car_stream::Batch>> {
         Self::next_batch(self)
+    }
+
+    fn memory_len(&self) -> usize {
+        Self::memory_len(self)
     }
 }
 

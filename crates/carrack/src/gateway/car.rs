@@ -27,6 +27,7 @@ use super::refusal::Refusal;
 use super::request::CarOptions;
 use super::service::{Answer, Job};
 use super::trailer::Trailer;
+use super::walks::Counted;
 use crate::error::{Error, ErrorKind, Result};
 use crate::node::watch::Share;
 use crate::store::car_stream::CarRequest;
@@ -93,8 +94,9 @@ async fn begin<B: Backend>(
     job: &Job<B>,
     options: CarOptions,
     path_only: bool,
-) -> Result<(Resolved, Option<B::Plan>, Start<B::Plan>)> {
+) -> Result<(Resolved, Option<Counted<B::Plan>>, Start<Counted<B::Plan>>)> {
     let (backend, pool) = (job.gateway.backend().clone(), job.gateway.pool().clone());
+    let walks = job.gateway.walks().clone();
     let (root, segments) = (job.request.root, job.request.segments.clone());
     pool::run(move || {
         let resolved = if segments.is_empty() {
@@ -106,13 +108,13 @@ async fn begin<B: Backend>(
             require_source(&backend, &resolved.terminus)?;
             return Ok((resolved, None, Start::Resolved));
         }
-        let mut plan = backend.plan(CarRequest {
+        let mut plan = walks.count(backend.plan(CarRequest {
             root,
             resolved: resolved.clone(),
             scope: options.scope,
             range: options.entity_bytes,
             dups: options.dups,
-        });
+        }));
         let Some(first) = plan.next_batch()? else {
             return Ok((resolved, Some(plan), Start::Whole { frames: None }));
         };
@@ -158,8 +160,8 @@ fn read(batch: impl Batch, reserved: Reserved) -> Result<Read> {
 /// Waits for room if there was none.
 async fn first_read<B: Backend>(
     job: &Job<B>,
-    start: Start<B::Plan>,
-) -> Result<Start<B::Plan>, Refusal> {
+    start: Start<Counted<B::Plan>>,
+) -> Result<Start<Counted<B::Plan>>, Refusal> {
     let Start::NoRoom { first } = start else {
         return Ok(start);
     };
@@ -173,8 +175,8 @@ async fn first_read<B: Backend>(
 fn body<B: Backend>(
     job: &Job<B>,
     options: CarOptions,
-    plan: B::Plan,
-    start: Start<B::Plan>,
+    plan: Counted<B::Plan>,
+    start: Start<Counted<B::Plan>>,
 ) -> Body {
     let header = Bytes::from(plan.header());
     let pool = job.gateway.pool().clone();

@@ -19,6 +19,7 @@ pub mod refusal;
 pub mod request;
 pub mod service;
 pub mod trailer;
+mod walks;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -25,6 +25,7 @@ use super::headers;
 use super::pool::{Pool, Reserved};
 use super::refusal::Refusal;
 use super::request::{self, Format, GatewayRequest};
+use super::walks::Walks;
 use super::{car, raw};
 use crate::node::access_log::AccessLog;
 use crate::node::limits::Limits;
@@ -58,6 +59,7 @@ struct Inner<B> {
     backend: B,
     limits: Limits,
     pool: Pool,
+    walks: Walks,
     requests_active: Arc<AtomicUsize>,
     readiness: Readiness,
     access_log: Option<AccessLog>,
@@ -128,11 +130,13 @@ impl<B: Backend> Gateway<B> {
         access_log: Option<AccessLog>,
     ) -> Self {
         let pool = Pool::new(limits.bytes_in_flight_max);
+        let walks = Walks::new(limits.walk_bytes_max);
         Self {
             inner: Arc::new(Inner {
                 backend,
                 limits,
                 pool,
+                walks,
                 requests_active: Arc::default(),
                 readiness,
                 access_log,
@@ -152,6 +156,10 @@ impl<B: Backend> Gateway<B> {
 
     pub(crate) fn pool(&self) -> &Pool {
         &self.inner.pool
+    }
+
+    pub(crate) fn walks(&self) -> &Walks {
+        &self.inner.walks
     }
 
     /// Answers one request that came over a connection under `watch`. Its body is dropped unread.

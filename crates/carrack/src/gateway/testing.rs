@@ -191,6 +191,10 @@ impl Plan for MemoryPlan {
         let memory = self.memory.clone();
         Ok((!cids.is_empty()).then_some(MemoryBatch { memory, cids, len }))
     }
+
+    fn memory_len(&self) -> usize {
+        self.walker.memory_len()
+    }
 }
 
 pub(crate) struct MemoryBatch {

@@ -312,6 +312,31 @@ async fn duplicates_end_at_a_budget_with_a_cut() {
     assert_eq!(once.car().0.len(), 31);
 }
 
+/// A chain of long nodes holds each of them open: for one client, and not for many.
+#[tokio::test]
+async fn walks_share_a_budget_of_memory() {
+    let memory = Memory::default();
+    let pad = memory.put(RAW, vec![2; 10]);
+    let mut root = memory.put(RAW, vec![1; 10]);
+    for _ in 0..40 {
+        let mut links = vec![pad; 2000];
+        links[0] = root;
+        root = memory.put_list(&links);
+    }
+    let path = format!("/ipfs/{root}?format=car");
+    let small = format!("/ipfs/{pad}?format=car");
+    let limits = Limits {
+        walk_bytes_max: 1024 * 1024,
+        ..Limits::default()
+    };
+    let tight = Node::start(memory.clone(), limits).await;
+    let reply = tight.get(&path).await;
+    assert!(reply.status == 429 || !reply.whole, "{}", reply.status);
+    assert_eq!(tight.get(&small).await.status, 200);
+    let wide = node(&memory).await;
+    assert_eq!(wide.get(&path).await.car().0.len(), 42);
+}
+
 #[tokio::test]
 async fn json_is_for_blocks_that_are_json() {
     let memory = Memory::default();

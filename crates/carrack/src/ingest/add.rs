@@ -196,7 +196,7 @@ impl<'a> Adder<'a> {
             bytes_seen: 0,
             total,
             measured,
-            started_ns: crate::node::clock::unix_nanoseconds(),
+            started_ns: crate::clock::unix_nanoseconds(),
             own_dir: std::fs::canonicalize(store.dir()).unwrap_or_default(),
         })
     }

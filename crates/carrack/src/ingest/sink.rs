@@ -264,7 +264,7 @@ impl<'a> Sink<'a> {
             name: path.file_name().unwrap_or_default().as_bytes().to_vec(),
             kind,
             profile,
-            created_unix: crate::node::clock::unix_seconds(),
+            created_unix: crate::clock::unix_seconds(),
             bytes: sum.file_len,
             n_blocks: sum.n_blocks,
             n_files: sum.n_files,

@@ -6,8 +6,6 @@
 
 use std::time::Duration;
 
-use carrack_formats::walk::WalkLimits;
-
 /// Bounds on connections, requests and memory. All may be changed; none may be absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -65,6 +63,10 @@ pub struct Limits {
     /// Blocks of one CAR, duplicates counted: a DAG of 31 blocks can be an answer of 2^30. More
     /// than a walk without duplicates remembers, so that it binds for `dups=y` alone.
     pub car_blocks_max: u64,
+    /// Bytes that all walks over DAGs hold together, beyond 64 KiB each: open nodes, and what
+    /// answers without duplicates remember. Most need nothing of it; four million blocks take
+    /// 140 MiB, so that three clients may fetch the largest answers at once.
+    pub walk_bytes_max: usize,
     /// Blocking jobs (disk reads, hashing) that run at once. Enough for the queue depth of an SSD;
     /// with a warm page cache the number of cores decides.
     pub blocking_jobs_max: usize,
@@ -100,6 +102,7 @@ impl Default for Limits {
             room_timeout: Duration::from_secs(4),
             batches_ahead_max: 3,
             car_blocks_max: 16_000_000,
+            walk_bytes_max: 512 * 1024 * 1024,
             blocking_jobs_max: 32,
             h2_piece_len: 64 * 1024,
             access_log_lines_max: 8192,
@@ -122,10 +125,3 @@ pub const ACCEPT_ENTRIES_MAX: usize = 32;
 
 /// Entity tags in one `If-None-Match` header that are looked at.
 pub const ENTITY_TAGS_MAX: usize = 64;
-
-/// Bounds on one walk over a DAG.
-pub const WALK: WalkLimits = WalkLimits {
-    depth_max: 1024,
-    stack_bytes_max: 64 << 20,
-    visited_max: 4 << 20,
-};

@@ -4,7 +4,6 @@
 //! Not here what requests mean (`gateway`); arguments and signals' meaning (`cli`).
 
 pub mod access_log;
-pub mod clock;
 pub mod io;
 pub mod limits;
 pub mod listener;

@@ -49,6 +49,8 @@ pub struct CarPlan {
     root: Cid,
     /// A block that did not fit the last batch.
     carried: Option<Item>,
+    /// Bytes of blocks that the last batch holds, which nobody else accounts for until it is read.
+    held_len: usize,
     done: bool,
 }
 
@@ -93,6 +95,7 @@ impl CarPlan {
             walker,
             root,
             carried: None,
+            held_len: 0,
             done: false,
         }
     }
@@ -101,6 +104,13 @@ impl CarPlan {
     #[must_use]
     pub fn header(&self) -> Vec<u8> {
         write::header(&[self.root])
+    }
+
+    /// Bytes of memory that the walk and the last batch hold.
+    #[must_use]
+    pub fn memory_len(&self) -> usize {
+        let carried = self.carried.as_ref().map_or(0, Item::held_len);
+        self.walker.memory_len() + self.held_len + carried
     }
 
     /// The next frames. `None`: the CAR is complete. Blocks, but not for long: it looks up leaves
@@ -127,6 +137,7 @@ impl CarPlan {
             }
             batch.push(item);
         }
+        self.held_len = batch.items.iter().map(Item::held_len).sum();
         Ok((!batch.items.is_empty()).then_some(batch))
     }
 
@@ -164,6 +175,13 @@ impl CarPlan {
 }
 
 impl Item {
+    fn held_len(&self) -> usize {
+        match &self.from {
+            Origin::Held(block) => block.len(),
+            Origin::One(_) | Origin::Many(_) => 0,
+        }
+    }
+
     fn frame_len(&self) -> usize {
         write::frame_len(&self.cid, self.len)
     }

@@ -8,10 +8,9 @@
 use bytes::Bytes;
 use carrack_formats::Cid;
 use carrack_formats::unixfs::content::{Content, content};
-use carrack_formats::walk::{ByteRange, Step, Walker};
+use carrack_formats::walk::{ByteRange, Step, WalkLimits, Walker};
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::node::limits::WALK;
 use crate::store::block::Blocks;
 use crate::store::car_stream::walk_error;
 
@@ -42,7 +41,7 @@ impl FileReader {
             from: signed(from),
             to: Some(last),
         };
-        let walker = Walker::read_file(cid, Some(range), WALK);
+        let walker = Walker::read_file(cid, Some(range), WalkLimits::default());
         Self {
             blocks,
             walker,

@@ -35,6 +35,11 @@ pub(super) struct Visited {
 }
 
 impl Visited {
+    /// Bytes of both tables: keys, a byte beside each, and the slots that are kept free.
+    pub(super) fn memory_len(&self) -> usize {
+        (self.sent.capacity() + self.partial.capacity()).saturating_mul(20)
+    }
+
     pub(super) fn visit(&mut self, cid: &Cid, partial: bool, max: usize) -> Result<Visit, Full> {
         let key = key(cid);
         if self.sent.contains(&key) {

@@ -213,6 +213,17 @@ impl Walker {
         self.data_offset
     }
 
+    /// Bytes of memory that the walk holds now: open nodes, and what it remembers of the blocks it
+    /// has sent.
+    #[must_use]
+    pub fn memory_len(&self) -> usize {
+        let frames = self.stack.capacity().saturating_mul(size_of::<Frame>());
+        let visited = self.visited.as_ref().map_or(0, Visited::memory_len);
+        self.stack_bytes
+            .saturating_add(frames)
+            .saturating_add(visited)
+    }
+
     /// The next step. While a block is needed this says so again.
     ///
     /// # Errors

@@ -10,9 +10,8 @@ use crate::cli::args::ExportArgs;
 use crate::cli::output::write_error;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::Progress;
-use crate::node::limits::WALK;
 use crate::store::car_stream::{Batch, CarPlan, CarRequest};
-use carrack_formats::walk::Scope;
+use carrack_formats::walk::{Scope, WalkLimits};
 
 /// Writes the DAG below the target as a CAR. A file appears under its name only when it is whole.
 ///
@@ -36,7 +35,7 @@ pub fn run(args: &ExportArgs, env: &mut Env<'_>) -> Result<()> {
         range: None,
         dups: args.dups,
     };
-    let plan = CarPlan::new(env.blocks.clone(), request, WALK);
+    let plan = CarPlan::new(env.blocks.clone(), request, WalkLimits::default());
     if args.output == Path::new("-") {
         return write_car(plan, env, None);
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use carrack_formats::Cid;
 use carrack_formats::cid::identity_data;
-use carrack_formats::walk::{Resolved, Scope, Step, Walker};
+use carrack_formats::walk::{Resolved, Scope, Step, WalkLimits, Walker};
 use serde_json::json;
 
 use crate::cli::Env;
@@ -16,7 +16,6 @@ use crate::cli::output::{bytes, shown};
 use crate::cli::target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
-use crate::node::limits::WALK;
 use crate::store::block::{block_len, not_found};
 use crate::store::car_stream::walk_error;
 use crate::store::location::Location;
@@ -84,7 +83,7 @@ pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
 
 fn below(env: &mut Env<'_>, root: Cid, totals: &mut Totals) -> Result<()> {
     let resolved = Resolved::root(root);
-    let mut walker = Walker::new(&resolved, Scope::All, None, false, WALK);
+    let mut walker = Walker::new(&resolved, Scope::All, None, false, WalkLimits::default());
     let mut leaves = Vec::new();
     loop {
         match walker.next().map_err(walk_error)? {

@@ -487,8 +487,10 @@ fn h2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn floods_of_http2_frames_end_the_connection() {
+    const DATA: u8 = 0;
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
     const PING: u8 = 6;
     const CONTINUATION: u8 = 9;
     let node = Node::start(Memory::default(), quick()).await;
@@ -503,13 +505,23 @@ async fn floods_of_http2_frames_end_the_connection() {
         (0..5000).flat_map(|_| h2_frame(CONTINUATION, 0, 1, &[0x40, 1, b'a', 1, b'b'].repeat(100))),
     );
     let pings = (0..100_000).flat_map(|_| h2_frame(PING, 0, 0, &[0; 8]));
+    let settings = (0..100_000).flat_map(|_| h2_frame(SETTINGS, 0, 0, &[]));
+    // A request whose body never ends and never brings anything.
+    let empty = h2_frame(HEADERS, 0x04, 1, &fields)
+        .into_iter()
+        .chain((0..100_000).flat_map(|_| h2_frame(DATA, 0, 1, &[])));
     for flood in [
         resets.collect::<Vec<u8>>(),
         continuations.collect(),
         pings.collect(),
+        settings.collect(),
+        empty.collect(),
     ] {
         let mut stream = send(&node, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-        stream.write_all(&h2_frame(4, 0, 0, &[])).await.unwrap();
+        stream
+            .write_all(&h2_frame(SETTINGS, 0, 0, &[]))
+            .await
+            .unwrap();
         // The node may be done with it before all is written.
         let _ = timeout(PATIENCE, stream.write_all(&flood))
             .await
