@@ -85,7 +85,13 @@ pub struct DagArgs {
     #[arg(long, value_name = "size-N")]
     pub chunker: Option<String>,
     /// Leaves are the bytes themselves, whatever the profile says (true or false).
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
     pub raw_leaves: Option<bool>,
     /// Links of an interior node, instead of the profile's.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=8192))]

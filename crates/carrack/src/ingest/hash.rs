@@ -315,3 +315,28 @@ impl LeafHasher {
 pub fn changed_while_read() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "changed while it was read")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{HashPool, Job, LeafRule, caught};
+
+    #[test]
+    fn a_panic_is_an_answer() {
+        let outcome = caught::<()>(|| panic!("as it must not"));
+        assert!(outcome.unwrap_err().to_string().contains("panicked"));
+    }
+
+    #[test]
+    fn a_pool_that_is_dropped_with_work_in_it_ends() {
+        let rule = LeafRule {
+            chunk_size: 10,
+            raw: true,
+        };
+        let mut pool = HashPool::new(2, rule);
+        while pool.has_room() {
+            pool.submit(Job::Files(vec![(1, "/no such file".into())]));
+        }
+        assert!(pool.wait().is_some_and(|done| done[0].result.is_err()));
+        drop(pool);
+    }
+}
