@@ -424,8 +424,8 @@ impl Blocks {
         let reason = match Errno::from_io_error(&error) {
             Some(Errno::NOENT | Errno::NOTDIR) => Some(StaleReason::Missing),
             // A directory, a FIFO or the like has no errno: it is no regular file.
-            None
-            | Some(Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::NXIO | Errno::NAMETOOLONG) => {
+            None => Some(StaleReason::Unreadable),
+            Some(Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::NXIO | Errno::NAMETOOLONG) => {
                 Some(StaleReason::Unreadable)
             }
             // Too many open files, no memory, a disk or server that does not answer.
