@@ -11,6 +11,7 @@
 
 mod copy;
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -160,14 +161,27 @@ pub fn import_copy(
 /// What a scan found besides sections.
 struct Scanned {
     roots: Vec<Cid>,
-    /// Roots that were met as blocks.
-    present: Vec<Cid>,
+    /// Roots that were not met as blocks so far.
+    absent: HashSet<Cid>,
 }
 
 impl Scanned {
+    fn new() -> Self {
+        Self {
+            roots: Vec::new(),
+            absent: HashSet::new(),
+        }
+    }
+
+    fn start(&mut self, roots: Vec<Cid>) {
+        self.absent = roots.iter().copied().collect();
+        self.roots = roots;
+    }
+
     fn met(&mut self, cid: &Cid) {
-        if self.roots.contains(cid) && !self.present.contains(cid) {
-            self.present.push(*cid);
+        // A CAR may name a thousand roots and hold millions of blocks.
+        if !self.absent.is_empty() {
+            self.absent.remove(cid);
         }
     }
 }
@@ -181,7 +195,7 @@ fn roots(
 ) -> Result<()> {
     for root in &scanned.roots {
         let is_identity = cid::identity_data(root).is_some();
-        if !is_identity && !scanned.present.contains(root) {
+        if !is_identity && scanned.absent.contains(root) {
             report.roots_missing.push(*root);
         }
         let sum = Sum {
@@ -323,10 +337,7 @@ impl Import<'_, '_> {
         let (start, end) = payload(&mut window, file_len)?;
         let mut parser = Parser::new(self.options.limits, start);
         parser.set_end(end);
-        let mut scanned = Scanned {
-            roots: Vec::new(),
-            present: Vec::new(),
-        };
+        let mut scanned = Scanned::new();
         let mut batch = Vec::new();
         let mut batch_len = 0;
         let mut in_flight = 0;
@@ -338,7 +349,7 @@ impl Import<'_, '_> {
                 Ok(Step::Need(n)) => want = n,
                 Ok(Step::Header(header)) => {
                     want = 256;
-                    scanned.roots = header.roots;
+                    scanned.start(header.roots);
                 }
                 Ok(Step::End) => break None,
                 Ok(Step::Section(section)) => {

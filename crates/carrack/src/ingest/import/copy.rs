@@ -46,10 +46,7 @@ pub(super) fn copy(
         stream.skip_to(first)?;
     }
     let mut parser = Parser::new(options.limits, first);
-    let mut scanned = Scanned {
-        roots: Vec::new(),
-        present: Vec::new(),
-    };
+    let mut scanned = Scanned::new();
     let mut want = 256;
     loop {
         stream.fill(want)?;
@@ -57,7 +54,7 @@ pub(super) fn copy(
         match parser.next(bytes, eof)? {
             Step::Need(n) => want = n,
             Step::Header(header) => {
-                scanned.roots = header.roots;
+                scanned.start(header.roots);
                 stream.skip_to(parser.offset())?;
                 want = 256;
             }
