@@ -85,7 +85,7 @@ pub struct DagArgs {
     #[arg(long, value_name = "size-N")]
     pub chunker: Option<String>,
     /// Leaves are the bytes themselves, whatever the profile says (true or false).
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub raw_leaves: Option<bool>,
     /// Links of an interior node, instead of the profile's.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=8192))]
@@ -191,4 +191,32 @@ pub enum CidCommand {
         /// CID, ipfs:// or gateway URL.
         cid: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::{Cli, Command};
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_switch_does_not_take_the_path_behind_it() {
+        for (args, raw_leaves) in [
+            (["--raw-leaves", "dir"].as_slice(), Some(true)),
+            (&["--raw-leaves=false", "dir"], Some(false)),
+            (&["dir"], None),
+        ] {
+            let args = ["carrack", "add"].iter().chain(args);
+            let Command::Add(add) = Cli::try_parse_from(args).unwrap().command else {
+                panic!("not an add");
+            };
+            assert_eq!(add.paths, [std::path::PathBuf::from("dir")]);
+            assert_eq!(add.dag.raw_leaves, raw_leaves);
+        }
+    }
 }

@@ -3,7 +3,8 @@
 //! In       a command line and a working directory, over a socket in the data directory that only
 //!          its owner can reach.
 //! Out      the command's two output streams and its exit code.
-//! Limits   frames of at most [`FRAME_LEN_MAX`] bytes; [`CLIENTS_MAX`] clients at once.
+//! Limits   frames of at most [`FRAME_LEN_MAX`] bytes, the request of [`REQUEST_LEN_MAX`], which
+//!          comes within [`REQUEST_TIME_MAX`]; [`CLIENTS_MAX`] clients at once.
 //! Not here what commands do (`cli::commands`).
 //!
 //! A frame is `kind u8 | length u32 little-endian | bytes`. The client sends one request, then its
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,10 @@ pub(crate) mod fuzz;
 pub const SOCKET_NAME: &str = "control.sock";
 /// Longest frame, in bytes.
 pub const FRAME_LEN_MAX: usize = 1 << 20;
+/// Longest request, in bytes: any command line that the kernel takes, in JSON.
+const REQUEST_LEN_MAX: usize = 16 << 20;
+/// Time in which a client says what it wants.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 /// Commands carried out at once.
 pub const CLIENTS_MAX: usize = 16;
 
@@ -87,10 +93,11 @@ pub fn forward(
     if reads_stdin {
         let mut stream = stream.try_clone().context(ErrorKind::Unavailable, broken)?;
         // Ends with the process, or when the other side has enough.
-        std::thread::spawn(move || send_stdin(&mut stream));
+        std::thread::spawn(move || send_input(&mut io::stdin().lock(), &mut stream));
     }
     loop {
-        let (kind, bytes) = read_frame(&mut stream).context(ErrorKind::Unavailable, broken)?;
+        let frame = read_frame(&mut stream, FRAME_LEN_MAX);
+        let (kind, bytes) = frame.context(ErrorKind::Unavailable, broken)?;
         let written = match kind {
             STDOUT => io::stdout()
                 .write_all(&bytes)
@@ -106,11 +113,18 @@ pub fn forward(
     }
 }
 
-fn send_stdin(stream: &mut UnixStream) {
+fn send_input(input: &mut dyn Read, stream: &mut UnixStream) {
     let mut chunk = vec![0; 256 << 10];
-    let mut stdin = io::stdin().lock();
     loop {
-        let n = stdin.read(&mut chunk).unwrap_or(0);
+        let n = match input.read(&mut chunk) {
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => {
+                // Input that breaks off must not look like input that ends.
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+                return;
+            }
+        };
         let sent = write_frame(stream, STDIN, chunk.get(..n).unwrap_or_default());
         if n == 0 || sent.is_err() {
             return;
@@ -138,7 +152,15 @@ impl Client {
     pub fn accept(stream: UnixStream) -> Result<Self> {
         let bad = || "not a carrack client".to_owned();
         let mut reader = stream.try_clone().context(ErrorKind::Invalid, bad)?;
-        let (kind, bytes) = read_frame(&mut reader).context(ErrorKind::Invalid, bad)?;
+        let timeout = |time| {
+            stream
+                .set_read_timeout(time)
+                .context(ErrorKind::Invalid, bad)
+        };
+        timeout(Some(REQUEST_TIME_MAX))?;
+        let frame = read_frame(&mut reader, REQUEST_LEN_MAX);
+        let (kind, bytes) = frame.context(ErrorKind::Invalid, bad)?;
+        timeout(None)?;
         if kind != REQUEST {
             return Err(Error::new(ErrorKind::Invalid, bad()));
         }
@@ -148,7 +170,7 @@ impl Client {
         let left = Arc::clone(&gone);
         // Ends when the connection does, which `finish` or the client brings about.
         std::thread::spawn(move || {
-            while let Ok((kind, bytes)) = read_frame(&mut reader) {
+            while let Ok((kind, bytes)) = read_frame(&mut reader, FRAME_LEN_MAX) {
                 if kind == STDIN && sender.send(bytes).is_err() {
                     return;
                 }
@@ -191,7 +213,6 @@ impl Client {
     pub fn finish(self, code: u8) {
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = write_frame(&mut stream, EXIT, &[code]); // It may have gone.
-        let _ = stream.shutdown(std::net::Shutdown::Both);
     }
 
     /// The request's arguments.
@@ -208,6 +229,14 @@ impl Client {
     #[must_use]
     pub fn directory(&self) -> PathBuf {
         PathBuf::from(OsString::from_vec(self.request.directory.clone()))
+    }
+}
+
+impl Drop for Client {
+    /// Ends the connection, however the command ended: a panic must not let the client wait.
+    fn drop(&mut self) {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = stream.shutdown(std::net::Shutdown::Both);
     }
 }
 
@@ -272,12 +301,12 @@ fn write_frame(stream: &mut UnixStream, kind: u8, bytes: &[u8]) -> io::Result<()
     stream.write_all(&frame)
 }
 
-fn read_frame(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
+fn read_frame(stream: &mut impl Read, len_max: usize) -> io::Result<(u8, Vec<u8>)> {
     let mut head = [0; 5];
     stream.read_exact(&mut head)?;
     let [kind, len @ ..] = head;
     let len = u32::from_le_bytes(len) as usize;
-    if len > FRAME_LEN_MAX {
+    if len > len_max {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut bytes = vec![0; len];
@@ -290,7 +319,10 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
-    use super::{Client, FRAME_LEN_MAX, REQUEST, Request, STDIN, read_frame, write_frame};
+    use super::{
+        Client, FRAME_LEN_MAX, REQUEST, REQUEST_LEN_MAX, Request, STDIN, read_frame, send_input,
+        write_frame,
+    };
 
     fn request() -> Vec<u8> {
         let args = vec![b"ls".to_vec(), b"\xff".to_vec()];
@@ -315,7 +347,9 @@ mod tests {
         client.stdout().write_all(b"out").unwrap();
         client.stderr().write_all(b"err").unwrap();
         client.finish(3);
-        let frames: Vec<_> = (0..3).map(|_| read_frame(&mut near).unwrap()).collect();
+        let frames: Vec<_> = (0..3)
+            .map(|_| read_frame(&mut near, FRAME_LEN_MAX).unwrap())
+            .collect();
         assert_eq!(
             frames,
             [(1, b"out".to_vec()), (2, b"err".to_vec()), (3, vec![3])]
@@ -334,9 +368,57 @@ mod tests {
     #[test]
     fn an_oversized_frame_is_refused_before_it_is_read() {
         let (mut near, far) = UnixStream::pair().unwrap();
-        let len = u32::try_from(FRAME_LEN_MAX + 1).unwrap();
+        let len = u32::try_from(REQUEST_LEN_MAX + 1).unwrap();
         near.write_all(&[[REQUEST].as_slice(), &len.to_le_bytes()].concat())
             .unwrap();
         assert!(Client::accept(far).is_err());
+    }
+
+    struct Breaks;
+
+    impl Read for Breaks {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::Other.into())
+        }
+    }
+
+    #[test]
+    fn input_that_breaks_off_does_not_end_cleanly() {
+        let (mut near, far) = UnixStream::pair().unwrap();
+        write_frame(&mut near, REQUEST, &request()).unwrap();
+        let mut client = Client::accept(far).unwrap();
+        let mut input = b"cut".chain(Breaks);
+        send_input(&mut input, &mut near);
+        let mut input = Vec::new();
+        client.stdin.read_to_end(&mut input).unwrap_err();
+        assert_eq!(input, b"cut");
+    }
+
+    #[test]
+    fn a_command_that_panics_ends_the_connection() {
+        let (mut near, far) = UnixStream::pair().unwrap();
+        write_frame(&mut near, REQUEST, &request()).unwrap();
+        let client = Client::accept(far).unwrap();
+        let command = std::thread::spawn(move || {
+            let _client = client;
+            panic!("as it must not");
+        });
+        command.join().unwrap_err();
+        read_frame(&mut near, FRAME_LEN_MAX).unwrap_err();
+    }
+
+    #[test]
+    fn a_command_line_of_any_length_fits() {
+        let args: Vec<Vec<u8>> = (0..20_000).map(|_| vec![b'x'; 100]).collect();
+        let request = Request {
+            args,
+            directory: b"/".to_vec(),
+            terminal: false,
+        };
+        let bytes = serde_json::to_vec(&request).unwrap();
+        let (mut near, far) = UnixStream::pair().unwrap();
+        let accepted = std::thread::spawn(move || Client::accept(far).unwrap().args().len());
+        write_frame(&mut near, REQUEST, &bytes).unwrap();
+        assert_eq!(accepted.join().unwrap(), 20_000);
     }
 }

@@ -23,7 +23,7 @@ use clap::Parser;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::block::Blocks;
-use crate::store::{OpenMode, Store};
+use crate::store::{OpenMode, Store, merge_once};
 use args::{Cli, Command};
 use output::Output;
 
@@ -128,7 +128,24 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
     };
     let outcome = commands::run(&cli.command, &mut env);
     blocks.save_stale();
+    if matches!(cli.command, Command::Add(_) | Command::Import(_)) {
+        merge_segments(&store, &stop);
+    }
     outcome.map(|()| 0)
+}
+
+/// Keeps look-ups fast after many small ingests when no `serve` runs that would do it.
+fn merge_segments(store: &Store, stop: &AtomicBool) {
+    loop {
+        match merge_once(store, stop) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "index segments were not merged");
+                return;
+            }
+        }
+    }
 }
 
 /// Carries out a command that came over the control socket.

@@ -12,7 +12,7 @@
 
 mod files;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -24,7 +24,7 @@ use carrack_formats::cid;
 use carrack_formats::unixfs::dir;
 use carrack_formats::unixfs::profile::Profile;
 
-use self::files::{BigFile, NodeCount, SmallFile};
+use self::files::{BigFile, Nodes, SmallFile};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::hash::{HashPool, LeafRule};
 use crate::ingest::journal::Journal;
@@ -62,33 +62,60 @@ pub fn add(
     progress: &mut dyn Progress,
     stop: &AtomicBool,
 ) -> Result<AddReport> {
-    let mut targets = Vec::new();
-    for path in paths {
-        let real = std::fs::canonicalize(path).context(ErrorKind::Invalid, || {
-            format!("cannot add {}", path.display())
-        })?;
-        let name = path
-            .file_name()
-            .or(real.file_name())
-            .unwrap_or_default()
-            .to_owned();
-        targets.push((name, real));
-    }
+    let targets = Targets::new(paths, options.wrap)?;
     let total = Arc::new(AtomicU64::new(0));
     let measured = Arc::new(AtomicBool::new(false));
+    let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         if progress.wants_total() {
-            let (total, measured) = (Arc::clone(&total), Arc::clone(&measured));
-            let roots: Vec<PathBuf> = targets.iter().map(|target| target.1.clone()).collect();
+            let (total, measured, over) = (Arc::clone(&total), Arc::clone(&measured), &over);
+            let roots: Vec<PathBuf> = targets.unique.iter().map(|one| one.1.clone()).collect();
             scope.spawn(move || {
-                scan::measure(roots, options.hidden, &total, stop);
+                scan::measure(roots, options.hidden, &total, over);
                 measured.store(true, Ordering::Release);
             });
         }
         let _ingest = store.ingest_lock();
-        let mut adder = Adder::new(store, options, progress, stop, &total, &measured)?;
-        adder.run(targets)
+        let outcome = Adder::new(store, options, progress, stop, &total, &measured)
+            .and_then(|mut adder| adder.run(&targets));
+        over.store(true, Ordering::Relaxed); // Nobody waits for an estimate any more.
+        outcome
     })
+}
+
+/// What is to be added, each path once.
+struct Targets {
+    /// Name and real path.
+    unique: Vec<(OsString, PathBuf)>,
+    /// For each argument its place in `unique`.
+    places: Vec<usize>,
+}
+
+impl Targets {
+    fn new(paths: &[PathBuf], wrap: bool) -> Result<Self> {
+        let (mut unique, mut places) = (Vec::new(), Vec::new());
+        let mut known: HashMap<(Option<OsString>, PathBuf), usize> = HashMap::new();
+        let mut names = HashSet::new();
+        for path in paths {
+            let real = std::fs::canonicalize(path).context(ErrorKind::Invalid, || {
+                format!("cannot add {}", path.display())
+            })?;
+            let name = path.file_name().or(real.file_name()).unwrap_or_default();
+            let (name, n_before) = (name.to_owned(), unique.len());
+            let key = (wrap.then(|| name.clone()), real.clone());
+            let place = *known.entry(key).or_insert(n_before);
+            if place == n_before {
+                unique.push((name.clone(), real));
+            }
+            if wrap && place == n_before && (name.is_empty() || !names.insert(name)) {
+                let why = "its name is empty or another argument's: it cannot be wrapped";
+                let what = format!("cannot add {}: {why}", path.display());
+                return Err(Error::new(ErrorKind::Invalid, what));
+            }
+            places.push(place);
+        }
+        Ok(Self { unique, places })
+    }
 }
 
 struct Adder<'a> {
@@ -115,6 +142,8 @@ struct Adder<'a> {
     total: &'a AtomicU64,
     measured: &'a AtomicBool,
     started_ns: i128,
+    /// The store's directory, which changes while it is read.
+    own_dir: PathBuf,
 }
 
 /// Where a file's sum goes, and which root it counts for.
@@ -168,11 +197,12 @@ impl<'a> Adder<'a> {
             total,
             measured,
             started_ns: crate::clock::unix_nanoseconds(),
+            own_dir: std::fs::canonicalize(store.dir()).unwrap_or_default(),
         })
     }
 
-    fn run(&mut self, targets: Vec<(OsString, PathBuf)>) -> Result<AddReport> {
-        let outcome = self.run_all(&targets);
+    fn run(&mut self, targets: &Targets) -> Result<AddReport> {
+        let outcome = self.run_all(&targets.unique);
         if outcome.is_err() {
             // What is whole stays: the next add goes on there. The first error is told.
             for file in self.big.values_mut() {
@@ -181,33 +211,42 @@ impl<'a> Adder<'a> {
             let _ = self.sink.checkpoint();
         }
         outcome?;
-        let mut report = std::mem::take(&mut self.report);
-        for (index, sum) in self.sums.iter().enumerate() {
-            let (Some(sum), Some(target)) = (sum, targets.get(index)) else {
-                continue;
-            };
-            let members = self
-                .members
-                .get_mut(index)
-                .map(std::mem::take)
-                .unwrap_or_default();
-            let path = if self.options.wrap {
-                target.1.parent().unwrap_or(&target.1).to_owned()
-            } else {
-                target.1.clone()
-            };
-            self.sink
-                .root(&sum.cid, &path, RootKind::Add, self.profile, *sum, members)?;
-            report.roots.push(AddedRoot {
-                cid: sum.cid,
-                path,
-                bytes: sum.file_len,
-                n_blocks: sum.n_blocks,
-                n_files: sum.n_files,
-            });
+        let mut roots = Vec::new();
+        for (index, (_, path)) in targets.unique.iter().enumerate() {
+            roots.push(self.root(index, path)?);
         }
         self.sink.checkpoint()?;
+        let mut report = std::mem::take(&mut self.report);
+        let places: &[usize] = if self.options.wrap {
+            &[0]
+        } else {
+            &targets.places
+        };
+        let made = places.iter().filter_map(|place| roots.get(*place)?.clone());
+        report.roots = made.collect();
         Ok(report)
+    }
+
+    /// Promises what one target came to; `None` if that was left out.
+    fn root(&mut self, index: usize, path: &Path) -> Result<Option<AddedRoot>> {
+        let Some(sum) = self.sums.get(index).copied().flatten() else {
+            return Ok(None);
+        };
+        let members = self.members.get_mut(index).map(std::mem::take);
+        let path = match self.options.wrap {
+            true => path.parent().unwrap_or(path),
+            false => path,
+        };
+        let members = members.unwrap_or_default();
+        self.sink
+            .root(&sum.cid, path, RootKind::Add, self.profile, sum, members)?;
+        Ok(Some(AddedRoot {
+            cid: sum.cid,
+            path: path.to_owned(),
+            bytes: sum.file_len,
+            n_blocks: sum.n_blocks,
+            n_files: sum.n_files,
+        }))
     }
 
     fn run_all(&mut self, targets: &[(OsString, PathBuf)]) -> Result<()> {
@@ -300,6 +339,10 @@ impl<'a> Adder<'a> {
                 EntryKind::File(validator) => self.file(path, &validator, place)?,
                 EntryKind::Symlink(target) => self.symlink(&path, &target, place)?,
                 EntryKind::Unreadable(error) => self.left_out(path, &error, place)?,
+                EntryKind::Directory if path == self.own_dir => {
+                    self.report.special += 1;
+                    self.settle(parent, None)?;
+                }
                 EntryKind::Directory => match self.enter(path.clone(), place) {
                     Ok(level) => levels.push(level),
                     Err(error) => self.left_out(path, &error, place)?,
@@ -353,6 +396,7 @@ impl<'a> Adder<'a> {
             }
         };
         self.member(place.root, pack);
+        self.checkpoint_if_due()?;
         self.settle(place.parent, Some(sum))
     }
 
@@ -442,10 +486,14 @@ impl<'a> Adder<'a> {
                 tsize: entry.dag_len,
             })
         });
-        let mut nodes = NodeCount::default();
-        let built = dir::build(links.collect(), &self.options.profile, &mut |cid, block| {
-            nodes.push(cid, block);
-        });
+        let mut nodes = Nodes::default();
+        let profile = &self.options.profile;
+        let built = dir::build(
+            links.collect(),
+            profile,
+            &mut nodes.written_to(&mut self.sink),
+        );
+        nodes.check()?;
         let built = built.map_err(|error| {
             Error::with(
                 ErrorKind::Limit,
@@ -453,8 +501,7 @@ impl<'a> Adder<'a> {
                 error,
             )
         })?;
-        let n_nodes = nodes.blocks.len() as u64;
-        let pack = self.write_nodes(nodes)?;
+        let (n_nodes, pack) = (nodes.n, nodes.pack);
         self.member(root, pack);
         sum.cid = built.cid;
         sum.dag_len = built.dag_len;
@@ -470,7 +517,15 @@ impl<'a> Adder<'a> {
                 n_entries,
             );
         }
+        self.checkpoint_if_due()?;
         Ok(sum)
+    }
+
+    fn checkpoint_if_due(&mut self) -> Result<()> {
+        if self.sink.is_due() {
+            self.sink.checkpoint()?;
+        }
+        Ok(())
     }
 
     fn member(&mut self, root: usize, container: Option<ContainerId>) {

@@ -146,14 +146,15 @@ impl HashPool {
         }
     }
 
-    /// The next finished job, waiting for it; `None` when none is under way.
+    /// The next finished job, waiting for it; `None` when none is under way, or the workers have
+    /// ended, which they do not before this is dropped.
     pub fn wait(&mut self) -> Option<Vec<Done>> {
         if self.in_flight == 0 {
             return None;
         }
-        let done = self.done.recv().ok();
+        let done = self.done.recv().ok()?;
         self.in_flight -= 1;
-        done
+        Some(done)
     }
 
     /// A finished job, if there is one now.
@@ -185,7 +186,7 @@ fn work(rule: LeafRule, jobs: &Mutex<Receiver<Job>>, done: &SyncSender<Vec<Done>
                 .map(|(token, path)| Done {
                     token,
                     first: 0,
-                    result: hasher.whole(&path),
+                    result: caught(|| hasher.whole(&path)),
                 })
                 .collect(),
             Ok(Job::Range {
@@ -194,8 +195,8 @@ fn work(rule: LeafRule, jobs: &Mutex<Receiver<Job>>, done: &SyncSender<Vec<Done>
                 first,
                 n,
             }) => {
-                let digests = hasher.range(&file, file.validator.size, first, u64::from(n));
-                let result = digests.map(|digests| (file.validator, digests));
+                let range = || hasher.range(&file, file.validator.size, first, u64::from(n));
+                let result = caught(range).map(|digests| (file.validator, digests));
                 vec![Done {
                     token,
                     first,
@@ -207,6 +208,13 @@ fn work(rule: LeafRule, jobs: &Mutex<Receiver<Job>>, done: &SyncSender<Vec<Done>
             return;
         }
     }
+}
+
+/// A job whose worker panicked has a result, too: whoever waits for it would wait for ever.
+fn caught<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    // A hasher's buffers are written before they are read: a panic leaves nothing half done.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(io::Error::other("a hashing thread panicked")))
 }
 
 /// One worker's buffer and the framing of its last leaf length.

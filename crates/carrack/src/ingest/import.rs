@@ -11,9 +11,7 @@
 
 mod copy;
 
-use std::collections::HashSet;
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -39,6 +37,8 @@ const BATCH_LEN: u64 = 1 << 20;
 const BATCH_SECTIONS: usize = 1024;
 /// Batches being verified at once, for each worker.
 const JOBS_MAX: usize = 4;
+/// Bytes asked for at first: the length and the CID of nearly every section.
+const HEAD_LEN: usize = 256;
 /// Sections shorter than this on average are read a batch at a time, in bytes.
 const SMALL_SECTION: u64 = 32 << 10;
 /// Bytes verified at once, out of the processor's cache.
@@ -97,41 +97,48 @@ pub fn import(
     let mut sink = Sink::new(store)?;
     if let Some(known) = sink.known_file(&path, CAR_PROFILE)?
         && known.validator == file.validator
+        && let Some(container) = known.container
     {
-        return unchanged(store, &path);
+        let roots = read_header(&file, options).map_err(|error| car_failed(&path, error))?;
+        let mut report = ImportReport {
+            n_blocks: known.sum.n_blocks,
+            bytes: known.sum.file_len,
+            unchanged: true,
+            ..ImportReport::default()
+        };
+        promise(&mut sink, &path, &roots, Some(container), &mut report)?; // One may be dropped.
+        sink.finish()?;
+        report.find_missing(store, Some(container));
+        return Ok(report);
     }
     file.advise_sequential();
     let container = sink.new_container();
     let mut report = ImportReport::default();
-    let scanned = {
-        let mut work = Import {
-            file: &file,
-            path: &path,
-            container,
-            options,
-            sink: &mut sink,
-            report: &mut report,
-            progress,
-            stop,
-        };
-        work.run()?
+    let mut work = Import {
+        file: &file,
+        path: &path,
+        container,
+        options,
+        sink: &mut sink,
+        report: &mut report,
+        progress,
+        stop,
     };
+    let scanned = work.run();
+    // A file that was cut meanwhile is no bad CAR.
     if file.current_validator().ok().as_ref() != Some(&file.validator) {
         let what = format!("{} changed while it was imported", path.display());
         return Err(Error::new(ErrorKind::Changed, what));
     }
+    let roots = scanned?;
     sink.container(container, ContainerKind::Car, &path, &file.validator);
-    let sum = Sum {
-        cid: cid::empty_identity(),
-        file_len: report.bytes,
-        dag_len: report.bytes,
-        n_blocks: report.n_blocks,
-        n_files: 1,
-    };
-    let (validator, members) = (&file.validator, vec![container]);
-    sink.file(&path, CAR_PROFILE, validator, Some(container), None, sum);
-    roots(&mut sink, &path, &scanned, members, &mut report)?;
+    if report.n_bad == 0 {
+        let (sum, validator) = (report.sum(cid::empty_identity()), &file.validator);
+        sink.file(&path, CAR_PROFILE, validator, Some(container), None, sum);
+    }
+    promise(&mut sink, &path, &roots, Some(container), &mut report)?;
     sink.finish()?;
+    report.find_missing(store, Some(container));
     Ok(report)
 }
 
@@ -148,100 +155,72 @@ pub fn import_copy(
     stop: &AtomicBool,
 ) -> Result<ImportReport> {
     let _ingest = store.ingest_lock();
-    let mut sink = Sink::new(store)?;
+    let mut sink = Sink::all_or_nothing(store)?;
     let mut report = ImportReport::default();
     let copied = copy::copy(&mut sink, input, options, &mut report, progress, stop);
-    let scanned = copied.map_err(|error| car_failed(name, error))?;
-    let members = sink.pack_id().into_iter().collect();
-    roots(&mut sink, name, &scanned, members, &mut report)?;
+    let roots = copied.map_err(|error| car_failed(name, error))?;
+    let pack = sink.pack_id();
+    promise(&mut sink, name, &roots, pack, &mut report)?;
     sink.finish()?;
+    report.find_missing(store, pack);
     Ok(report)
 }
 
-/// What a scan found besides sections.
-struct Scanned {
-    roots: Vec<Cid>,
-    /// Roots that were not met as blocks so far.
-    absent: HashSet<Cid>,
-}
-
-impl Scanned {
-    fn new() -> Self {
-        Self {
-            roots: Vec::new(),
-            absent: HashSet::new(),
+impl ImportReport {
+    fn bad(&mut self, error: &CarError) {
+        self.n_bad += 1;
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(error.to_string());
         }
     }
 
-    fn start(&mut self, roots: Vec<Cid>) {
-        self.absent = roots.iter().copied().collect();
-        self.roots = roots;
+    fn sum(&self, cid: Cid) -> Sum {
+        Sum {
+            cid,
+            file_len: self.bytes,
+            dag_len: self.bytes,
+            n_blocks: self.n_blocks,
+            n_files: 1,
+        }
     }
 
-    fn met(&mut self, cid: &Cid) {
-        // A CAR may name a thousand roots and hold millions of blocks.
-        if !self.absent.is_empty() {
-            self.absent.remove(cid);
+    /// Looks which roots are blocks of `container`, where the index is complete.
+    fn find_missing(&mut self, store: &Store, container: Option<ContainerId>) {
+        let mut locations = Vec::new();
+        for root in &self.roots {
+            locations.clear();
+            store.index().get(root.cid.hash(), &mut locations);
+            let is_there = locations.iter().any(|at| Some(at.container) == container);
+            if !is_there && cid::identity_data(&root.cid).is_none() {
+                self.roots_missing.push(root.cid);
+            }
         }
     }
 }
 
-fn roots(
+/// Makes the CAR's roots the store's. A CAR without any gets the empty identity block for one, as
+/// a pack has it: `ls` shows it, and `rm` can drop the CAR.
+fn promise(
     sink: &mut Sink<'_>,
     path: &Path,
-    scanned: &Scanned,
-    members: Vec<ContainerId>,
+    roots: &[Cid],
+    container: Option<ContainerId>,
     report: &mut ImportReport,
 ) -> Result<()> {
-    for root in &scanned.roots {
-        let is_identity = cid::identity_data(root).is_some();
-        if !is_identity && scanned.absent.contains(root) {
-            report.roots_missing.push(*root);
-        }
-        let sum = Sum {
-            cid: *root,
-            file_len: report.bytes,
-            dag_len: report.bytes,
-            n_blocks: report.n_blocks,
-            n_files: 1,
-        };
-        sink.root(
-            root,
-            path,
-            RootKind::Import,
-            CAR_PROFILE,
-            sum,
-            members.clone(),
-        )?;
-        report.roots.push(AddedRoot {
-            cid: *root,
-            path: path.to_owned(),
-            bytes: report.bytes,
-            n_blocks: report.n_blocks,
-            n_files: 1,
-        });
+    let nameless = [cid::empty_identity()];
+    for root in if roots.is_empty() { &nameless } else { roots } {
+        let (kind, members) = (RootKind::Import, container.into_iter().collect());
+        sink.root(root, path, kind, CAR_PROFILE, report.sum(*root), members)?;
     }
+    let added = roots.iter().map(|root| AddedRoot {
+        cid: *root,
+        path: path.to_owned(),
+        bytes: report.bytes,
+        n_blocks: report.n_blocks,
+        n_files: 1,
+    });
+    report.roots = added.collect();
     Ok(())
-}
-
-fn unchanged(store: &Arc<Store>, path: &Path) -> Result<ImportReport> {
-    let mut report = ImportReport {
-        unchanged: true,
-        ..ImportReport::default()
-    };
-    for root in store.catalog().roots()? {
-        if root.kind == RootKind::Import && root.path == path.as_os_str().as_bytes() {
-            (report.n_blocks, report.bytes) = (root.n_blocks, root.bytes);
-            report.roots.push(AddedRoot {
-                cid: root.cid,
-                path: path.to_owned(),
-                bytes: root.bytes,
-                n_blocks: root.n_blocks,
-                n_files: root.n_files,
-            });
-        }
-    }
-    Ok(report)
 }
 
 fn car_failed(path: &Path, error: CarFailure) -> Error {
@@ -284,6 +263,36 @@ impl From<Error> for CarFailure {
     }
 }
 
+/// The roots that a CAR's header names.
+fn read_header(file: &LocalFile, options: &ImportOptions) -> Result<Vec<Cid>, CarFailure> {
+    let (mut window, mut parser, end) = open_car(file, options)?;
+    let mut want = HEAD_LEN;
+    loop {
+        let (bytes, eof) = window.at(parser.offset(), want, end)?;
+        match parser.next(bytes, eof)? {
+            Step::Need(n) => want = n,
+            Step::Header(header) => return Ok(header.roots),
+            Step::Section(_) | Step::End => return Ok(Vec::new()), // The header comes first.
+        }
+    }
+}
+
+/// A parser at the start of the CARv1, the window it looks through, and where the CARv1 ends.
+fn open_car<'a>(
+    file: &'a LocalFile,
+    options: &ImportOptions,
+) -> Result<(Window<'a>, Parser, u64), CarFailure> {
+    let mut window = Window {
+        file,
+        start: 0,
+        bytes: Vec::new(),
+    };
+    let (start, end) = payload(&mut window, file.validator.size)?;
+    let mut parser = Parser::new(options.limits, start);
+    parser.set_end(end);
+    Ok((window, parser, end))
+}
+
 /// Sections verified by one worker.
 struct Verified {
     good: Vec<Section>,
@@ -302,7 +311,8 @@ struct Import<'a, 'b> {
 }
 
 impl Import<'_, '_> {
-    fn run(&mut self) -> Result<Scanned> {
+    /// Verifies everything; gives the CAR's roots.
+    fn run(&mut self) -> Result<Vec<Cid>> {
         let n_threads = self.options.n_threads.max(1);
         let (jobs, job_receiver) = sync_channel::<Vec<Section>>(n_threads * JOBS_MAX);
         let (results_sender, results) = sync_channel::<Verified>(n_threads * JOBS_MAX);
@@ -326,39 +336,29 @@ impl Import<'_, '_> {
         jobs: SyncSender<Vec<Section>>,
         results: &Receiver<Verified>,
         in_flight_max: usize,
-    ) -> Result<Scanned, CarFailure> {
-        let file_len = self.file.validator.size;
-        let mut window = Window {
-            file: self.file,
-            start: 0,
-            bytes: Vec::new(),
-            sparse: false,
-        };
-        let (start, end) = payload(&mut window, file_len)?;
-        let mut parser = Parser::new(self.options.limits, start);
-        parser.set_end(end);
-        let mut scanned = Scanned::new();
+    ) -> Result<Vec<Cid>, CarFailure> {
+        let (mut window, mut parser, end) = open_car(self.file, self.options)?;
+        let mut roots = None;
         let mut batch = Vec::new();
         let mut batch_len = 0;
         let mut in_flight = 0;
-        let mut want = 256;
+        let mut want = HEAD_LEN;
         let failure = loop {
             let (bytes, eof) = window.at(parser.offset(), want, end)?;
             match parser.next(bytes, eof) {
                 Err(error) => break Some(error),
                 Ok(Step::Need(n)) => want = n,
                 Ok(Step::Header(header)) => {
-                    want = 256;
-                    scanned.start(header.roots);
+                    want = HEAD_LEN;
+                    roots = Some(header.roots);
                 }
                 Ok(Step::End) => break None,
+                Ok(Step::Section(section)) if section.end() > end => {
+                    let offset = section.offset;
+                    break Some(CarError::Truncated { offset });
+                }
                 Ok(Step::Section(section)) => {
-                    want = 256;
-                    if section.end() > end {
-                        let offset = section.offset;
-                        break Some(CarError::Truncated { offset });
-                    }
-                    scanned.met(&section.cid);
+                    want = HEAD_LEN;
                     batch_len += u64::from(section.data_len);
                     batch.push(section);
                 }
@@ -378,7 +378,7 @@ impl Import<'_, '_> {
             }
             batch_len = 0;
             self.progress
-                .update("verifying", parser.offset(), Some(file_len));
+                .update("verifying", parser.offset(), Some(end));
         };
         if !batch.is_empty() && jobs.send(batch).is_ok() {
             in_flight += 1;
@@ -388,11 +388,11 @@ impl Import<'_, '_> {
             self.take(results, &mut in_flight)?;
         }
         match failure {
-            Some(error) if self.options.salvage && !scanned.roots.is_empty() => self.bad(&error),
+            Some(error) if self.options.salvage && roots.is_some() => self.report.bad(&error),
             Some(error) => return Err(error.into()),
             None => {}
         }
-        Ok(scanned)
+        Ok(roots.unwrap_or_default())
     }
 
     /// One batch's outcome.
@@ -409,7 +409,7 @@ impl Import<'_, '_> {
         *in_flight -= 1;
         for failure in verified.bad {
             match failure {
-                CarFailure::Car(error) if self.options.salvage => self.bad(&error),
+                CarFailure::Car(error) if self.options.salvage => self.report.bad(&error),
                 failure => return Err(failure),
             }
         }
@@ -432,13 +432,6 @@ impl Import<'_, '_> {
         }
         Ok(())
     }
-
-    fn bad(&mut self, error: &CarError) {
-        self.report.n_bad += 1;
-        if self.report.problems.len() < PROBLEMS_MAX {
-            self.report.problems.push(error.to_string());
-        }
-    }
 }
 
 /// Where the CARv1 lies in the file: all of it, or what a CARv2 header says.
@@ -456,8 +449,6 @@ struct Window<'a> {
     file: &'a LocalFile,
     start: u64,
     bytes: Vec<u8>,
-    /// Sections are long: their heads lie far apart and are read alone.
-    sparse: bool,
 }
 
 impl Window<'_> {
@@ -466,8 +457,8 @@ impl Window<'_> {
         let window_end = self.start + self.bytes.len() as u64;
         let wanted_end = offset.saturating_add(want as u64).min(end);
         if offset < self.start || wanted_end > window_end {
-            self.sparse = offset > window_end;
-            let len = if self.sparse {
+            // Behind long sections heads lie far apart and are read alone.
+            let len = if offset > window_end {
                 want.max(512)
             } else {
                 want.max(64 << 10)

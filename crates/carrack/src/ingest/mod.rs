@@ -11,6 +11,8 @@ pub mod import;
 pub mod journal;
 pub mod scan;
 pub mod sink;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod tree;
 
 use std::path::PathBuf;
@@ -75,7 +77,7 @@ pub struct AddReport {
     pub symlinks: u64,
     /// Hidden files and folders that were not asked for.
     pub hidden: u64,
-    /// Sockets, FIFOs and devices: they have no bytes.
+    /// Sockets, FIFOs and devices, which have no bytes, and carrack's own data directory.
     pub special: u64,
     /// Number of files that should be part of the result and are not: unreadable, or changed
     /// each time they were read.

@@ -5,8 +5,11 @@
 //!          crash; a root is visible only with everything below it.
 //! Limits   one run of index entries and the rows since the last checkpoint are held in memory;
 //!          a checkpoint is due when the run is full, or after [`CHECKPOINT_INTERVAL`].
+//!          After a write that failed nothing given since the last checkpoint counts: rows must not
+//!          name what was lost.
 //! Not here what is hashed and built (`ingest::add`, `ingest::import`).
 
+use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use carrack_formats::{Cid, cid};
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::journal::Journal;
 use crate::ingest::tree::Sum;
 use crate::store::Store;
@@ -68,6 +71,14 @@ pub struct Sink<'a> {
     last_checkpoint: Instant,
     journals: Vec<Journal>,
     journal_dir: PathBuf,
+    /// Versions of containers whose bytes were found wrong: what is known of them is not believed.
+    refuted: HashMap<ContainerId, Option<Validator>>,
+    /// The pack is listed by [`Self::finish`] alone: nothing of it is to be seen before.
+    is_all_or_nothing: bool,
+    /// The pack's row was, or may have been, committed.
+    pack_is_listed: bool,
+    /// A write failed. What was given since the last checkpoint may be lost in part.
+    is_broken: bool,
 }
 
 impl<'a> Sink<'a> {
@@ -76,6 +87,7 @@ impl<'a> Sink<'a> {
     /// # Errors
     /// `Unavailable` if the store is read-only after a failed write.
     pub fn new(store: &'a Arc<Store>) -> Result<Self> {
+        let marks = store.catalog().stale_marks()?.into_iter();
         Ok(Self {
             store,
             run: store.run_writer()?,
@@ -85,7 +97,21 @@ impl<'a> Sink<'a> {
             last_checkpoint: Instant::now(),
             journals: Vec::new(),
             journal_dir: store.journal_dir(),
+            refuted: marks.map(|(id, mark)| (id, mark.observed)).collect(),
+            is_all_or_nothing: false,
+            pack_is_listed: false,
+            is_broken: false,
         })
+    }
+
+    /// A sink of which nothing is to be seen unless [`Self::finish`] succeeds.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn all_or_nothing(store: &'a Arc<Store>) -> Result<Self> {
+        let mut sink = Self::new(store)?;
+        sink.is_all_or_nothing = true;
+        Ok(sink)
     }
 
     /// Where journals are kept.
@@ -132,7 +158,9 @@ impl<'a> Sink<'a> {
             }
         };
         if cid::identity_data(cid).is_none() {
-            let offset = pack.append(cid, block)?;
+            let offset = pack.append(cid, block);
+            self.is_broken |= offset.is_err();
+            let offset = offset?;
             let len = u32::try_from(block.len()).unwrap_or(u32::MAX);
             self.range(
                 cid,
@@ -262,6 +290,11 @@ impl<'a> Sink<'a> {
     /// Those of the catalog.
     pub fn known_file(&self, path: &Path, profile: u32) -> Result<Option<KnownFile>> {
         let record = self.store.catalog().path(&key(path, profile))?;
+        let record = record.filter(|record| {
+            let container = record.container.as_ref();
+            let refuted = container.and_then(|container| self.refuted.get(container));
+            refuted != Some(&Some(record.validator)) // Other bytes, and the times do not tell.
+        });
         Ok(record.map(|record| KnownFile {
             validator: record.validator,
             container: record.container,
@@ -311,18 +344,20 @@ impl<'a> Sink<'a> {
     /// pack's bytes, the index run, then the rows that make both count.
     ///
     /// # Errors
-    /// Those of writing; nothing new counts then.
+    /// Those of writing; nothing new counts then, nor later: the sink is of no use any more.
     pub fn checkpoint(&mut self) -> Result<()> {
         self.last_checkpoint = Instant::now();
+        if self.is_broken {
+            let what = "an earlier write failed";
+            return Err(Error::new(ErrorKind::Unavailable, what));
+        }
+        self.is_broken = true; // Until all of it succeeded.
         if let Some((container, pack)) = &mut self.pack {
-            let record = ContainerRecord {
-                kind: ContainerKind::Pack,
-                source: SOURCE_STORE,
-                path: pack.name().as_bytes().to_vec(),
-                size: pack.sync()?,
-                validator: Validator::default(),
-            };
-            self.batch.put_container(*container, &record);
+            let size = pack.sync()?;
+            if !self.is_all_or_nothing {
+                let record = pack_record(pack, size);
+                self.batch.put_container(*container, &record);
+            }
         }
         if !self.run.is_empty() {
             let run = std::mem::replace(&mut self.run, self.store.run_writer()?);
@@ -330,12 +365,14 @@ impl<'a> Sink<'a> {
                 self.batch.add_segment(segment);
             }
         }
-        self.n_rows = 0;
         let batch = std::mem::take(&mut self.batch);
         if !batch.is_empty() {
+            self.pack_is_listed |= self.pack.is_some() && !self.is_all_or_nothing;
             self.store.commit(batch)?;
         }
+        self.n_rows = 0;
         self.journals.drain(..).for_each(Journal::remove);
+        self.is_broken = false;
         Ok(())
     }
 
@@ -344,7 +381,29 @@ impl<'a> Sink<'a> {
     /// # Errors
     /// As [`Self::checkpoint`].
     pub fn finish(mut self) -> Result<()> {
+        self.is_all_or_nothing = false;
         self.checkpoint()
+    }
+}
+
+impl Drop for Sink<'_> {
+    fn drop(&mut self) {
+        if let Some((_, pack)) = self.pack.take()
+            && !self.pack_is_listed
+        {
+            // Nothing refers to it. One that stays is removed by the next opening of the store.
+            let _ = std::fs::remove_file(self.store.pack_path(&pack_record(&pack, 0)));
+        }
+    }
+}
+
+fn pack_record(pack: &PackWriter, size: u64) -> ContainerRecord {
+    ContainerRecord {
+        kind: ContainerKind::Pack,
+        source: SOURCE_STORE,
+        path: pack.name().as_bytes().to_vec(),
+        size,
+        validator: Validator::default(),
     }
 }
 

@@ -16,7 +16,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use carrack_formats::cid::identity_data;
@@ -25,6 +25,7 @@ use carrack_formats::verify::{HashError, Verifier};
 use carrack_formats::{Cid, Multihash};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::local::{self, LocalFile};
@@ -58,8 +59,6 @@ pub struct Blocks {
 struct Inner {
     store: Arc<Store>,
     open: Cache<ContainerId, Arc<OpenContainer>>,
-    /// The store's count of removals when `open` was last known to hold none of them.
-    n_removals: AtomicU64,
     cache: Cache<CacheKey, Bytes, ByLength>,
     buffers: Arc<BufferPool>,
     stale: StaleMarks,
@@ -72,6 +71,8 @@ pub struct OpenContainer {
     path: PathBuf,
     file: LocalFile,
     is_pack: bool,
+    /// [`Store::n_removals`] before its row was read.
+    epoch: u64,
     /// The file is the version that was added, or a block of it was found good as it is now.
     proved: AtomicBool,
 }
@@ -129,7 +130,6 @@ impl Blocks {
             .clamp(64, 1 << 20);
         Ok(Self {
             inner: Arc::new(Inner {
-                n_removals: AtomicU64::new(store.n_removals()),
                 open: Cache::new(OPEN_FILES_MAX),
                 cache: Cache::with_weighter(entries, cache_len, ByLength),
                 buffers: BufferPool::new(FREE_BUFFERS_MAX),
@@ -161,22 +161,25 @@ impl Blocks {
     /// source is not what it was. Reads a block only if its file was touched since it was added.
     ///
     /// # Errors
-    /// Those of the index and catalog.
+    /// `Corrupt` and `Unavailable`, as [`Self::get_blocking`].
     pub fn stat(&self, cid: &Cid) -> Result<Option<u64>> {
         if let Some(data) = identity_data(cid) {
             return Ok(Some(data.len() as u64));
         }
-        for location in self.locate(cid.hash())? {
-            let Ok(container) = self.open(location.container, true) else {
-                continue;
-            };
-            if container.proved.load(Ordering::Acquire)
-                || self.read(cid, location, &container).is_ok()
-            {
-                return Ok(Some(block_len(location) as u64));
+        let locations = self.locate(cid.hash())?;
+        let known = self.first_good(cid, &locations, true, |location, container| {
+            if !container.proved.load(Ordering::Acquire) {
+                self.read(cid, location, container)?;
             }
+            Ok(block_len(location) as u64)
+        });
+        match known {
+            Ok(len) => Ok(Some(len)),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Changed) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
-        Ok(None)
     }
 
     /// The verified block if that takes no waiting for a disk: it is cached, or small and in the
@@ -196,7 +199,7 @@ impl Blocks {
             let Some(container) = self.opened(location.container) else {
                 continue;
             };
-            if !container.is_current() || !container.proved.load(Ordering::Acquire) {
+            if !container.proved.load(Ordering::Acquire) || self.is_refuted(&container) {
                 continue;
             }
             if let Some(block) = self.cached(cid) {
@@ -226,7 +229,8 @@ impl Blocks {
         if let Some(data) = identity_data(cid) {
             return Ok(Bytes::copy_from_slice(data));
         }
-        self.first_good(cid, &self.locate(cid.hash())?, |location, container| {
+        let locations = self.locate(cid.hash())?;
+        self.first_good(cid, &locations, false, |location, container| {
             if container.proved.load(Ordering::Acquire)
                 && let Some(block) = self.cached(cid)
             {
@@ -262,10 +266,11 @@ impl Blocks {
     ) -> Result<()> {
         if let [location] = locations
             && let Some(container) = last.as_ref().filter(|last| last.id == location.container)
+            && self.fill(cid, *location, container, out).is_ok()
         {
-            return self.fill(cid, *location, container, out);
+            return Ok(());
         }
-        self.first_good(cid, locations, |location, container| {
+        self.first_good(cid, locations, false, |location, container| {
             *last = Some(Arc::clone(container));
             self.fill(cid, location, container, out)
         })
@@ -276,10 +281,13 @@ impl Blocks {
     /// # Errors
     /// As [`Self::get_blocking`].
     pub fn check(&self, cid: &Cid, location: Location) -> Result<()> {
-        let container = match self.open_anew(location.container, true) {
-            Ok(container) => container,
-            Err(Miss::Dropped) => return Ok(()),
-            Err(Miss::Bad(error)) => return Err(error),
+        let container = match self.opened(location.container) {
+            Some(container) => container,
+            None => match self.open_anew(location.container, true) {
+                Ok(container) => container,
+                Err(Miss::Dropped) => return Ok(()),
+                Err(Miss::Bad(error)) => return Err(error),
+            },
         };
         let mut buffer = self.buffer(block_len(location));
         self.fill(cid, location, &container, buffer.as_mut_slice())
@@ -336,20 +344,30 @@ impl Blocks {
         let Some(marks) = self.inner.stale.take_changes() else {
             return;
         };
-        let saved = self.inner.store.catalog().stale_marks().and_then(|old| {
-            let mut batch = Batch::new();
-            let marked: HashSet<_> = marks.iter().map(|(id, _)| *id).collect();
-            for (id, _) in old.into_iter().filter(|(id, _)| !marked.contains(id)) {
-                batch.clear_stale(id);
-            }
-            marks
-                .into_iter()
-                .for_each(|(id, mark)| batch.put_stale(id, mark));
-            self.inner.store.commit(batch)
-        });
-        if let Err(error) = saved {
+        if let Err(error) = self.save_marks(marks) {
+            self.inner.stale.touch();
             tracing::warn!(error = error.chain(), "stale marks were not saved");
         }
+    }
+
+    fn save_marks(&self, marks: Vec<(ContainerId, StaleMark)>) -> Result<()> {
+        let catalog = self.inner.store.catalog();
+        let mut batch = Batch::new();
+        let mut kept = HashSet::new();
+        for (id, mark) in marks {
+            if catalog.has_container(id)? {
+                batch.put_stale(id, mark);
+                kept.insert(id);
+            } else {
+                self.inner.stale.clear(id); // It was dropped.
+            }
+        }
+        for (id, _) in catalog.stale_marks()? {
+            if !kept.contains(&id) {
+                batch.clear_stale(id);
+            }
+        }
+        self.inner.store.commit(batch).map(|_| ())
     }
 
     /// Path of a container and what it is, for reports.
@@ -361,26 +379,61 @@ impl Blocks {
         Ok(record.map(|record| self.path_of(&record)))
     }
 
+    /// What `read` makes of the first copy that is good. `keeps_all`: the block is asked for again
+    /// soon, so its file stays open however short it is.
     fn first_good<T>(
         &self,
         cid: &Cid,
         locations: &[Location],
+        keeps_all: bool,
         mut read: impl FnMut(Location, &Arc<OpenContainer>) -> Result<T>,
     ) -> Result<T> {
-        let mut failure = None;
-        for location in locations {
-            // A file read whole is not read again soon; big ones are kept open.
-            let keep = location.offset > 0 || location.len > INLINE_LEN_MAX;
-            match self.open(location.container, keep) {
-                Ok(container) => match read(*location, &container) {
-                    Ok(value) => return Ok(value),
-                    Err(error) => failure = Some(error),
-                },
-                Err(Miss::Dropped) => {}
-                Err(Miss::Bad(error)) => failure = Some(error),
+        if locations.is_empty() {
+            return Err(not_found(cid));
+        }
+        let mut failure = match self.first_of(locations, keeps_all, &mut read) {
+            Ok(value) => return Ok(value),
+            Err(failure) => failure,
+        };
+        // An add or import may have taken the place of what the index said a moment ago.
+        let now = self.locate(cid.hash())?;
+        if now != locations {
+            match self.first_of(&now, keeps_all, &mut read) {
+                Ok(value) => return Ok(value),
+                Err(later) => failure = later,
             }
         }
         Err(failure.unwrap_or_else(|| not_found(cid)))
+    }
+
+    /// `Err(None)`: none of the containers is left.
+    fn first_of<T>(
+        &self,
+        locations: &[Location],
+        keeps_all: bool,
+        mut read: impl FnMut(Location, &Arc<OpenContainer>) -> Result<T>,
+    ) -> Result<T, Option<Error>> {
+        let mut failure: Option<Error> = None;
+        for location in locations {
+            // A file read whole is not read again soon; big ones are kept open.
+            let keep = keeps_all || location.offset > 0 || location.len > INLINE_LEN_MAX;
+            let error = match self.open(location.container, keep) {
+                Ok(container) => match read(*location, &container) {
+                    Ok(value) => return Ok(value),
+                    Err(error) => error,
+                },
+                Err(Miss::Dropped) => continue,
+                Err(Miss::Bad(error)) => error,
+            };
+            // A disk that may answer later counts for more than a file that changed.
+            if failure
+                .as_ref()
+                .is_none_or(|old| old.kind() == ErrorKind::Changed)
+            {
+                failure = Some(error);
+            }
+        }
+        Err(failure)
     }
 
     fn path_of(&self, record: &ContainerRecord) -> PathBuf {
@@ -392,43 +445,35 @@ impl Blocks {
         }
     }
 
-    fn open(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
-        if let Some(container) = self.opened(id) {
-            if container.is_current() {
-                return match self
-                    .inner
-                    .stale
-                    .is_refuted(id, Some(&container.file.validator))
-                {
-                    false => Ok(container),
-                    true => Err(Miss::Bad(changed(&container.path))),
-                };
-            }
-            self.inner.open.remove(&id);
+    /// A container that is open already, if its row and its file are still the same.
+    fn opened(&self, id: ContainerId) -> Option<Arc<OpenContainer>> {
+        let container = self.inner.open.get(&id)?;
+        if container.epoch == self.inner.store.n_removals() && container.is_current() {
+            return Some(container);
         }
-        let container = self.open_anew(id, keep)?;
-        if !container.is_pack
-            && self
-                .inner
-                .stale
-                .is_refuted(id, Some(&container.file.validator))
-        {
+        self.inner.open.remove(&id);
+        None
+    }
+
+    fn open(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
+        let container = match self.opened(id) {
+            Some(container) => container,
+            None => self.open_anew(id, keep)?,
+        };
+        if self.is_refuted(&container) {
             return Err(Miss::Bad(changed(&container.path)));
         }
         Ok(container)
     }
 
-    /// A container that is open, unless it was dropped from the catalog meanwhile.
-    fn opened(&self, id: ContainerId) -> Option<Arc<OpenContainer>> {
-        let n_removals = self.inner.store.n_removals();
-        if self.inner.n_removals.load(Ordering::Acquire) != n_removals {
-            self.inner.n_removals.store(n_removals, Ordering::Release);
-            self.inner.open.clear();
-        }
-        self.inner.open.get(&id)
+    /// Whether other bytes than were added have been read from this very version.
+    fn is_refuted(&self, container: &OpenContainer) -> bool {
+        let observed = Some(&container.file.validator);
+        !container.is_pack && self.inner.stale.is_refuted(container.id, observed)
     }
 
     fn open_anew(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
+        let epoch = self.inner.store.n_removals();
         let record = self
             .inner
             .store
@@ -438,8 +483,7 @@ impl Blocks {
         let record = record.ok_or(Miss::Dropped)?;
         let path = self.path_of(&record);
         let is_pack = record.kind == ContainerKind::Pack;
-        let file =
-            LocalFile::open(&path).map_err(|error| Miss::Bad(self.lost(id, &path, error)))?;
+        let file = LocalFile::open(&path).map_err(|error| self.lost(id, &path, is_pack, error))?;
         if !is_pack && file.validator.size != record.size {
             // Another length is another file, even where some of its bytes are the same.
             let observed = Some(file.validator);
@@ -458,6 +502,7 @@ impl Blocks {
             path,
             file,
             is_pack,
+            epoch,
             proved,
         });
         if keep {
@@ -467,20 +512,30 @@ impl Blocks {
     }
 
     /// The file is gone, or is something that cannot be read.
-    fn lost(&self, id: ContainerId, path: &Path, error: io::Error) -> Error {
-        let reason = match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => StaleReason::Missing,
-            _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
-                return Error::with(ErrorKind::Unavailable, "too many open files", error);
+    fn lost(&self, id: ContainerId, path: &Path, is_pack: bool, error: io::Error) -> Miss {
+        let reason = match Errno::from_io_error(&error) {
+            Some(Errno::NOENT | Errno::NOTDIR) => Some(StaleReason::Missing),
+            // A directory, a FIFO or the like has no errno: it is no regular file.
+            None
+            | Some(Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::NXIO | Errno::NAMETOOLONG) => {
+                Some(StaleReason::Unreadable)
             }
-            _ => StaleReason::Unreadable,
+            // Too many open files, no memory, a disk or server that does not answer.
+            Some(_) => None,
         };
-        self.inner.stale.mark(id, mark(reason, None, None));
-        Error::with(
-            ErrorKind::Changed,
-            format!("{} cannot be opened", path.display()),
-            error,
-        )
+        let what = format!("{} cannot be opened", path.display());
+        match reason {
+            None => Miss::Bad(Error::with(ErrorKind::Unavailable, what, error)),
+            Some(_) if is_pack => match self.inner.store.catalog().has_container(id) {
+                Ok(false) => Miss::Dropped, // Since its row was read.
+                Ok(true) => Miss::Bad(Error::with(ErrorKind::Corrupt, what, error)),
+                Err(error) => Miss::Bad(error),
+            },
+            Some(reason) => {
+                self.inner.stale.mark(id, mark(reason, None, None));
+                Miss::Bad(Error::with(ErrorKind::Changed, what, error))
+            }
+        }
     }
 
     fn read(&self, cid: &Cid, location: Location, container: &Arc<OpenContainer>) -> Result<Bytes> {
@@ -504,11 +559,20 @@ impl Blocks {
         container: &Arc<OpenContainer>,
         out: &mut [u8],
     ) -> Result<()> {
-        let outcome = read_verified(cid, location, &container.file, out);
+        if out.len() != block_len(location) {
+            let what = format!("the index gives {cid} two lengths");
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        }
+        let (file, offset) = (&container.file, location.offset);
+        let outcome = read_verified(cid, location, file, out);
         let reason = match outcome {
             Ok(()) => {
-                if !container.proved.swap(true, Ordering::AcqRel) {
-                    self.inner.stale.clear(container.id);
+                if !container.proved.load(Ordering::Acquire) {
+                    let is_good = self
+                        .inner
+                        .stale
+                        .absolve(container.id, &file.validator, offset);
+                    container.proved.store(is_good, Ordering::Release);
                 }
                 return Ok(());
             }
@@ -533,7 +597,9 @@ impl Blocks {
             return Err(Error::new(ErrorKind::Corrupt, what));
         }
         container.proved.store(false, Ordering::Release);
-        let observed = container.file.current_validator().ok();
+        // A version that came up since the file was opened may not be the one that was read.
+        let now = file.current_validator().ok();
+        let observed = now.filter(|now| *now == file.validator);
         self.inner
             .stale
             .mark(container.id, mark(reason, observed, Some(location)));
@@ -647,3 +713,6 @@ fn changed(path: &Path) -> Error {
     let what = format!("{} changed since it was added", path.display());
     Error::new(ErrorKind::Changed, what)
 }
+
+#[cfg(test)]
+mod tests;

@@ -183,6 +183,14 @@ impl Store {
         self.catalog.snapshot()
     }
 
+    /// Gets ready to write, which `commit` would do otherwise: for a node that serves meanwhile.
+    ///
+    /// # Errors
+    /// `Unavailable` if the catalog cannot be opened for writing.
+    pub fn begin_writing(&self) -> Result<()> {
+        self.catalog.begin_writing()
+    }
+
     /// Waits until no other ingest or removal is under way, and keeps the next from starting.
     pub fn ingest_lock(&self) -> MutexGuard<'_, ()> {
         hold(&self.ingest_lock)

@@ -53,17 +53,39 @@ impl StaleMarks {
         self.dirty.store(true, Ordering::Release);
     }
 
-    /// Puts a container back into service: its bytes are what they were.
+    /// Puts a container back into service: it is what was added, or is no more.
     pub fn clear(&self, container: ContainerId) {
-        let known = self.marks.read().unwrap_or_else(PoisonError::into_inner);
-        if !known.contains_key(&container) {
-            return;
+        self.clear_if(container, |_| true);
+    }
+
+    /// Bytes of version `observed` were found good, those at `offset`. That says nothing of other
+    /// bytes of this version that were found wrong: such a mark stays, and false is returned.
+    pub fn absolve(&self, container: ContainerId, observed: &Validator, offset: u64) -> bool {
+        self.clear_if(container, |mark| {
+            mark.observed.as_ref() != Some(observed) || mark.offset == offset
+        })
+    }
+
+    /// Whether there is no mark now.
+    fn clear_if(&self, container: ContainerId, is_over: impl Fn(&StaleMark) -> bool) -> bool {
+        let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+        match marks.get(&container) {
+            None => return true,
+            Some(mark) if !is_over(mark) => return false,
+            Some(_) => drop(marks),
         }
-        drop(known);
-        self.marks
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&container);
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have found something worse meanwhile.
+        if marks.get(&container).is_some_and(|mark| !is_over(mark)) {
+            return false;
+        }
+        marks.remove(&container);
+        self.dirty.store(true, Ordering::Release);
+        true
+    }
+
+    /// Lets the next [`Self::take_changes`] give all marks: they were not saved.
+    pub fn touch(&self) {
         self.dirty.store(true, Ordering::Release);
     }
 

@@ -77,7 +77,8 @@ fn write_car(mut plan: CarPlan, env: &mut Env<'_>, mut file: Option<&mut dyn Wri
             None => env.out.data().write_all(bytes).map_err(write_error),
         }
     };
-    write(env, &plan.header())?;
+    // A header alone would be a whole CAR: nothing is written before the first blocks are good.
+    let mut header = Some(plan.header());
     loop {
         let mut batches = Vec::new();
         while batches.len() < 2 * super::n_threads() {
@@ -101,7 +102,11 @@ fn write_car(mut plan: CarPlan, env: &mut Env<'_>, mut file: Option<&mut dyn Wri
                 .collect()
         });
         for frame in frames {
-            write(env, &frame?)?;
+            let frame = frame?;
+            if let Some(header) = header.take() {
+                write(env, &header)?;
+            }
+            write(env, &frame)?;
         }
         if env.stop.load(Ordering::Relaxed) {
             return Err(Error::new(
@@ -109,6 +114,9 @@ fn write_car(mut plan: CarPlan, env: &mut Env<'_>, mut file: Option<&mut dyn Wri
                 "interrupted; the CAR is not whole",
             ));
         }
+    }
+    if let Some(header) = header {
+        write(env, &header)?; // Of an identity CID, which is no block.
     }
     if let Some(file) = file {
         file.flush().map_err(write_error)?;

@@ -1,5 +1,7 @@
 //! `carrack ls`.
 
+use std::sync::atomic::Ordering;
+
 use carrack_formats::unixfs::list::{Item, entries};
 use carrack_formats::{Cid, cid};
 use serde_json::json;
@@ -66,6 +68,9 @@ fn directory(env: &mut Env<'_>, root: Cid) -> Result<()> {
     }
     let mut pending = vec![root];
     while let Some(cid) = pending.pop() {
+        if env.stop.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Unavailable, "interrupted"));
+        }
         let block = env.blocks.get_blocking(&cid)?;
         let malformed = || format!("{cid} is not a directory");
         let first_shard = pending.len();

@@ -9,6 +9,8 @@ pub mod ls;
 pub mod rm;
 pub mod serve;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod verify;
 
 use carrack_formats::walk::{ResolveLimits, Resolved};

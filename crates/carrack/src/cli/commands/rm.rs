@@ -1,5 +1,7 @@
 //! `carrack rm`.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::json;
 
 use crate::cli::Env;
@@ -13,6 +15,11 @@ use crate::error::{Error, ErrorKind, Result};
 /// `NotFound` for what is no root.
 pub fn run(args: &RmArgs, env: &mut Env<'_>) -> Result<()> {
     let store = env.blocks.store();
+    // What an add is about to replace must not be looked up before.
+    let _ingest = store.ingest_lock();
+    if env.stop.load(Ordering::Relaxed) {
+        return Err(Error::new(ErrorKind::Unavailable, "interrupted"));
+    }
     let mut found = Vec::new();
     for text in &args.roots {
         let target = target::parse(text)?;
@@ -23,8 +30,9 @@ pub fn run(args: &RmArgs, env: &mut Env<'_>) -> Result<()> {
         }
         found.extend(roots);
     }
+    found.sort_unstable_by_key(|root| root.id);
+    found.dedup_by_key(|root| root.id); // Named twice.
     for root in found {
-        let _ingest = store.ingest_lock();
         let dropped = store.remove_root(root.id)?;
         if env.out.json {
             env.out.object(&json!({

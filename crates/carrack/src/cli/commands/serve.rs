@@ -43,6 +43,7 @@ const ROOTS_SHOWN_MAX: usize = 20;
 /// `Unavailable` if the address is taken; those of adding what is named.
 pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Output) -> Result<()> {
     raise_file_limit();
+    store.begin_writing()?;
     let budget = usize::try_from(args.block_budget)
         .unwrap_or(usize::MAX)
         .saturating_mul(1 << 20);
@@ -78,6 +79,7 @@ pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Outpu
         flag.store(true, Ordering::Relaxed);
         let _ = stop_sender.send(true); // Everybody who waits may have gone.
     });
+    let log_counts = access_log.clone();
     let options = ServeOptions {
         limits,
         access_log,
@@ -116,6 +118,14 @@ pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Outpu
     }
     blocks.save_stale();
     runtime.shutdown_timeout(Duration::from_secs(1));
+    if let Some(log) = log_counts
+        && log.n_dropped() > 0
+    {
+        let n = log.n_dropped();
+        out.note(&format!(
+            "{n} lines of the access log were lost: its disk is too slow"
+        ));
+    }
     if let Some(writer) = log_writer {
         writer.finish()?;
     }

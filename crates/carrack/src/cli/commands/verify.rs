@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use carrack_formats::Cid;
+use carrack_formats::cid::identity_data;
 use carrack_formats::walk::{Resolved, Scope, Step, WalkLimits, Walker};
 use serde_json::json;
 
@@ -15,7 +16,7 @@ use crate::cli::output::{bytes, shown};
 use crate::cli::target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
-use crate::store::block::block_len;
+use crate::store::block::{block_len, not_found};
 use crate::store::car_stream::walk_error;
 use crate::store::location::Location;
 
@@ -48,8 +49,14 @@ pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
     };
     let mut totals = Totals::default();
     for root in roots {
-        if env.blocks.stat(&root)?.is_none() && env.blocks.locate(root.hash())?.is_empty() {
-            return Err(crate::store::block::not_found(&root));
+        let is_here = identity_data(&root).is_some() || !env.blocks.locate(root.hash())?.is_empty();
+        if !is_here && args.target.is_some() {
+            return Err(not_found(&root));
+        }
+        if !is_here {
+            // A CAR need not hold its root; the other roots are looked at all the same.
+            check(env, &[root], &mut totals)?;
+            continue;
         }
         below(env, root, &mut totals)?;
     }
@@ -136,7 +143,7 @@ fn check(env: &mut Env<'_>, cids: &[Cid], totals: &mut Totals) -> Result<()> {
         }
     };
     std::thread::scope(|scope| {
-        (1..super::n_threads()).for_each(|_| {
+        (1..super::n_threads().min(cids.len())).for_each(|_| {
             scope.spawn(work);
         });
         work();

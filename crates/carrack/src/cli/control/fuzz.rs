@@ -13,7 +13,7 @@ pub fn control(bytes: &[u8]) {
     let mut rest = bytes;
     loop {
         let before = rest.len();
-        let Ok((kind, frame)) = read_frame(&mut rest) else {
+        let Ok((kind, frame)) = read_frame(&mut rest, FRAME_LEN_MAX) else {
             break;
         };
         assert!(frame.len() <= FRAME_LEN_MAX);

@@ -17,9 +17,10 @@ use carrack_formats::unixfs::leaf;
 use carrack_formats::{Cid, cid};
 
 use super::{Adder, Place};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::hash::{self, Digest, Done, Job};
 use crate::ingest::journal::{self, Journal, Subject};
+use crate::ingest::sink::Sink;
 use crate::ingest::tree::Sum;
 use crate::source::local::LocalFile;
 use crate::store::catalog::{ContainerKind, Validator};
@@ -27,6 +28,11 @@ use crate::store::location::{ContainerId, Location};
 
 /// Files up to this length are hashed whole by one worker, longer ones in ranges of it, in bytes.
 const RANGE_LEN: u64 = 8 << 20;
+/// The same in leaves, for chunks of a few bytes.
+const RANGE_LEAVES_MAX: u64 = 1 << 14;
+/// Leaves of one file that are handed out before the first missing one has come, at most: their
+/// digests wait in memory.
+const LEAVES_AHEAD_MAX: u64 = 1 << 20;
 /// Small files handed to a worker together: at most so many, and so many bytes.
 const BATCH_FILES_MAX: usize = 64;
 const BATCH_LEN_MAX: u64 = 4 << 20;
@@ -54,8 +60,7 @@ pub(super) struct BigFile {
     waiting: BTreeMap<u64, Vec<Digest>>,
     ranges_out: u32,
     fed: bool,
-    n_nodes: u64,
-    pack: Option<ContainerId>,
+    nodes: Nodes,
     failure: Option<io::Error>,
 }
 
@@ -75,7 +80,7 @@ impl Adder<'_> {
             self.member(place.root, known.pack);
             return self.settle(place.parent, Some(known.sum));
         }
-        if validator.size > RANGE_LEN {
+        if validator.size > RANGE_LEN || self.rule.n_leaves(validator.size) > RANGE_LEAVES_MAX {
             return self.big_file(&path, place, 1);
         }
         let token = self.token();
@@ -126,8 +131,7 @@ impl Adder<'_> {
                 waiting: BTreeMap::new(),
                 ranges_out: 0,
                 fed: false,
-                n_nodes: 0,
-                pack: None,
+                nodes: Nodes::default(),
                 failure: None,
             },
         );
@@ -137,13 +141,17 @@ impl Adder<'_> {
         let mut first = (known.len() as u64).min(n_leaves);
         self.push_leaves(token, known, true)?;
         self.seen(known_len);
-        let range_leaves = (RANGE_LEN / u64::from(self.rule.chunk_size)).clamp(1, 1 << 16);
+        let range_leaves = (RANGE_LEN / u64::from(self.rule.chunk_size)).clamp(1, RANGE_LEAVES_MAX);
         while first < n_leaves {
             self.check_stop()?;
             self.make_room()?;
             let Some(big) = self.big.get_mut(&token).filter(|big| big.failure.is_none()) else {
                 break;
             };
+            if first - big.next_leaf > LEAVES_AHEAD_MAX {
+                self.drain_one()?; // Its first missing range is under way.
+                continue;
+            }
             let n = range_leaves.min(n_leaves - first);
             big.ranges_out += 1;
             let n_leaves_32 = u32::try_from(n).unwrap_or(u32::MAX);
@@ -163,7 +171,8 @@ impl Adder<'_> {
     }
 
     fn journal(&self, path: &Path, file: &LocalFile) -> (Option<Journal>, Vec<Digest>) {
-        if file.validator.size < journal::FILE_LEN_MIN {
+        // What may change without a new timestamp is not to be remembered across an interruption.
+        if file.validator.size < journal::FILE_LEN_MIN || self.is_racy(&file.validator) {
             return (None, Vec::new());
         }
         let subject = Subject {
@@ -194,7 +203,11 @@ impl Adder<'_> {
         self.check_stop()?;
         match self.pool.wait() {
             Some(done) => self.finished(done),
-            None => Ok(()),
+            None if self.pool.is_idle() => Ok(()),
+            None => Err(Error::new(
+                ErrorKind::Internal,
+                "the hashing threads have ended",
+            )),
         }
     }
 
@@ -206,10 +219,7 @@ impl Adder<'_> {
                 self.range_done(done)?;
             }
         }
-        if self.sink.is_due() {
-            self.sink.checkpoint()?;
-        }
-        Ok(())
+        self.checkpoint_if_due()
     }
 
     fn small_done(&mut self, small: SmallFile, done: Done) -> Result<()> {
@@ -222,7 +232,7 @@ impl Adder<'_> {
         self.report.bytes_hashed += len;
         self.seen(len);
         let mut builder = FileBuilder::new(&self.options.profile);
-        let mut nodes = NodeCount::default();
+        let mut nodes = Nodes::default();
         // An empty leaf lies nowhere: it is a node like any other.
         let container = if len > 0 {
             Some(self.sink.new_container())
@@ -231,13 +241,13 @@ impl Adder<'_> {
         };
         for (index, digest) in digests.iter().enumerate() {
             let leaf = self.leaf(container, digest, index as u64, len)?;
-            builder.push_leaf(leaf, &mut |cid, block| nodes.push(cid, block));
+            builder.push_leaf(leaf, &mut nodes.written_to(&mut self.sink));
         }
-        let built = builder.finish(&mut |cid, block| nodes.push(cid, block));
-        let n_blocks = digests.len() as u64 + nodes.blocks.len() as u64;
-        let pack = self
-            .write_nodes(nodes)?
-            .or(container.is_none().then(|| self.sink.pack_id()).flatten());
+        let built = builder.finish(&mut nodes.written_to(&mut self.sink));
+        nodes.check()?;
+        let n_blocks = digests.len() as u64 + nodes.n;
+        let empty_leaf = || container.is_none().then(|| self.sink.pack_id()).flatten();
+        let pack = nodes.pack.or_else(empty_leaf);
         let sum = Sum {
             cid: built.cid,
             file_len: len,
@@ -294,14 +304,6 @@ impl Adder<'_> {
         })
     }
 
-    pub(super) fn write_nodes(&mut self, nodes: NodeCount) -> Result<Option<ContainerId>> {
-        let mut pack = None;
-        for (cid, block) in nodes.blocks {
-            pack = Some(self.sink.node(&cid, &block)?);
-        }
-        Ok(pack)
-    }
-
     fn range_done(&mut self, done: Done) -> Result<()> {
         let token = done.token;
         let Some(big) = self.big.get_mut(&token) else {
@@ -311,8 +313,13 @@ impl Adder<'_> {
         match done.result {
             Err(error) => big.failure = Some(error),
             Ok((_, digests)) => {
-                let len = (digests.len() as u64).saturating_mul(u64::from(self.rule.chunk_size));
-                let len = len.min(big.file.validator.size);
+                let file_len = big.file.validator.size;
+                let start = self.rule.leaf(done.first, file_len).0;
+                let end = self
+                    .rule
+                    .leaf(done.first + digests.len() as u64, file_len)
+                    .0;
+                let len = end.min(file_len).saturating_sub(start);
                 big.waiting.insert(done.first, digests);
                 self.report.bytes_hashed += len;
                 self.seen(len);
@@ -333,15 +340,14 @@ impl Adder<'_> {
         let Some(mut big) = self.big.remove(&token) else {
             return Ok(());
         };
-        let mut nodes = NodeCount::default();
         for digest in &digests {
             if big.next_leaf >= big.n_leaves {
                 break;
             }
             let len = big.file.validator.size;
             let leaf = self.leaf(Some(big.container), digest, big.next_leaf, len)?;
-            big.builder
-                .push_leaf(leaf, &mut |cid, block| nodes.push(cid, block));
+            let mut nodes = big.nodes.written_to(&mut self.sink);
+            big.builder.push_leaf(leaf, &mut nodes);
             big.next_leaf += 1;
             if !journalled
                 && let Some(journal) = &mut big.journal
@@ -350,10 +356,9 @@ impl Adder<'_> {
                 big.journal = None; // A full disk is told by what must be written.
             }
         }
-        big.n_nodes += nodes.blocks.len() as u64;
-        big.pack = self.write_nodes(nodes)?.or(big.pack);
+        let written = big.nodes.check();
         self.big.insert(token, big);
-        Ok(())
+        written
     }
 
     /// Ends a big file once nothing of it is under way.
@@ -384,16 +389,16 @@ impl Adder<'_> {
         if let Some(error) = big.failure {
             return self.left_out(big.path, &error, big.place);
         }
-        let mut nodes = NodeCount::default();
-        let built = big.builder.finish(&mut |cid, block| nodes.push(cid, block));
-        let n_nodes = big.n_nodes + nodes.blocks.len() as u64;
-        let pack = self.write_nodes(nodes)?.or(big.pack);
+        let built = big
+            .builder
+            .finish(&mut big.nodes.written_to(&mut self.sink));
+        big.nodes.check()?;
         let len = big.file.validator.size;
         let sum = Sum {
             cid: built.cid,
             file_len: len,
             dag_len: built.dag_len,
-            n_blocks: big.n_leaves + n_nodes,
+            n_blocks: big.n_leaves + big.nodes.n,
             n_files: 1,
         };
         self.report.files_hashed += 1;
@@ -404,7 +409,7 @@ impl Adder<'_> {
             big.place,
             validator,
             Some(big.container),
-            pack,
+            big.nodes.pack,
             sum,
         )
     }
@@ -439,14 +444,30 @@ impl Adder<'_> {
     }
 }
 
-/// Nodes a builder gave, to be written once it is not borrowed any more.
-#[derive(Default)]
-pub(super) struct NodeCount {
-    pub(super) blocks: Vec<(Cid, Vec<u8>)>,
+/// The nodes that a builder gives: written at once, and the builder cannot fail.
+#[derive(Debug, Default)]
+pub(super) struct Nodes {
+    pub(super) n: u64,
+    pub(super) pack: Option<ContainerId>,
+    failure: Option<Error>,
 }
 
-impl NodeCount {
-    pub(super) fn push(&mut self, cid: Cid, block: Vec<u8>) {
-        self.blocks.push((cid, block));
+impl Nodes {
+    /// Where a builder's nodes go.
+    pub(super) fn written_to(&mut self, sink: &mut Sink<'_>) -> impl FnMut(Cid, Vec<u8>) {
+        |cid, block| {
+            if self.failure.is_some() {
+                return;
+            }
+            match sink.node(&cid, &block) {
+                Ok(pack) => (self.n, self.pack) = (self.n + 1, Some(pack)),
+                Err(error) => self.failure = Some(error),
+            }
+        }
+    }
+
+    /// Whether all so far were written.
+    pub(super) fn check(&mut self) -> Result<()> {
+        self.failure.take().map_or(Ok(()), Err)
     }
 }

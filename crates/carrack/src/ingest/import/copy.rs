@@ -8,10 +8,10 @@
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use carrack_formats::car::{CarError, Parser, Step, v2};
-use carrack_formats::cid;
+use carrack_formats::car::{CarError, Parser, Section, Step, v2};
+use carrack_formats::{Cid, cid};
 
-use super::{CarFailure, ImportOptions, ImportReport, PROBLEMS_MAX, Scanned};
+use super::{CarFailure, HEAD_LEN, ImportOptions, ImportReport};
 use crate::error::{Error, ErrorKind};
 use crate::ingest::Progress;
 use crate::ingest::sink::Sink;
@@ -19,7 +19,7 @@ use crate::ingest::sink::Sink;
 /// Bytes taken from a stream at once.
 const READ_LEN: usize = 64 << 10;
 
-/// Reads a CAR from a stream and writes its blocks into the pack.
+/// Reads a CAR from a stream and writes its blocks into the pack; gives its roots.
 pub(super) fn copy(
     sink: &mut Sink<'_>,
     input: &mut dyn Read,
@@ -27,80 +27,93 @@ pub(super) fn copy(
     report: &mut ImportReport,
     progress: &mut dyn Progress,
     stop: &AtomicBool,
-) -> Result<Scanned, CarFailure> {
-    let chunk = vec![0; READ_LEN];
+) -> Result<Vec<Cid>, CarFailure> {
     let mut stream = Stream {
         input,
-        chunk,
+        stop,
+        chunk: vec![0; READ_LEN],
         bytes: Vec::new(),
+        at: 0,
         start: 0,
         eof: false,
         end: u64::MAX,
     };
     stream.fill(v2::START_LEN)?;
-    let mut first = 0;
-    if v2::is_v2(&stream.bytes) == Some(true) {
-        let header = v2::parse(&stream.bytes, u64::MAX)?; // A stream does not tell its length.
-        first = header.data_offset;
+    let mut parser = Parser::new(options.limits, 0);
+    if v2::is_v2(stream.view().0) == Some(true) {
+        let header = v2::parse(stream.view().0, u64::MAX)?; // A stream does not tell its length.
         stream.end = header.data_end();
-        stream.skip_to(first)?;
+        parser = Parser::new(options.limits, header.data_offset);
+        parser.set_end(stream.end);
     }
-    let mut parser = Parser::new(options.limits, first);
-    let mut scanned = Scanned::new();
-    let mut want = 256;
+    let mut roots = None;
+    let mut want = HEAD_LEN;
     loop {
-        stream.fill(want)?;
-        let (bytes, eof) = stream.view();
-        match parser.next(bytes, eof)? {
-            Step::Need(n) => want = n,
-            Step::Header(header) => {
-                scanned.start(header.roots);
-                stream.skip_to(parser.offset())?;
-                want = 256;
+        let stepped = stream.step(&mut parser, want).and_then(|step| {
+            if let Step::Section(section) = &step {
+                copy_section(sink, &mut stream, section, options, report)?;
             }
-            Step::End => return Ok(scanned),
-            Step::Section(section) => {
-                let head_len = usize::try_from(section.data_offset - section.offset).unwrap_or(0);
-                let len = head_len + section.data_len as usize;
-                stream.fill(len)?;
-                let (bytes, _) = stream.view();
-                let data = bytes.get(head_len..len).ok_or(CarError::Truncated {
-                    offset: section.offset,
-                })?;
-                match section.verify(data) {
-                    Ok(()) => {
-                        if cid::identity_data(&section.cid).is_none() {
-                            sink.node(&section.cid, data)?;
-                        }
-                        scanned.met(&section.cid);
-                        report.n_blocks += 1;
-                        report.bytes += data.len() as u64;
-                    }
-                    Err(error) if options.salvage => {
-                        report.n_bad += 1;
-                        report.problems.push(error.to_string());
-                        report.problems.truncate(PROBLEMS_MAX);
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-                if stop.load(Ordering::Relaxed) {
-                    let what = "interrupted; nothing of this CAR was kept";
-                    return Err(Error::new(ErrorKind::Unavailable, what).into());
-                }
-                stream.skip_to(parser.offset())?;
-                want = 256;
-                progress.update("copying", parser.offset(), None);
+            Ok(step)
+        });
+        want = HEAD_LEN;
+        match stepped {
+            Ok(Step::Need(n)) => want = n,
+            Ok(Step::Header(header)) => roots = Some(header.roots),
+            Ok(Step::Section(_)) => progress.update("copying", parser.offset(), None),
+            Ok(Step::End) => return Ok(roots.unwrap_or_default()),
+            // The rest cannot be read, but what came before was verified.
+            Err(CarFailure::Car(error)) if options.salvage && roots.is_some() => {
+                report.bad(&error);
+                return Ok(roots.unwrap_or_default());
             }
+            Err(error) => return Err(error),
         }
     }
 }
 
-/// A stream with a buffer that starts where the parser stands.
+/// Verifies and keeps one block.
+fn copy_section(
+    sink: &mut Sink<'_>,
+    stream: &mut Stream<'_>,
+    section: &Section,
+    options: &ImportOptions,
+    report: &mut ImportReport,
+) -> Result<(), CarFailure> {
+    let len = usize::try_from(section.end() - section.offset).unwrap_or(usize::MAX);
+    stream.fill(len)?; // At most the limit on sections.
+    let truncated = CarError::Truncated {
+        offset: section.offset,
+    };
+    let framed = stream.view().0.get(..len).ok_or(truncated)?;
+    let data = framed
+        .get(len - section.data_len as usize..)
+        .unwrap_or_default();
+    match section.verify(data) {
+        Ok(()) => {
+            if cid::identity_data(&section.cid).is_none() {
+                sink.node(&section.cid, data)?;
+            }
+            report.n_blocks += 1;
+            report.bytes += data.len() as u64;
+            Ok(())
+        }
+        Err(error) if options.salvage => {
+            report.bad(&error);
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A stream, and a buffer of what was read and not used yet.
 struct Stream<'a> {
     input: &'a mut dyn Read,
+    stop: &'a AtomicBool,
     chunk: Vec<u8>,
     bytes: Vec<u8>,
-    /// Place of the buffer's first byte in the stream.
+    /// Bytes at the front of the buffer that are used up.
+    at: usize,
+    /// Place of the next byte in the stream.
     start: u64,
     eof: bool,
     /// Where the CARv1 ends, for a CARv2.
@@ -108,9 +121,32 @@ struct Stream<'a> {
 }
 
 impl Stream<'_> {
+    /// What the parser says of the next `want` bytes.
+    fn step(&mut self, parser: &mut Parser, want: usize) -> Result<Step, CarFailure> {
+        self.skip_to(parser.offset())?;
+        self.fill(want)?;
+        let (bytes, eof) = self.view();
+        let step = parser.next(bytes, eof)?;
+        if step == Step::End && self.end != u64::MAX && parser.offset() < self.end {
+            // A cut between two sections: the CARv2 says that there is more.
+            let offset = parser.offset();
+            return Err(CarError::Truncated { offset }.into());
+        }
+        Ok(step)
+    }
+
     /// Reads until the buffer holds `want` bytes or the stream ends.
     fn fill(&mut self, want: usize) -> Result<(), CarFailure> {
+        if self.bytes.len() - self.at >= want {
+            return Ok(());
+        }
+        self.bytes.drain(..self.at);
+        self.at = 0;
         while self.bytes.len() < want && !self.eof {
+            if self.stop.load(Ordering::Relaxed) {
+                let what = "interrupted; nothing of this CAR was kept";
+                return Err(Error::new(ErrorKind::Unavailable, what).into());
+            }
             match self.input.read(&mut self.chunk) {
                 Ok(0) => self.eof = true,
                 Ok(n) => self
@@ -125,8 +161,9 @@ impl Stream<'_> {
 
     /// The buffered bytes of the CARv1, and whether it ends there.
     fn view(&self) -> (&[u8], bool) {
+        let bytes = self.bytes.get(self.at..).unwrap_or_default();
         let left = usize::try_from(self.end.saturating_sub(self.start)).unwrap_or(usize::MAX);
-        let bytes = self.bytes.get(..left).unwrap_or(&self.bytes);
+        let bytes = bytes.get(..left).unwrap_or(bytes);
         (bytes, self.eof || bytes.len() == left)
     }
 
@@ -134,11 +171,11 @@ impl Stream<'_> {
         while self.start < offset {
             self.fill(1)?;
             let gap = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
-            let n = gap.min(self.bytes.len());
+            let n = gap.min(self.bytes.len() - self.at);
             if n == 0 {
                 return Err(CarError::Truncated { offset: self.start }.into());
             }
-            self.bytes.drain(..n);
+            self.at += n;
             self.start += n as u64;
         }
         Ok(())

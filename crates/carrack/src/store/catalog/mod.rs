@@ -10,6 +10,7 @@
 
 mod batch;
 mod codec;
+mod file;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod members;
@@ -19,14 +20,16 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use carrack_formats::Cid;
-use redb::{Database, Durability, ReadableDatabase, TableDefinition};
+use redb::{Database, Durability, ReadTransaction, TableDefinition};
 
 use crate::error::{Error, ErrorKind, Result};
+
+use self::file::Access;
 
 pub use self::batch::{Batch, Committed};
 pub use self::record::{
@@ -83,7 +86,8 @@ impl NextIds {
 
 /// The open catalog.
 pub(super) struct Catalog {
-    database: Database,
+    path: PathBuf,
+    access: Mutex<Access>,
     snapshot: ArcSwap<Snapshot>,
 }
 
@@ -99,18 +103,21 @@ impl Catalog {
     /// # Errors
     /// `Invalid` if a newer version wrote it, `Corrupt` if redb cannot read it.
     pub(super) fn open(path: &Path) -> Result<(Self, NextIds)> {
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_LEN);
-        let database = storage(builder.create(path))?;
-        let next = match read_meta(&database)? {
+        let mut access = Access::open(path)?;
+        let next = match read_meta(&access.begin_read()?)? {
             Some(next) => next,
             None => {
-                initialize(&database)?;
+                initialize(access.writable(path)?)?;
                 NextIds::FIRST
             }
         };
-        let snapshot = ArcSwap::from_pointee(Snapshot::new(&database)?);
-        Ok((Self { database, snapshot }, next))
+        let snapshot = ArcSwap::from_pointee(Snapshot::new(&access.begin_read()?)?);
+        let catalog = Self {
+            path: path.to_owned(),
+            access: Mutex::new(access),
+            snapshot,
+        };
+        Ok((catalog, next))
     }
 
     /// The state after the last commit. Keep it for one request, not for ever: redb cannot reuse
@@ -119,23 +126,33 @@ impl Catalog {
         self.snapshot.load_full()
     }
 
+    /// Opens the file for writing now rather than at the first commit, for a process whose readers
+    /// may keep a snapshot over more than one commit.
+    pub(super) fn begin_writing(&self) -> Result<()> {
+        let mut access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
+        access.writable(&self.path)?;
+        let snapshot = Snapshot::new(&access.begin_read()?)?;
+        self.snapshot.store(Arc::new(snapshot));
+        Ok(())
+    }
+
     /// Writes a batch durably. After an error the store must write nothing more.
     pub(super) fn commit(&self, batch: Batch, next: NextIds) -> Result<Committed> {
-        let mut transaction = storage(self.database.begin_write())?;
+        let mut access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut transaction = storage(access.writable(&self.path)?.begin_write())?;
         storage(transaction.set_durability(Durability::Immediate))?;
         // Without it the first open after a crash would read the whole catalog.
         transaction.set_quick_repair(true);
         let committed = batch.apply(&transaction, next)?;
         storage(transaction.commit())?;
-        self.snapshot
-            .store(Arc::new(Snapshot::new(&self.database)?));
+        let snapshot = Snapshot::new(&access.begin_read()?)?;
+        self.snapshot.store(Arc::new(snapshot));
         Ok(committed)
     }
 }
 
 /// The ids of an existing catalog; `None` if the file is new.
-fn read_meta(database: &Database) -> Result<Option<NextIds>> {
-    let transaction = storage(database.begin_read())?;
+fn read_meta(transaction: &ReadTransaction) -> Result<Option<NextIds>> {
     let table = match transaction.open_table(META) {
         Ok(table) => table,
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),

@@ -5,9 +5,7 @@
 //!          twenty rows or so.
 //! Not here writing (`batch`).
 
-use redb::{
-    Database, Range, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-};
+use redb::{Range, ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata};
 
 use carrack_formats::Cid;
 
@@ -43,8 +41,7 @@ impl std::fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
-    pub(super) fn new(database: &Database) -> Result<Self> {
-        let transaction = storage(database.begin_read())?;
+    pub(super) fn new(transaction: &ReadTransaction) -> Result<Self> {
         // Each table keeps the read transaction alive by itself.
         Ok(Self {
             containers: storage(transaction.open_table(CONTAINERS))?,

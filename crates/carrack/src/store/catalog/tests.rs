@@ -300,17 +300,46 @@ fn member_lists_of_any_size_come_back() {
     );
 }
 
+/// A command that only reads changes no byte, and needs no disk that can be written.
+#[test]
+fn reading_leaves_the_file_alone_and_writing_goes_on_from_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog.redb");
+    let catalog = open(dir.path());
+    commit(&catalog, Batch::new());
+    drop(catalog);
+    let before = std::fs::read(&path).unwrap();
+    let catalog = open(dir.path());
+    assert!(matches!(
+        *catalog.access.lock().unwrap(),
+        super::Access::Reading(_)
+    ));
+    let old = catalog.snapshot();
+    assert_eq!(old.n_containers().unwrap(), 0);
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    let mut batch = Batch::new();
+    batch.put_container(ContainerId(7), &container("/x", ContainerKind::File));
+    commit(&catalog, batch);
+    assert_eq!(old.n_containers().unwrap(), 0, "a snapshot stays");
+    assert_eq!(catalog.snapshot().n_containers().unwrap(), 1);
+    drop((old, catalog));
+    assert_eq!(open(dir.path()).snapshot().n_containers().unwrap(), 1);
+}
+
 #[test]
 fn a_newer_catalog_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let catalog = open(dir.path());
-    let transaction = catalog.database.begin_write().unwrap();
+    let mut access = catalog.access.lock().unwrap();
+    let database = access.writable(&catalog.path).unwrap();
+    let transaction = database.begin_write().unwrap();
     transaction
         .open_table(super::META)
         .unwrap()
         .insert("format", 2)
         .unwrap();
     transaction.commit().unwrap();
+    drop(access);
     drop(catalog);
     let error = Catalog::open(&dir.path().join("catalog.redb")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);

@@ -1,0 +1,121 @@
+//! Commands on a store in this process.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use clap::Parser;
+
+use crate::cli::Env;
+use crate::cli::args::Cli;
+use crate::cli::output::Output;
+use crate::error::{ErrorKind, Result};
+use crate::ingest::tests::{Fixture, bytes, car, import_options, raw};
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The outcome and standard output.
+fn run(fixture: &Fixture, args: &[&str], stop: bool) -> (Result<()>, String) {
+    let cli = Cli::try_parse_from(["carrack"].iter().chain(args)).unwrap();
+    let data = Shared::default();
+    let (out, err) = (Box::new(data.clone()), Box::new(std::io::sink()));
+    let mut out = Output::new(cli.json, false, out, err);
+    let mut env = Env {
+        blocks: &fixture.blocks,
+        directory: Path::new("/"),
+        out: &mut out,
+        stdin: &mut std::io::empty(),
+        stop: &AtomicBool::new(stop),
+    };
+    let outcome = super::run(&cli.command, &mut env);
+    out.flush().unwrap();
+    let text = String::from_utf8_lossy(&data.0.lock().unwrap()).into_owned();
+    (outcome, text)
+}
+
+#[test]
+fn verify_goes_on_behind_a_root_that_is_not_here() {
+    let fixture = Fixture::new();
+    let data = bytes(1, 500);
+    let missing = raw(b"elsewhere");
+    let roots = [missing, raw(&data)];
+    let path = fixture.write("x.car", &car(&roots, &[(roots[1], data.clone())]));
+    fixture.import(&path, &import_options()).unwrap();
+    let files = [fixture.write("a", b"aaaa"), fixture.write("b", b"bbbb")];
+    fixture.add(&[&files[0], &files[1]]);
+    std::fs::write(&files[1], b"BBBB").unwrap();
+    let (outcome, text) = run(&fixture, &["verify"], false);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Verification);
+    let bad: Vec<&str> = text.lines().collect();
+    assert_eq!(bad.len(), 2, "{text}");
+    assert!(text.contains(&missing.to_string()));
+    assert!(text.contains(&raw(b"bbbb").to_string()));
+    let missing = missing.to_string();
+    let (outcome, _) = run(&fixture, &["verify", &missing], false);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::NotFound);
+    let good = raw(&data).to_string();
+    assert!(run(&fixture, &["verify", &good], false).0.is_ok());
+}
+
+#[test]
+fn rm_drops_all_or_nothing_and_nothing_for_who_left() {
+    let fixture = Fixture::new();
+    let path = fixture.write("a", b"aaaa");
+    fixture.add(&[&path]);
+    let (cid, other) = (raw(b"aaaa").to_string(), raw(b"other").to_string());
+    let (outcome, _) = run(&fixture, &["rm", &cid, &other], false);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::NotFound);
+    let (outcome, _) = run(&fixture, &["rm", &cid], true);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(fixture.n_roots(), 1);
+    let (outcome, text) = run(&fixture, &["rm", &cid, &cid], false);
+    outcome.unwrap();
+    assert_eq!(text.lines().count(), 1);
+    assert_eq!((fixture.n_roots(), fixture.n_containers()), (0, 0));
+}
+
+#[test]
+fn what_makes_no_sense_is_a_matter_of_usage() {
+    let fixture = Fixture::new();
+    for args in [
+        ["add", "--chunker", "rabin", "/"].as_slice(),
+        &["add", "--chunker", "size-0", "/"],
+        &["add", "--chunker", "size-99999999999", "/"],
+        &["add", "--profile", "none", "/"],
+        &["import", "-"],
+        &["import", "/no such file"],
+        &["add", "/no such file"],
+        &["cat", "no cid"],
+        &["export", "--dag-scope", "some", "bafkqaaa"],
+        &["ls", "bafkqaaa"],
+        &["cid", "inspect", "x"],
+    ] {
+        let (outcome, _) = run(&fixture, args, false);
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{args:?}: {error:?}");
+    }
+    let absent = raw(b"absent").to_string();
+    for command in ["cat", "ls", "export", "rm", "verify"] {
+        let (outcome, text) = run(&fixture, &[command, &absent], false);
+        // A raw block is no directory, here or not.
+        let kind = match command {
+            "ls" => ErrorKind::Invalid,
+            _ => ErrorKind::NotFound,
+        };
+        assert_eq!(outcome.unwrap_err().kind(), kind, "{command}");
+        assert!(text.is_empty(), "{command} wrote before it knew");
+    }
+    assert!(run(&fixture, &["export", "bafkqaaa"], false).0.is_ok());
+}
