@@ -109,6 +109,34 @@ fn two_hundred_thousand_tiny_sections_do_not_fill_the_memory() {
     assert_eq!(answer.body, 199_999_u32.to_le_bytes());
 }
 
+/// A thousand roots that are not in the CAR must not be looked for section by section.
+#[test]
+fn a_thousand_roots_cost_an_import_no_time() {
+    let blocks: Vec<Vec<u8>> = (0..100_000_u32).map(|n| n.to_le_bytes().to_vec()).collect();
+    let time = |n_roots: u16| {
+        let mut cbor = b"\xa2\x65roots\x99".to_vec();
+        cbor.extend([(n_roots >> 8) as u8, n_roots as u8]);
+        for root in 0..n_roots {
+            cbor.extend(b"\xd8\x2a\x58\x25\x00");
+            cbor.extend(raw_cid(&[&b"absent"[..], &root.to_le_bytes()].concat()));
+        }
+        cbor.extend(b"\x67version\x01");
+        let mut bytes = framed(&cbor);
+        for block in &blocks {
+            bytes.extend(section(&raw_cid(block), block));
+        }
+        let carrack = Carrack::new();
+        let path = carrack.path("roots.car");
+        fs::write(&path, bytes).unwrap();
+        let started = Instant::now();
+        carrack.run(&["import", "-Q", path.to_str().unwrap()]).ok();
+        started.elapsed()
+    };
+    let (one, thousand) = (time(1), time(1000));
+    let slack = Duration::from_secs(1);
+    assert!(thousand < one * 3 + slack, "{one:?} {thousand:?}");
+}
+
 /// Forty levels with two links each: 41 blocks, or 2^40 of them with duplicates.
 #[test]
 fn a_diamond_with_duplicates_is_held_back_by_its_reader() {
