@@ -6,7 +6,6 @@
 
 use bytes::Bytes;
 use carrack_formats::Cid;
-use carrack_formats::cid::identity_data;
 use carrack_formats::walk::{ResolveLimits, Resolved, WalkLimits};
 
 use crate::error::Result;
@@ -99,7 +98,7 @@ impl Backend for Blocks {
     type Plan = CarPlan;
 
     fn holds(&self, cid: &Cid) -> Result<bool> {
-        Ok(identity_data(cid).is_some() || !self.locate(cid.hash())?.is_empty())
+        Self::holds(self, cid)
     }
 
     fn stat(&self, cid: &Cid) -> Result<Option<u64>> {

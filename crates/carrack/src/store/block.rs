@@ -90,7 +90,10 @@ struct ByLength;
 
 impl Weighter<CacheKey, Bytes> for ByLength {
     fn weight(&self, _key: &CacheKey, block: &Bytes) -> u64 {
-        block.len() as u64 + 128 // The entry itself.
+        // Long blocks lie in pooled buffers; 128 for the entry itself.
+        let pooled = block.len() > BUFFER_LEN / 2 && block.len() <= BUFFER_LEN;
+        let len = if pooled { BUFFER_LEN } else { block.len() };
+        len as u64 + 128
     }
 }
 
@@ -165,6 +168,24 @@ impl Blocks {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether a container that is still in the catalog has the block; its file is not looked at.
+    ///
+    /// # Errors
+    /// Those of the index and catalog.
+    pub fn holds(&self, cid: &Cid) -> Result<bool> {
+        if identity_data(cid).is_some() {
+            return Ok(true);
+        }
+        let locations = self.locate(cid.hash())?;
+        let catalog = self.inner.store.catalog();
+        for location in locations {
+            if catalog.has_container(location.container)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The verified block if that takes no waiting for a disk: it is cached, or small and in the

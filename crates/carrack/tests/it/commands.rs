@@ -262,7 +262,15 @@ fn commands_work_while_serve_runs() {
         .ok();
     assert_eq!(raw.body, blocks[7]);
     carrack.run(&["rm", &root]).ok();
-    assert_eq!(server.get(&format!("/ipfs/{root}?format=raw")).status, 404);
+    for format in ["raw", "car"] {
+        let path = format!("/ipfs/{root}?format={format}");
+        assert_eq!(server.get(&path).status, 404, "{format}");
+        assert_eq!(
+            crate::support::http::request(&server.url, "HEAD", &path, &[]).status,
+            404,
+            "{format}"
+        );
+    }
 }
 
 #[test]
