@@ -44,6 +44,19 @@ fn damages() -> impl Strategy<Value = Vec<(usize, usize, Vec<u8>)>> {
     vec((any::<usize>(), 0_usize..3, vec(any::<u8>(), 0..4)), 0..4)
 }
 
+/// Found by the property below: the CID of a record was believed with two bytes behind it.
+#[test]
+fn a_record_with_bytes_behind_its_cid_has_no_second_form() {
+    let values = include_str!("../../tests/fixtures/catalog-v1.txt");
+    let path = values.lines().find_map(|line| line.strip_prefix("path: "));
+    let mut value = multibase::Base::Base16Lower.decode(path.unwrap()).unwrap();
+    let cid_len_at = value.len() - 36 - 4;
+    assert_eq!(value[cid_len_at..cid_len_at + 4], [36, 0, 0, 0]);
+    value[cid_len_at] += 2;
+    value.extend([0, 0]);
+    super::record(&value);
+}
+
 proptest! {
     #[test]
     fn random_bytes_pass(bytes in vec(any::<u8>(), 0..400)) {
