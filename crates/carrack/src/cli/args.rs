@@ -136,6 +136,9 @@ pub struct ImportArgs {
     /// Accept blocks of up to 8 MiB instead of 2 MiB. Most clients refuse them.
     #[arg(long)]
     pub allow_big_blocks: bool,
+    /// Accept blocks named by SHA-1 or double SHA2-256, such as git objects.
+    #[arg(long)]
+    pub allow_legacy_hashes: bool,
     /// Take zero bytes at the end of a CAR for padding.
     #[arg(long)]
     pub allow_padding: bool,

@@ -31,6 +31,7 @@ fn store_of_fixtures(dir: &Path) -> Blocks {
     let car = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/fixtures.car");
     let options = ImportOptions {
         salvage: false,
+        legacy_hashes: false,
         limits: CarLimits::default(),
         n_threads: 2,
     };

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use carrack_formats::Cid;
 use carrack_formats::car::{CarError, CarLimits, Parser, Section, Step, v2};
 use carrack_formats::cid;
-use carrack_formats::verify::Verifier;
+use carrack_formats::verify::{HashError, Verifier, is_legacy};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::sink::Sink;
@@ -53,10 +53,23 @@ const CAR_PROFILE: u32 = 0xca00_0001;
 pub struct ImportOptions {
     /// Keep the good blocks of a damaged CAR.
     pub salvage: bool,
+    /// Accept blocks named by hashes that are broken or deprecated: SHA-1, double SHA2-256.
+    pub legacy_hashes: bool,
     /// What is accepted of lengths and padding.
     pub limits: CarLimits,
     /// Threads that verify.
     pub n_threads: usize,
+}
+
+impl ImportOptions {
+    /// Whether a block with this hash is taken.
+    fn check_hash(&self, section: &Section) -> Result<(), CarError> {
+        let code = section.cid.hash().code();
+        if self.legacy_hashes || !is_legacy(code) {
+            return Ok(());
+        }
+        Err(section.hash_error(HashError::NotAllowed { code }))
+    }
 }
 
 /// What an import did.
@@ -359,6 +372,13 @@ impl Import<'_, '_> {
                 }
                 Ok(Step::Section(section)) => {
                     want = HEAD_LEN;
+                    if let Err(error) = self.options.check_hash(&section) {
+                        if !self.options.salvage {
+                            break Some(error);
+                        }
+                        self.report.bad(&error);
+                        continue;
+                    }
                     batch_len += u64::from(section.data_len);
                     batch.push(section);
                 }

@@ -135,6 +135,7 @@ pub(crate) fn options() -> AddOptions {
 pub(crate) fn import_options() -> ImportOptions {
     ImportOptions {
         salvage: false,
+        legacy_hashes: false,
         limits: CarLimits::default(),
         n_threads: 2,
     }

@@ -40,6 +40,7 @@ pub fn default_options() -> ImportOptions {
     let (salvage, limits) = (false, CarLimits::default());
     ImportOptions {
         salvage,
+        legacy_hashes: false,
         limits,
         n_threads: super::n_threads(),
     }
@@ -48,6 +49,7 @@ pub fn default_options() -> ImportOptions {
 fn one(args: &ImportArgs, env: &mut Env<'_>, file: &Path) -> Result<ImportReport> {
     let mut options = ImportOptions {
         salvage: args.salvage,
+        legacy_hashes: args.allow_legacy_hashes,
         ..default_options()
     };
     options.limits.allow_zero_padding = args.allow_padding;

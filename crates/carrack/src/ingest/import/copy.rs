@@ -88,7 +88,10 @@ fn copy_section(
     let data = framed
         .get(len - section.data_len as usize..)
         .unwrap_or_default();
-    match section.verify(data) {
+    match options
+        .check_hash(section)
+        .and_then(|()| section.verify(data))
+    {
         Ok(()) => {
             if cid::identity_data(&section.cid).is_none() {
                 sink.node(&section.cid, data)?;

@@ -29,6 +29,26 @@ fn salvage() -> ImportOptions {
     }
 }
 
+/// SHA-1 names prove little any more: they are taken when asked for, and verified all the same.
+#[test]
+fn legacy_hashes_are_taken_only_when_asked_for() {
+    let twice = sha2::Sha256::digest(sha2::Sha256::digest(b"data"));
+    let cid = with_hash(0x56, &twice);
+    let car = car(&[cid], &[(cid, b"data".to_vec())]);
+    both_ways(&car, &import_options(), |fixture, report| {
+        assert_eq!(report.unwrap_err().kind(), ErrorKind::Verification);
+        assert!(!fixture.has(&cid));
+    });
+    let allowed = ImportOptions {
+        legacy_hashes: true,
+        ..import_options()
+    };
+    both_ways(&car, &allowed, |fixture, report| {
+        assert_eq!(report.unwrap().n_blocks, 1);
+        assert!(fixture.has(&cid));
+    });
+}
+
 #[test]
 fn blocks_of_every_kind_are_served() {
     let data = bytes(1, 5000);
