@@ -141,7 +141,6 @@ struct Adder<'a> {
     bytes_seen: u64,
     total: &'a AtomicU64,
     measured: &'a AtomicBool,
-    started_ns: i128,
     /// The store's directory, which changes while it is read.
     own_dir: PathBuf,
 }
@@ -196,7 +195,6 @@ impl<'a> Adder<'a> {
             bytes_seen: 0,
             total,
             measured,
-            started_ns: crate::clock::unix_nanoseconds(),
             own_dir: std::fs::canonicalize(store.dir()).unwrap_or_default(),
         })
     }

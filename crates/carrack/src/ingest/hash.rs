@@ -240,7 +240,7 @@ impl LeafHasher {
     /// Opens, reads and hashes a file that stays the same meanwhile.
     fn whole(&mut self, path: &std::path::Path) -> io::Result<(Validator, Vec<Digest>)> {
         for _ in 0..ATTEMPTS_MAX {
-            let file = LocalFile::open(path)?;
+            let file = LocalFile::open_settled(path)?;
             let len = file.validator.size;
             let digests = match self.range(&file, len, 0, self.rule.n_leaves(len)) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,

@@ -105,7 +105,7 @@ pub fn import(
 ) -> Result<ImportReport> {
     let context = || format!("cannot import {}", path.display());
     let path = std::fs::canonicalize(path).context(ErrorKind::Invalid, context)?;
-    let file = LocalFile::open(&path).context(ErrorKind::Invalid, context)?;
+    let file = LocalFile::open_settled(&path).context(ErrorKind::Invalid, context)?;
     let _ingest = store.ingest_lock();
     let mut sink = Sink::new(store)?;
     if let Some(known) = sink.known_file(&path, CAR_PROFILE)?

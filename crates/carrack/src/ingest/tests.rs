@@ -149,11 +149,6 @@ pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
     out
 }
 
-/// Files written just now could change without a new timestamp, so an add does not remember them.
-pub(crate) fn let_times_settle() {
-    std::thread::sleep(std::time::Duration::from_millis(30));
-}
-
 pub(crate) fn raw(data: &[u8]) -> Cid {
     cid::from_sha256(::cid::Version::V1, cid::RAW, &verify::sha256(data))
 }

@@ -11,11 +11,15 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::ReadWriteFlags;
 
 use crate::store::catalog::{FileTime, Validator};
+
+/// Longer than the tick by which any common kernel stamps files (4 or 10 ms).
+const SETTLE_TIME: Duration = Duration::from_millis(20);
 
 /// One open version of one file.
 #[derive(Debug)]
@@ -45,6 +49,26 @@ impl LocalFile {
             file,
             validator: validator_of(&meta),
         })
+    }
+
+    /// Opens a regular file whose bytes will be remembered under its validator. Waits, at most
+    /// [`SETTLE_TIME`], until a write that comes after this call is sure to show in the change
+    /// time: file systems stamp with the time of the last tick.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_settled(path: &Path) -> io::Result<Self> {
+        let mut file = Self::open(path)?;
+        let changed = file.validator.ctime;
+        let changed_ns = i128::from(changed.secs) * 1_000_000_000 + i128::from(changed.nanos);
+        let age_ns = crate::clock::unix_nanoseconds() - changed_ns;
+        // A change time in the future says that the clock was set back: it settles nothing.
+        let age = Duration::from_nanos(u64::try_from(age_ns).unwrap_or(u64::MAX));
+        if let Some(rest) = SETTLE_TIME.checked_sub(age) {
+            std::thread::sleep(rest);
+            file.validator = file.current_validator()?;
+        }
+        Ok(file)
     }
 
     /// The validator as it is now, of the file that is open.

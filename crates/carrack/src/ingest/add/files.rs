@@ -38,9 +38,6 @@ const BATCH_FILES_MAX: usize = 64;
 const BATCH_LEN_MAX: u64 = 4 << 20;
 /// How often a big file that changes while it is read is read again.
 const ATTEMPTS_MAX: u32 = 3;
-/// A file written less than this before it was looked at may be written again without a new
-/// timestamp: it is not taken for unchanged next time. Nanoseconds.
-const RACY_NS: i128 = 20_000_000;
 
 pub(super) struct SmallFile {
     place: Place,
@@ -106,7 +103,7 @@ impl Adder<'_> {
 
     /// Opens a big file and hands its ranges to the workers, waiting for room as needed.
     pub(super) fn big_file(&mut self, path: &Path, place: Place, attempt: u32) -> Result<()> {
-        let file = match LocalFile::open(path) {
+        let file = match LocalFile::open_settled(path) {
             Ok(file) => Arc::new(file),
             Err(error) => return self.left_out(path.to_owned(), &error, place),
         };
@@ -171,8 +168,7 @@ impl Adder<'_> {
     }
 
     fn journal(&self, path: &Path, file: &LocalFile) -> (Option<Journal>, Vec<Digest>) {
-        // What may change without a new timestamp is not to be remembered across an interruption.
-        if file.validator.size < journal::FILE_LEN_MIN || self.is_racy(&file.validator) {
+        if file.validator.size < journal::FILE_LEN_MIN {
             return (None, Vec::new());
         }
         let subject = Subject {
@@ -427,20 +423,11 @@ impl Adder<'_> {
             self.sink
                 .container(container, ContainerKind::File, path, validator);
         }
-        if !self.is_racy(validator) {
-            self.sink
-                .file(path, self.profile, validator, container, pack, sum);
-        }
+        self.sink
+            .file(path, self.profile, validator, container, pack, sum);
         self.member(place.root, container);
         self.member(place.root, pack);
         self.settle(place.parent, Some(sum))
-    }
-
-    /// Whether the file may be written once more without a new timestamp: it is not remembered.
-    fn is_racy(&self, validator: &Validator) -> bool {
-        let newest = validator.mtime.max(validator.ctime);
-        let newest_ns = i128::from(newest.secs) * 1_000_000_000 + i128::from(newest.nanos);
-        newest_ns > self.started_ns - RACY_NS
     }
 }
 

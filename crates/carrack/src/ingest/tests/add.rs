@@ -13,7 +13,7 @@ use carrack_formats::unixfs::list::{Item, entries};
 use carrack_formats::unixfs::profile::{Profile, UNIXFS_V0_2015, UNIXFS_V1_2025};
 use carrack_formats::{Cid, cid, verify};
 
-use super::{Fixture, bytes, let_times_settle, options, raw};
+use super::{Fixture, bytes, options, raw};
 use crate::error::ErrorKind;
 use crate::ingest::Progress;
 use crate::ingest::add::{AddOptions, add};
@@ -151,7 +151,6 @@ fn only_what_changed_is_read_again() {
     }
     let big = fixture.write("tree/big", &bytes(99, 9 << 20));
     symlink("big", fixture.path("tree/link")).unwrap();
-    let_times_settle();
     let tree = fixture.path("tree");
     let first = fixture.add(&[&tree]);
     assert_eq!(first.files_hashed, 21);
@@ -194,7 +193,6 @@ fn what_another_root_needs_stays_when_one_goes() {
     let inner = bytes(1, 3 << 20);
     fixture.write("a/b/inner", &inner);
     fixture.write("a/outer", b"outer");
-    let_times_settle();
     let (outer_path, inner_path) = (fixture.path("a"), fixture.path("a/b"));
     let paths: [&Path; 2] = [&outer_path, &inner_path];
     for order in [[0, 1], [1, 0]] {
@@ -299,7 +297,6 @@ fn a_file_that_changes_while_it_is_read_is_read_again_or_left_out() {
 fn a_file_found_bad_is_not_taken_for_known() {
     let fixture = Fixture::new();
     let path = fixture.write("file", b"data");
-    let_times_settle();
     fixture.add(&[&path]);
     let location = fixture.blocks.locate(raw(b"data").hash()).unwrap()[0];
     let mut batch = Batch::new();
@@ -322,7 +319,6 @@ fn an_interrupted_add_goes_on() {
     for index in 0..300 {
         fixture.write(&format!("tree/{index:03}"), &bytes(index, 100_000));
     }
-    let_times_settle();
     struct Interrupter<'a>(&'a AtomicBool, u32);
     impl Progress for Interrupter<'_> {
         fn update(&mut self, _what: &str, _done: u64, _total: Option<u64>) {
@@ -362,7 +358,6 @@ fn a_sharded_directory_is_known_again() {
     for index in 1..4_000 {
         fs::hard_link(&first, tree.join(format!("{index:060}"))).unwrap();
     }
-    let_times_settle();
     let shards = AddOptions {
         profile: UNIXFS_V0_2015,
         ..options()

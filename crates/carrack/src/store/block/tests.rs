@@ -67,7 +67,6 @@ impl Setup {
     }
 
     fn put_back(&self) {
-        crate::ingest::tests::let_times_settle();
         fs::write(&self.file, &self.data).unwrap();
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! In       the path of a redb file in a directory that this process holds the lock of.
 //! Out      read transactions at once; write transactions after the first [`Access::writable`].
-//! Limits   page cache [`CACHE_LEN`](super::CACHE_LEN).
+//! Limits   page cache [`CACHE_LEN`].
 //! Not here tables and rows (`catalog`).
 //!
 //! Opening a redb file for writing and closing it costs several waits for the disk, which a command
