@@ -3,7 +3,7 @@
 //! In       `--quick` for small sizes; names of rows.
 //! Out      a Markdown table with ratios, on standard output; progress on standard error.
 //! Limits   CPU is the first figure, because other work on the machine does not change it much;
-//!          commands run three times, rates are the best, CPU is the least.
+//!          commands run three times, rates are the best, CPU is the median.
 //! Not here criterion-like benches of single functions (`crates/carrack/examples`).
 
 mod load;

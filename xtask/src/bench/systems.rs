@@ -85,22 +85,19 @@ impl Bench {
         run(&mut command, &self.path("out"))
     }
 
-    /// Runs what `make` gives, each time after it made things fresh; the best rate and least CPU.
+    /// Runs what `make` gives, each time after it made things fresh; the best rate, the median of
+    /// CPU, the most memory.
     pub(super) fn best(&self, make: impl Fn() -> Result<Command>) -> Result<Run> {
-        let mut best: Option<Run> = None;
+        let mut runs = Vec::new();
         for _ in 0..self.sizes.n_runs {
-            let run = self.measure(make()?)?;
-            best = Some(match best {
-                None => run,
-                Some(before) => Run {
-                    seconds: before.seconds.min(run.seconds),
-                    cpu_seconds: before.cpu_seconds.min(run.cpu_seconds),
-                    memory: before.memory.max(run.memory),
-                    stdout: run.stdout,
-                },
-            });
+            runs.push(self.measure(make()?)?);
         }
-        best.ok_or_else(|| "no runs".into())
+        Ok(Run {
+            seconds: runs.iter().map(|run| run.seconds).fold(f64::MAX, f64::min),
+            cpu_seconds: median(runs.iter().map(|run| run.cpu_seconds).collect()),
+            memory: runs.iter().map(|run| run.memory).max().unwrap_or(0),
+            stdout: runs.pop().ok_or("no runs")?.stdout,
+        })
     }
 
     /// A new repository that fetches nothing and may reference files in place.
@@ -178,4 +175,11 @@ impl Bench {
             Some(url.clone())
         })
     }
+}
+
+/// The middle one, the lower of two; 0 of none.
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len().saturating_sub(1) / 2;
+    values.get(middle).copied().unwrap_or(0.0)
 }
