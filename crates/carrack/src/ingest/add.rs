@@ -28,7 +28,7 @@ use self::files::{BigFile, Nodes, SmallFile};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::hash::{HashPool, LeafRule};
 use crate::ingest::journal::Journal;
-use crate::ingest::scan::{self, Entry, EntryKind};
+use crate::ingest::scan::{self, Ahead, Entry, EntryKind};
 use crate::ingest::sink::Sink;
 use crate::ingest::tree::{Directory, Parent, Sum, Tree};
 use crate::ingest::{AddReport, AddedRoot, LEFT_OUT_SHOWN_MAX, LeftOut, Progress};
@@ -305,7 +305,9 @@ impl<'a> Adder<'a> {
             let what = format!("{} is neither a file nor a folder", path.display());
             return Err(Error::new(ErrorKind::Invalid, what));
         }
-        let first = self.enter(path.to_owned(), place).map_err(|error| {
+        let mut ahead = Ahead::new(path, &self.own_dir, self.options.hidden);
+        let first = self.enter(&mut ahead, path.to_owned(), place);
+        let first = first.map_err(|error| {
             Error::with(
                 ErrorKind::Unavailable,
                 format!("cannot list {}", path.display()),
@@ -341,7 +343,7 @@ impl<'a> Adder<'a> {
                     self.report.special += 1;
                     self.settle(parent, None)?;
                 }
-                EntryKind::Directory => match self.enter(path.clone(), place) {
+                EntryKind::Directory => match self.enter(&mut ahead, path.clone(), place) {
                     Ok(level) => levels.push(level),
                     Err(error) => self.left_out(path, &error, place)?,
                 },
@@ -350,8 +352,8 @@ impl<'a> Adder<'a> {
         Ok(())
     }
 
-    fn enter(&mut self, path: PathBuf, place: Place) -> io::Result<Level> {
-        let listing = scan::list(&path, self.options.hidden)?;
+    fn enter(&mut self, ahead: &mut Ahead, path: PathBuf, place: Place) -> io::Result<Level> {
+        let listing = ahead.take(&path)?;
         self.report.hidden += listing.hidden;
         self.report.special += listing.special;
         let names = listing

@@ -6,12 +6,15 @@
 //! Limits   one directory's entries are held at a time for each level of the tree.
 //! Not here reading files (`ingest::hash`), whether one is known already (`ingest::add`).
 
+mod ahead;
+
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+pub use self::ahead::Ahead;
 use crate::source::local::validator_of;
 use crate::store::catalog::Validator;
 
