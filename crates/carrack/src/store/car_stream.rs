@@ -73,9 +73,8 @@ struct Item {
 enum Origin {
     /// The walk needed the block itself.
     Held(Bytes),
-    /// A single copy, the common case.
-    One(Location),
-    Many(Vec<Location>),
+    /// Where its copies lie.
+    At(Vec<Location>),
 }
 
 impl CarPlan {
@@ -152,10 +151,7 @@ impl CarPlan {
                 let locations = self.blocks.locate(cid.hash())?;
                 let first = locations.first().ok_or_else(|| not_found(&cid))?;
                 let len = block_len(*first);
-                let from = match locations.as_slice() {
-                    [one] => Origin::One(*one),
-                    _ => Origin::Many(locations),
-                };
+                let from = Origin::At(locations);
                 Ok(Some(Item { cid, len, from }))
             }
             Step::Need { cid, emit } => {
@@ -178,7 +174,7 @@ impl Item {
     fn held_len(&self) -> usize {
         match &self.from {
             Origin::Held(block) => block.len(),
-            Origin::One(_) | Origin::Many(_) => 0,
+            Origin::At(_) => 0,
         }
     }
 
@@ -238,11 +234,7 @@ impl Batch {
             })?;
             match &item.from {
                 Origin::Held(block) => data.copy_from_slice(block),
-                Origin::One(location) => {
-                    self.blocks
-                        .read_into(&item.cid, &[*location], &mut last, data)?;
-                }
-                Origin::Many(locations) => {
+                Origin::At(locations) => {
                     self.blocks
                         .read_into(&item.cid, locations, &mut last, data)?;
                 }
