@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use carrack_formats::cid::identity_data;
 use carrack_formats::unixfs::leaf;
-use carrack_formats::verify::{HashError, Verifier};
+use carrack_formats::verify::HashError;
 use carrack_formats::{Cid, Multihash};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -39,17 +39,17 @@ use crate::store::location::{ContainerId, Location};
 use crate::store::sources::Sources;
 use crate::store::stale::StaleMarks;
 
+mod read;
 mod remote;
 mod survey;
 
+use self::read::{ReadError, read_verified};
 pub use self::remote::Elsewhere;
 pub use self::survey::Change;
 
 /// Largest block read on the caller's thread when the kernel has it in memory, in bytes: reading
 /// and hashing it takes well under half a millisecond.
 pub const INLINE_LEN_MAX: u32 = 128 << 10;
-/// Bytes read and hashed at once, so that hashing finds them in the processor's cache.
-const SLICE_LEN: usize = 128 << 10;
 /// Containers kept open for further reads.
 const OPEN_FILES_MAX: usize = 512;
 /// Containers of sources elsewhere that are remembered for further reads: a few hundred bytes each.
@@ -644,50 +644,6 @@ pub fn block_len(location: Location) -> usize {
     } else {
         len
     }
-}
-
-enum ReadError {
-    Io(io::Error),
-    Hash(HashError),
-}
-
-fn read_verified(
-    cid: &Cid,
-    location: Location,
-    file: &LocalFile,
-    out: &mut [u8],
-) -> Result<(), ReadError> {
-    let mut verifier = Verifier::new(cid.hash()).map_err(ReadError::Hash)?;
-    let mut payload = out;
-    if location.wrapped {
-        let (prefix, suffix) = leaf::frame(location.len as usize);
-        verifier.update(&prefix);
-        let (head, rest) = payload.split_at_mut(prefix.len().min(payload.len()));
-        head.copy_from_slice(&prefix);
-        let (middle, tail) = rest.split_at_mut((location.len as usize).min(rest.len()));
-        tail.copy_from_slice(&suffix);
-        payload = middle;
-        read_slices(file, location.offset, payload, &mut verifier)?;
-        verifier.update(&suffix);
-    } else {
-        read_slices(file, location.offset, payload, &mut verifier)?;
-    }
-    verifier.finish().map_err(ReadError::Hash)
-}
-
-fn read_slices(
-    file: &LocalFile,
-    offset: u64,
-    out: &mut [u8],
-    verifier: &mut Verifier,
-) -> Result<(), ReadError> {
-    let mut at = offset;
-    for slice in out.chunks_mut(SLICE_LEN) {
-        file.read_exact_at(slice, at).map_err(ReadError::Io)?;
-        verifier.update(slice);
-        at += slice.len() as u64;
-    }
-    Ok(())
 }
 
 fn mark(reason: StaleReason, observed: Option<Validator>, at: Option<Location>) -> StaleMark {
