@@ -411,3 +411,6 @@ fn changed_elsewhere(container: &Elsewhere) -> Error {
     let what = format!("{} changed since it was added", container.shown);
     Error::new(ErrorKind::Changed, what)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
