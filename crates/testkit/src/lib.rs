@@ -3,3 +3,7 @@
 //! In       a real server's address, and what is to go wrong.
 //! Out      a proxy in front of it that is slow, lies or breaks off, and counts what passes.
 //! Not here the real servers (`xtask::peers`), the tests.
+
+pub mod proxy;
+
+pub use proxy::{Conduct, Counts, Fault, Proxy};
