@@ -195,8 +195,8 @@ fn work(rule: LeafRule, jobs: &Mutex<Receiver<Job>>, done: &SyncSender<Vec<Done>
                 first,
                 n,
             }) => {
-                let range = || hasher.range(&file, file.validator.size, first, u64::from(n));
-                let result = caught(range).map(|digests| (file.validator, digests));
+                let range = || hasher.range(&file, file.validator.size(), first, u64::from(n));
+                let result = caught(range).map(|digests| (file.validator.clone(), digests));
                 vec![Done {
                     token,
                     first,
@@ -241,13 +241,13 @@ impl LeafHasher {
     fn whole(&mut self, path: &std::path::Path) -> io::Result<(Validator, Vec<Digest>)> {
         for _ in 0..ATTEMPTS_MAX {
             let file = LocalFile::open_settled(path)?;
-            let len = file.validator.size;
+            let len = file.validator.size();
             let digests = match self.range(&file, len, 0, self.rule.n_leaves(len)) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
                 result => result?,
             };
             if file.current_validator()? == file.validator {
-                return Ok((file.validator, digests));
+                return Ok((file.validator.clone(), digests));
             }
         }
         Err(changed_while_read())

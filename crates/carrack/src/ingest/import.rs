@@ -300,7 +300,7 @@ fn open_car<'a>(
         start: 0,
         bytes: Vec::new(),
     };
-    let (start, end) = payload(&mut window, file.validator.size)?;
+    let (start, end) = payload(&mut window, file.validator.size())?;
     let mut parser = Parser::new(options.limits, start);
     parser.set_end(end);
     Ok((window, parser, end))

@@ -14,7 +14,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::ingest::hash::Digest;
-use crate::store::catalog::Validator;
+use crate::store::catalog::{Validator, validator_bytes};
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
@@ -137,15 +137,8 @@ fn journal_path(dir: &Path, subject: Subject<'_>) -> PathBuf {
 }
 
 fn header(subject: Subject<'_>) -> Vec<u8> {
-    let validator = subject.validator;
     let mut header = MAGIC.to_vec();
-    for field in [validator.dev, validator.ino, validator.size] {
-        header.extend_from_slice(&field.to_le_bytes());
-    }
-    for time in [validator.mtime, validator.ctime] {
-        header.extend_from_slice(&time.secs.to_le_bytes());
-        header.extend_from_slice(&time.nanos.to_le_bytes());
-    }
+    header.extend_from_slice(&validator_bytes(subject.validator));
     header.extend_from_slice(&subject.profile.to_le_bytes());
     let path_len = u32::try_from(subject.path.len()).unwrap_or(u32::MAX);
     header.extend_from_slice(&path_len.to_le_bytes());
@@ -199,20 +192,20 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_LEN] {
 mod tests {
     use super::{Journal, Subject};
     use crate::ingest::hash::Digest;
-    use crate::store::catalog::{FileTime, Validator};
+    use crate::store::catalog::{FileStamp, FileTime, Validator};
 
     fn validator(size: u64) -> Validator {
         let (mtime, ctime) = (
             FileTime { secs: 3, nanos: 4 },
             FileTime { secs: -5, nanos: 6 },
         );
-        Validator {
+        Validator::File(FileStamp {
             dev: 1,
             ino: 2,
             size,
             mtime,
             ctime,
-        }
+        })
     }
 
     fn digest(n: u64) -> Digest {

@@ -109,7 +109,7 @@ pub fn measure(roots: Vec<PathBuf>, with_hidden: bool, total: &AtomicU64, stop: 
             for entry in listing.entries {
                 match entry.kind {
                     EntryKind::File(validator) => {
-                        total.fetch_add(validator.size, Ordering::Relaxed);
+                        total.fetch_add(validator.size(), Ordering::Relaxed);
                     }
                     EntryKind::Directory => left.push(path.join(entry.name)),
                     EntryKind::Symlink(_) | EntryKind::Unreadable(_) => {}

@@ -60,10 +60,63 @@ pub struct KnownDirectory {
     pub pack: Option<ContainerId>,
 }
 
+/// Which source an ingest's paths belong to.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Its id in the catalog.
+    pub source: u32,
+    /// Taken off the front of each path: rows hold what is below it.
+    pub base: PathBuf,
+    /// Put in front of what is left, for people: the URL of a source elsewhere.
+    pub shown: Vec<u8>,
+}
+
+impl Default for Origin {
+    /// This machine: paths are absolute.
+    fn default() -> Self {
+        Self {
+            source: SOURCE_LOCAL,
+            base: PathBuf::new(),
+            shown: Vec::new(),
+        }
+    }
+}
+
+impl Origin {
+    /// The path as rows have it.
+    fn path(&self, path: &Path) -> Vec<u8> {
+        let below = path.strip_prefix(&self.base).unwrap_or(path);
+        below.as_os_str().as_bytes().to_vec()
+    }
+
+    /// The path as a person reads it.
+    fn shown(&self, path: &Path) -> Vec<u8> {
+        let mut shown = self.shown.clone();
+        if shown.is_empty() {
+            return path.as_os_str().as_bytes().to_vec();
+        }
+        let below = self.path(path);
+        if !below.is_empty() && !shown.ends_with(b"/") {
+            shown.push(b'/');
+        }
+        shown.extend_from_slice(&below);
+        shown
+    }
+
+    fn key(&self, path: &Path, profile: u32) -> PathKey {
+        PathKey {
+            source: self.source,
+            profile,
+            path: self.path(path),
+        }
+    }
+}
+
 /// One ingest's results.
 #[derive(Debug)]
 pub struct Sink<'a> {
     store: &'a Arc<Store>,
+    origin: Origin,
     run: RunWriter,
     pack: Option<(ContainerId, PackWriter)>,
     batch: Batch,
@@ -87,9 +140,18 @@ impl<'a> Sink<'a> {
     /// # Errors
     /// `Unavailable` if the store is read-only after a failed write.
     pub fn new(store: &'a Arc<Store>) -> Result<Self> {
+        Self::of(store, Origin::default())
+    }
+
+    /// A sink for what lies in another source than this machine's paths.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of(store: &'a Arc<Store>, origin: Origin) -> Result<Self> {
         let marks = store.catalog().stale_marks()?.into_iter();
         Ok(Self {
             store,
+            origin,
             run: store.run_writer()?,
             pack: None,
             batch: Batch::default(),
@@ -185,10 +247,10 @@ impl<'a> Sink<'a> {
     ) {
         let record = ContainerRecord {
             kind,
-            source: SOURCE_LOCAL,
-            path: path.as_os_str().as_bytes().to_vec(),
-            size: validator.size,
-            validator: *validator,
+            source: self.origin.source,
+            path: self.origin.path(path),
+            size: validator.size(),
+            validator: validator.clone(),
         };
         self.batch.put_container(id, &record);
         self.n_rows += 1;
@@ -207,13 +269,14 @@ impl<'a> Sink<'a> {
         let record = PathRecord {
             container,
             pack,
-            validator: *validator,
+            validator: validator.clone(),
             cid: sum.cid,
             file_len: sum.file_len,
             dag_len: sum.dag_len,
             n_blocks: sum.n_blocks,
         };
-        self.batch.put_path(&key(path, profile), &record);
+        self.batch
+            .put_path(&self.origin.key(path, profile), &record);
         self.n_rows += 1;
     }
 
@@ -238,7 +301,7 @@ impl<'a> Sink<'a> {
             n_blocks: n_nodes,
             n_entries,
         };
-        self.batch.put_dir(&key(path, profile), &record);
+        self.batch.put_dir(&self.origin.key(path, profile), &record);
         self.n_rows += 1;
     }
 
@@ -260,7 +323,8 @@ impl<'a> Sink<'a> {
         let record = RootRecord {
             id: self.store.new_root_id(),
             cid: *cid,
-            path: path.as_os_str().as_bytes().to_vec(),
+            path: self.origin.shown(path),
+            source: self.origin.source,
             name: path.file_name().unwrap_or_default().as_bytes().to_vec(),
             kind,
             profile,
@@ -289,11 +353,11 @@ impl<'a> Sink<'a> {
     /// # Errors
     /// Those of the catalog.
     pub fn known_file(&self, path: &Path, profile: u32) -> Result<Option<KnownFile>> {
-        let record = self.store.catalog().path(&key(path, profile))?;
+        let record = self.store.catalog().path(&self.origin.key(path, profile))?;
         let record = record.filter(|record| {
             let container = record.container.as_ref();
             let refuted = container.and_then(|container| self.refuted.get(container));
-            refuted != Some(&Some(record.validator)) // Other bytes, and the times do not tell.
+            refuted != Some(&Some(record.validator.clone())) // Other bytes, and the times do not tell.
         });
         Ok(record.map(|record| KnownFile {
             validator: record.validator,
@@ -319,7 +383,7 @@ impl<'a> Sink<'a> {
         profile: u32,
         fingerprint: &[u8; 32],
     ) -> Result<Option<KnownDirectory>> {
-        let record = self.store.catalog().dir(&key(path, profile))?;
+        let record = self.store.catalog().dir(&self.origin.key(path, profile))?;
         let record = record.filter(|record| record.fingerprint == *fingerprint);
         Ok(record.map(|record| KnownDirectory {
             cid: record.cid,
@@ -404,13 +468,5 @@ fn pack_record(pack: &PackWriter, size: u64) -> ContainerRecord {
         path: pack.name().as_bytes().to_vec(),
         size,
         validator: Validator::default(),
-    }
-}
-
-fn key(path: &Path, profile: u32) -> PathKey {
-    PathKey {
-        source: SOURCE_LOCAL,
-        profile,
-        path: path.as_os_str().as_bytes().to_vec(),
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::ReadWriteFlags;
 
-use crate::store::catalog::{FileTime, Validator};
+use crate::source::validator::{FileStamp, FileTime, Validator};
 
 /// Longer than the tick by which any common kernel stamps files (4 or 10 ms).
 const SETTLE_TIME: Duration = Duration::from_millis(20);
@@ -59,7 +59,7 @@ impl LocalFile {
     /// As [`Self::open`].
     pub fn open_settled(path: &Path) -> io::Result<Self> {
         let mut file = Self::open(path)?;
-        let changed = file.validator.ctime;
+        let changed = stamp_of(&file.file.metadata()?).ctime;
         let changed_ns = i128::from(changed.secs) * 1_000_000_000 + i128::from(changed.nanos);
         let age_ns = crate::clock::unix_nanoseconds() - changed_ns;
         // A change time in the future says that the clock was set back: it settles nothing.
@@ -120,7 +120,7 @@ impl LocalFile {
         // Moves the descriptor's own position, which no read here uses.
         match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(offset)) {
             Ok(data) => Some(data),
-            Err(rustix::io::Errno::NXIO) => Some(self.validator.size),
+            Err(rustix::io::Errno::NXIO) => Some(self.validator.size()),
             Err(_) => None,
         }
     }
@@ -143,7 +143,11 @@ pub fn validator_at(path: &Path) -> io::Result<Validator> {
 /// The validator that `meta` describes.
 #[must_use]
 pub fn validator_of(meta: &Metadata) -> Validator {
-    Validator {
+    Validator::File(stamp_of(meta))
+}
+
+fn stamp_of(meta: &Metadata) -> FileStamp {
+    FileStamp {
         dev: meta.dev(),
         ino: meta.ino(),
         size: meta.size(),

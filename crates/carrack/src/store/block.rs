@@ -413,7 +413,7 @@ impl Blocks {
         let path = self.path_of(&record);
         let is_pack = record.kind == ContainerKind::Pack;
         let file = LocalFile::open(&path).map_err(|error| self.lost(id, &path, is_pack, error))?;
-        if !is_pack && file.validator.size != record.size {
+        if !is_pack && file.validator.size() != record.size {
             // Another length is another file, even where some of its bytes are the same.
             let observed = Some(file.validator);
             self.inner

@@ -12,6 +12,7 @@ pub mod block;
 pub mod buffers;
 pub mod car_stream;
 pub mod catalog;
+pub mod extent;
 pub mod file_reader;
 pub mod gate;
 pub mod index;
@@ -20,6 +21,7 @@ mod maintain;
 pub mod pack;
 mod recover;
 pub mod resolve;
+pub mod sources;
 pub mod stale;
 #[cfg(test)]
 mod tests;

@@ -100,7 +100,7 @@ impl StaleMarks {
         let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
         marks
             .iter()
-            .map(|(container, mark)| (*container, *mark))
+            .map(|(container, mark)| (*container, mark.clone()))
             .collect()
     }
 }

@@ -60,6 +60,7 @@ fn add(store: &Store, keys: std::ops::Range<u64>) -> (ContainerId, RootRecord) {
         bytes: 10,
         n_blocks: 1,
         n_files: 1,
+        source: SOURCE_LOCAL,
     };
     let mut batch = Batch::new();
     batch.put_container(container, &file("/a"));

@@ -72,17 +72,17 @@ impl Adder<'_> {
             && known.validator == *validator
         {
             self.report.files_unchanged += 1;
-            self.seen(validator.size);
+            self.seen(validator.size());
             self.member(place.root, known.container);
             self.member(place.root, known.pack);
             return self.settle(place.parent, Some(known.sum));
         }
-        if validator.size > RANGE_LEN || self.rule.n_leaves(validator.size) > RANGE_LEAVES_MAX {
+        if validator.size() > RANGE_LEN || self.rule.n_leaves(validator.size()) > RANGE_LEAVES_MAX {
             return self.big_file(&path, place, 1);
         }
         let token = self.token();
         self.batch.push((token, path.clone()));
-        self.batch_len += validator.size;
+        self.batch_len += validator.size();
         self.small.insert(token, SmallFile { place, path });
         if self.batch.len() >= BATCH_FILES_MAX || self.batch_len >= BATCH_LEN_MAX {
             self.flush_batch()?;
@@ -108,7 +108,7 @@ impl Adder<'_> {
             Err(error) => return self.left_out(path.to_owned(), &error, place),
         };
         file.advise_sequential();
-        let len = file.validator.size;
+        let len = file.validator.size();
         let n_leaves = self.rule.n_leaves(len);
         let container = self.sink.new_container();
         let (journal, known) = self.journal(path, &file);
@@ -168,7 +168,7 @@ impl Adder<'_> {
     }
 
     fn journal(&self, path: &Path, file: &LocalFile) -> (Option<Journal>, Vec<Digest>) {
-        if file.validator.size < journal::FILE_LEN_MIN {
+        if file.validator.size() < journal::FILE_LEN_MIN {
             return (None, Vec::new());
         }
         let subject = Subject {
@@ -223,7 +223,7 @@ impl Adder<'_> {
             Ok(hashed) => hashed,
             Err(error) => return self.left_out(small.path, &error, small.place),
         };
-        let len = validator.size;
+        let len = validator.size();
         self.report.files_hashed += 1;
         self.report.bytes_hashed += len;
         self.seen(len);
@@ -309,7 +309,7 @@ impl Adder<'_> {
         match done.result {
             Err(error) => big.failure = Some(error),
             Ok((_, digests)) => {
-                let file_len = big.file.validator.size;
+                let file_len = big.file.validator.size();
                 let start = self.rule.leaf(done.first, file_len).0;
                 let end = self
                     .rule
@@ -340,7 +340,7 @@ impl Adder<'_> {
             if big.next_leaf >= big.n_leaves {
                 break;
             }
-            let len = big.file.validator.size;
+            let len = big.file.validator.size();
             let leaf = self.leaf(Some(big.container), digest, big.next_leaf, len)?;
             let mut nodes = big.nodes.written_to(&mut self.sink);
             big.builder.push_leaf(leaf, &mut nodes);
@@ -389,7 +389,7 @@ impl Adder<'_> {
             .builder
             .finish(&mut big.nodes.written_to(&mut self.sink));
         big.nodes.check()?;
-        let len = big.file.validator.size;
+        let len = big.file.validator.size();
         let sum = Sum {
             cid: built.cid,
             file_len: len,

@@ -57,13 +57,13 @@ impl Blocks {
             let state = match (&seen, record.kind) {
                 (Err(error), _) if error.kind() == io::ErrorKind::NotFound => "missing",
                 (Err(_), _) => "unreadable",
-                (Ok(now), ContainerKind::Pack) if now.size < record.size => "corrupt",
+                (Ok(now), ContainerKind::Pack) if now.size() < record.size => "corrupt",
                 (Ok(now), _) if mark.is_some_and(|mark| mark.observed.as_ref() == Some(now)) => {
                     "stale"
                 }
                 (Ok(_), ContainerKind::Pack) => continue,
                 (Ok(now), _) if *now == record.validator => continue,
-                (Ok(now), _) if now.size != record.size => "stale",
+                (Ok(now), _) if now.size() != record.size => "stale",
                 // Its bytes may still be the same: a request or `verify` will tell.
                 (Ok(_), _) => "touched",
             };

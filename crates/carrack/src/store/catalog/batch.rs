@@ -7,15 +7,15 @@
 
 use std::collections::BTreeMap;
 
-use redb::{TableDefinition, WriteTransaction};
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use super::record::{
-    ContainerKind, ContainerRecord, DirRecord, PathKey, PathRecord, RootId, RootRecord, StaleMark,
-    segment_to_bytes,
+    ContainerKind, ContainerRecord, DirRecord, PathKey, PathRecord, RootId, RootRecord,
+    SourceRecord, StaleMark, segment_to_bytes,
 };
 use super::{
-    CONTAINERS, DIRS, MEMBERS, META, NextIds, PACKS, PATHS, ROOT_CIDS, ROOTS, SEGMENTS, STALE,
-    members, remove, root_cid_key, storage,
+    CONTAINERS, DIRS, MEMBERS, META, NEXT_SOURCE, NextIds, PACKS, PATHS, ROOT_CIDS, ROOTS,
+    SEGMENTS, SOURCES, STALE, members, remove, root_cid_key, storage,
 };
 use crate::error::Result;
 use crate::store::index::{SegmentId, SegmentMeta};
@@ -30,6 +30,7 @@ pub struct Batch {
     dirs: Vec<Row>,
     roots: Vec<(RootRecord, Vec<ContainerId>)>,
     stale: Vec<(u64, Option<Vec<u8>>)>,
+    sources: Vec<(u32, Option<Vec<u8>>)>,
     removed_roots: Vec<RootId>,
     sweeps: bool,
     pub(in crate::store) segments: Vec<SegmentMeta>,
@@ -73,6 +74,7 @@ impl Batch {
             + self.dirs.len()
             + self.roots.len()
             + self.stale.len()
+            + self.sources.len()
     }
 
     /// Moves everything of `other` behind what is here.
@@ -83,6 +85,7 @@ impl Batch {
         self.dirs.append(&mut other.dirs);
         self.roots.append(&mut other.roots);
         self.stale.append(&mut other.stale);
+        self.sources.append(&mut other.sources);
         self.removed_roots.append(&mut other.removed_roots);
         self.segments.append(&mut other.segments);
         self.removed_segments.append(&mut other.removed_segments);
@@ -151,6 +154,17 @@ impl Batch {
         self.stale.push((id.0, None));
     }
 
+    /// Configures a source, or changes what is configured. Ids come from
+    /// [`Snapshot::next_source`](super::Snapshot::next_source).
+    pub fn put_source(&mut self, id: u32, record: &SourceRecord) {
+        self.sources.push((id, Some(record.to_bytes())));
+    }
+
+    /// Forgets a source. Its roots and containers are the caller's to remove.
+    pub fn remove_source(&mut self, id: u32) {
+        self.sources.push((id, None));
+    }
+
     /// Writes everything into `transaction`, which the caller commits.
     pub(super) fn apply(
         mut self,
@@ -188,6 +202,7 @@ impl Batch {
                 };
             }
         }
+        apply_sources(transaction, &self.sources)?;
         if !self.segments.is_empty() || !self.removed_segments.is_empty() {
             let mut table = storage(transaction.open_table(SEGMENTS))?;
             for id in &self.removed_segments {
@@ -216,6 +231,23 @@ fn apply_rows(
             Some(value) => storage(table.insert(key.as_slice(), value.as_slice()))?,
             None => storage(table.remove(key.as_slice()))?,
         };
+    }
+    Ok(())
+}
+
+fn apply_sources(transaction: &WriteTransaction, sources: &[(u32, Option<Vec<u8>>)]) -> Result<()> {
+    if sources.is_empty() {
+        return Ok(());
+    }
+    let mut table = storage(transaction.open_table(SOURCES))?;
+    let mut meta = storage(transaction.open_table(META))?;
+    for (id, value) in sources {
+        match value {
+            Some(value) => storage(table.insert(id, value.as_slice()))?,
+            None => storage(table.remove(id))?,
+        };
+        let next = storage(meta.get(NEXT_SOURCE))?.map_or(0, |next| next.value());
+        storage(meta.insert(NEXT_SOURCE, next.max(u64::from(*id) + 1)))?;
     }
     Ok(())
 }

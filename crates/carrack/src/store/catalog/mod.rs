@@ -33,10 +33,12 @@ use self::file::Access;
 
 pub use self::batch::{Batch, Committed};
 pub use self::record::{
-    ContainerKind, ContainerRecord, DirRecord, FileTime, PathKey, PathRecord, RootId, RootKind,
-    RootRecord, SOURCE_LOCAL, SOURCE_STORE, StaleMark, StaleReason, Validator,
+    ContainerKind, ContainerRecord, DirRecord, PathKey, PathRecord, RootId, RootKind, RootRecord,
+    SOURCE_FIRST, SOURCE_LOCAL, SOURCE_STORE, SourceRecord, StaleMark, StaleReason,
+    validator_bytes,
 };
 pub use self::snapshot::{Dirs, Paths, Snapshot};
+pub use crate::source::validator::{FileStamp, FileTime, ObjectStamp, Validator};
 
 /// Bytes of redb pages kept in memory.
 pub const CACHE_LEN: usize = 24 * 1024 * 1024;
@@ -55,6 +57,10 @@ const ROOT_CIDS: TableDefinition<'_, Bytes, u64> = TableDefinition::new("root_ci
 const MEMBERS: TableDefinition<'_, (u64, u32), Bytes> = TableDefinition::new("members");
 const STALE: TableDefinition<'_, u64, Bytes> = TableDefinition::new("stale");
 const SEGMENTS: TableDefinition<'_, u64, Bytes> = TableDefinition::new("segments");
+/// Made by the first source: a store without any has no such table.
+const SOURCES: TableDefinition<'_, u32, Bytes> = TableDefinition::new("sources");
+/// The row of `meta` with the first source id that was never given out; none before the first.
+const NEXT_SOURCE: &str = "next_source";
 
 /// The first ids that were never given out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

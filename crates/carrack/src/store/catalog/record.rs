@@ -9,6 +9,7 @@ use carrack_formats::{Cid, cid};
 
 use super::codec::{Reader, Writer, damaged};
 use crate::error::Result;
+use crate::source::validator::{FileStamp, FileTime, ObjectStamp, Validator};
 use crate::store::index::{SegmentId, SegmentMeta};
 use crate::store::location::ContainerId;
 
@@ -16,34 +17,12 @@ use crate::store::location::ContainerId;
 pub const SOURCE_LOCAL: u32 = 1;
 /// The source of packs: the store itself.
 pub const SOURCE_STORE: u32 = 0;
+/// The first id of configured sources.
+pub const SOURCE_FIRST: u32 = 2;
 
 /// Names a root. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RootId(pub u64);
-
-/// A point in time as a file system tells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct FileTime {
-    /// Seconds since 1970; negative before.
-    pub secs: i64,
-    /// Nanoseconds, below 10^9.
-    pub nanos: u32,
-}
-
-/// What tells one version of a file from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Validator {
-    /// Device number.
-    pub dev: u64,
-    /// Inode number.
-    pub ino: u64,
-    /// Length in bytes.
-    pub size: u64,
-    /// Last change of the content.
-    pub mtime: FileTime,
-    /// Last change of the content or the inode.
-    pub ctime: FileTime,
-}
 
 /// What a container is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,9 +40,10 @@ pub enum ContainerKind {
 pub struct ContainerRecord {
     /// What it is.
     pub kind: ContainerKind,
-    /// [`SOURCE_LOCAL`], or [`SOURCE_STORE`] for packs.
+    /// [`SOURCE_LOCAL`], [`SOURCE_STORE`] for packs, or a configured source.
     pub source: u32,
-    /// Absolute path; for a pack its file name in the store's `packs` directory.
+    /// Absolute path, or the path below a configured source; for a pack its file name in the
+    /// store's `packs` directory.
     pub path: Vec<u8>,
     /// Bytes that are committed. A pack may be longer: its tail is no part of it.
     pub size: u64,
@@ -137,7 +117,7 @@ pub struct RootRecord {
     pub id: RootId,
     /// What it promises to serve.
     pub cid: Cid,
-    /// Absolute path of the file, folder or CAR that it came from.
+    /// Absolute path, or URL, of the file, folder or CAR that it came from.
     pub path: Vec<u8>,
     /// What a person calls it.
     pub name: Vec<u8>,
@@ -153,6 +133,26 @@ pub struct RootRecord {
     pub n_blocks: u64,
     /// Files; 0 for imports.
     pub n_files: u64,
+    /// The source that it was made from.
+    pub source: u32,
+}
+
+/// One row of `sources`: a configured place. Holds no secrets, only where they are to be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceRecord {
+    /// What a person calls it.
+    pub name: String,
+    /// `s3://`, `gs://`, `az://`, `http://` or `https://`, or the absolute path of a folder. All
+    /// containers of the source lie below it. Without credentials.
+    pub url: String,
+    /// The server that answers for a bucket; empty for the provider's own.
+    pub endpoint: String,
+    /// The region of a bucket; empty for the provider's default.
+    pub region: String,
+    /// Where the credentials are: `env`, `profile:NAME`, `file:PATH`, `web-identity`, `none`.
+    pub credentials: String,
+    /// When it was configured, in seconds since 1970.
+    pub created_unix: u64,
 }
 
 /// Why a container is out of service.
@@ -171,7 +171,7 @@ pub enum StaleReason {
 }
 
 /// One row of `stale`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaleMark {
     /// What was wrong.
     pub reason: StaleReason,
@@ -236,32 +236,82 @@ impl PathKey {
     }
 }
 
-impl Validator {
-    pub(super) fn encode(&self, out: &mut Writer) {
-        out.u64(self.dev);
-        out.u64(self.ino);
-        out.u64(self.size);
-        for time in [self.mtime, self.ctime] {
-            out.i64(time.secs);
-            out.u32(time.nanos);
-        }
-    }
+/// In place of a device number: the stamp of an object follows. No device has this number.
+const OBJECT_TAG: u64 = u64::MAX;
 
-    pub(super) fn decode(from: &mut Reader<'_>) -> Result<Self> {
-        Ok(Self {
-            dev: from.u64()?,
-            ino: from.u64()?,
-            size: from.u64()?,
-            mtime: FileTime {
-                secs: from.i64()?,
-                nanos: from.u32()?,
-            },
-            ctime: FileTime {
-                secs: from.i64()?,
-                nanos: from.u32()?,
-            },
-        })
+/// The bytes of a validator as all tables have them.
+#[must_use]
+pub fn validator_bytes(validator: &Validator) -> Vec<u8> {
+    let mut out = Writer::default();
+    encode_validator(validator, &mut out);
+    out.bytes
+}
+
+fn encode_validator(validator: &Validator, out: &mut Writer) {
+    let stamp = match validator {
+        Validator::File(stamp) => stamp,
+        Validator::Object(stamp) => return encode_object(stamp, out),
+    };
+    out.u64(stamp.dev);
+    out.u64(stamp.ino);
+    out.u64(stamp.size);
+    for time in [stamp.mtime, stamp.ctime] {
+        out.i64(time.secs);
+        out.u32(time.nanos);
     }
+}
+
+fn encode_object(stamp: &ObjectStamp, out: &mut Writer) {
+    out.u64(OBJECT_TAG);
+    out.u64(stamp.size);
+    out.u8(u8::from(stamp.modified.is_some()));
+    if let Some(time) = stamp.modified {
+        out.i64(time.secs);
+        out.u32(time.nanos);
+    }
+    for text in [&stamp.etag, &stamp.version] {
+        out.bytes(text.as_deref().unwrap_or_default().as_bytes());
+    }
+}
+
+fn decode_validator(from: &mut Reader<'_>) -> Result<Validator> {
+    let dev = from.u64()?;
+    if dev == OBJECT_TAG {
+        return decode_object(from).map(Validator::from);
+    }
+    Ok(Validator::File(FileStamp {
+        dev,
+        ino: from.u64()?,
+        size: from.u64()?,
+        mtime: decode_time(from)?,
+        ctime: decode_time(from)?,
+    }))
+}
+
+fn decode_object(from: &mut Reader<'_>) -> Result<ObjectStamp> {
+    let size = from.u64()?;
+    let modified = match from.u8()? {
+        0 => None,
+        1 => Some(decode_time(from)?),
+        _ => return Err(damaged()),
+    };
+    let mut text = || -> Result<Option<Box<str>>> {
+        let text = std::str::from_utf8(from.bytes()?).map_err(|_| damaged())?;
+        Ok((!text.is_empty()).then(|| text.into()))
+    };
+    Ok(ObjectStamp {
+        size,
+        modified,
+        etag: text()?,
+        version: text()?,
+    })
+}
+
+fn decode_time(from: &mut Reader<'_>) -> Result<FileTime> {
+    Ok(FileTime {
+        secs: from.i64()?,
+        nanos: from.u32()?,
+    })
 }
 
 /// Container ids as values: 0 is none, so ids start at 1.
@@ -290,7 +340,7 @@ impl ContainerRecord {
         });
         out.u32(self.source);
         out.u64(self.size);
-        self.validator.encode(&mut out);
+        encode_validator(&self.validator, &mut out);
         out.bytes(&self.path);
         out.bytes
     }
@@ -305,7 +355,7 @@ impl ContainerRecord {
         };
         let source = from.u32()?;
         let size = from.u64()?;
-        let validator = Validator::decode(&mut from)?;
+        let validator = decode_validator(&mut from)?;
         let path = from.bytes()?.to_vec();
         from.end()?;
         Ok(Self {
@@ -330,7 +380,7 @@ impl PathRecord {
         let mut out = Writer::versioned(100 + cid.len());
         encode_container(&mut out, self.container);
         encode_container(&mut out, self.pack);
-        self.validator.encode(&mut out);
+        encode_validator(&self.validator, &mut out);
         out.u64(self.file_len);
         out.u64(self.dag_len);
         out.u64(self.n_blocks);
@@ -343,7 +393,7 @@ impl PathRecord {
         let record = Self {
             container: decode_container(&mut from)?,
             pack: decode_container(&mut from)?,
-            validator: Validator::decode(&mut from)?,
+            validator: decode_validator(&mut from)?,
             file_len: from.u64()?,
             dag_len: from.u64()?,
             n_blocks: from.u64()?,
@@ -401,6 +451,9 @@ impl RootRecord {
         out.bytes(&self.cid.to_bytes());
         out.bytes(&self.path);
         out.bytes(&self.name);
+        if self.source != SOURCE_LOCAL {
+            out.u32(self.source);
+        }
         out.bytes
     }
 
@@ -411,9 +464,10 @@ impl RootRecord {
             1 => RootKind::Import,
             _ => return Err(damaged()),
         };
-        let record = Self {
+        let mut record = Self {
             id,
             kind,
+            source: SOURCE_LOCAL,
             profile: from.u32()?,
             created_unix: from.u64()?,
             bytes: from.u64()?,
@@ -423,13 +477,56 @@ impl RootRecord {
             path: from.bytes()?.to_vec(),
             name: from.bytes()?.to_vec(),
         };
+        // A root of this machine ends here.
+        if !from.is_empty() {
+            record.source = from.u32()?;
+            if record.source == SOURCE_LOCAL {
+                return Err(damaged());
+            }
+        }
+        from.end()?;
+        Ok(record)
+    }
+}
+
+impl SourceRecord {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer::versioned(64 + self.name.len() + self.url.len());
+        out.u64(self.created_unix);
+        for text in [
+            &self.name,
+            &self.url,
+            &self.endpoint,
+            &self.region,
+            &self.credentials,
+        ] {
+            out.bytes(text.as_bytes());
+        }
+        out.bytes
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut from = Reader::versioned(bytes)?;
+        let created_unix = from.u64()?;
+        let mut text = || -> Result<String> {
+            let text = std::str::from_utf8(from.bytes()?).map_err(|_| damaged())?;
+            Ok(text.to_owned())
+        };
+        let record = Self {
+            name: text()?,
+            url: text()?,
+            endpoint: text()?,
+            region: text()?,
+            credentials: text()?,
+            created_unix,
+        };
         from.end()?;
         Ok(record)
     }
 }
 
 impl StaleMark {
-    pub(super) fn to_bytes(self) -> Vec<u8> {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Writer::versioned(80);
         out.u8(match self.reason {
             StaleReason::Changed => 0,
@@ -442,8 +539,8 @@ impl StaleMark {
         out.u64(self.offset);
         out.u32(self.len);
         out.u8(u8::from(self.observed.is_some()));
-        if let Some(observed) = self.observed {
-            observed.encode(&mut out);
+        if let Some(observed) = &self.observed {
+            encode_validator(observed, &mut out);
         }
         out.bytes
     }
@@ -463,7 +560,7 @@ impl StaleMark {
         let len = from.u32()?;
         let observed = match from.u8()? {
             0 => None,
-            1 => Some(Validator::decode(&mut from)?),
+            1 => Some(decode_validator(&mut from)?),
             _ => return Err(damaged()),
         };
         from.end()?;

@@ -10,12 +10,12 @@ use redb::{Range, ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMe
 use carrack_formats::Cid;
 
 use super::record::{
-    ContainerRecord, DirRecord, PathKey, PathRecord, RootId, RootRecord, StaleMark,
-    segment_from_bytes,
+    ContainerRecord, DirRecord, PathKey, PathRecord, RootId, RootRecord, SOURCE_FIRST,
+    SourceRecord, StaleMark, segment_from_bytes,
 };
 use super::{
-    Bytes, CONTAINERS, DIRS, MEMBERS, PACKS, PATHS, ROOT_CIDS, ROOTS, SEGMENTS, STALE, members,
-    storage,
+    Bytes, CONTAINERS, DIRS, MEMBERS, META, NEXT_SOURCE, PACKS, PATHS, ROOT_CIDS, ROOTS, SEGMENTS,
+    SOURCES, STALE, members, storage,
 };
 use crate::error::Result;
 use crate::store::index::{SegmentId, SegmentMeta};
@@ -32,6 +32,8 @@ pub struct Snapshot {
     members: ReadOnlyTable<(u64, u32), Bytes>,
     stale: ReadOnlyTable<u64, Bytes>,
     segments: ReadOnlyTable<u64, Bytes>,
+    sources: Option<ReadOnlyTable<u32, Bytes>>,
+    next_source: u32,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -42,6 +44,13 @@ impl std::fmt::Debug for Snapshot {
 
 impl Snapshot {
     pub(super) fn new(transaction: &ReadTransaction) -> Result<Self> {
+        let meta = storage(transaction.open_table(META))?;
+        let next_source = storage(meta.get(NEXT_SOURCE))?.map(|value| value.value());
+        let sources = match transaction.open_table(SOURCES) {
+            Ok(table) => Some(table),
+            Err(redb::TableError::TableDoesNotExist(_)) => None,
+            Err(error) => return storage(Err(error)),
+        };
         // Each table keeps the read transaction alive by itself.
         Ok(Self {
             containers: storage(transaction.open_table(CONTAINERS))?,
@@ -53,6 +62,10 @@ impl Snapshot {
             members: storage(transaction.open_table(MEMBERS))?,
             stale: storage(transaction.open_table(STALE))?,
             segments: storage(transaction.open_table(SEGMENTS))?,
+            sources,
+            next_source: next_source
+                .and_then(|next| u32::try_from(next).ok())
+                .unwrap_or(SOURCE_FIRST),
         })
     }
 
@@ -233,6 +246,41 @@ impl Snapshot {
             ));
         }
         Ok(marks)
+    }
+
+    /// All configured sources, oldest first.
+    ///
+    /// # Errors
+    /// As [`Self::container`].
+    pub fn sources(&self) -> Result<Vec<(u32, SourceRecord)>> {
+        let mut sources = Vec::new();
+        let Some(table) = &self.sources else {
+            return Ok(sources);
+        };
+        for row in storage(ReadableTable::iter(table))? {
+            let (id, value) = storage(row)?;
+            sources.push((id.value(), SourceRecord::from_bytes(value.value())?));
+        }
+        Ok(sources)
+    }
+
+    /// One configured source.
+    ///
+    /// # Errors
+    /// As [`Self::container`].
+    pub fn source(&self, id: u32) -> Result<Option<SourceRecord>> {
+        let Some(table) = &self.sources else {
+            return Ok(None);
+        };
+        let row = storage(table.get(id))?;
+        row.map(|row| SourceRecord::from_bytes(row.value()))
+            .transpose()
+    }
+
+    /// The id that the next source is to have: ids are not used again.
+    #[must_use]
+    pub const fn next_source(&self) -> u32 {
+        self.next_source
     }
 
     /// The live index segments, oldest first.

@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use super::codec::Reader;
 use super::record::{row_containers, segment_to_bytes};
 use super::{
-    Batch, Catalog, ContainerKind, ContainerRecord, DirRecord, FileTime, NextIds, PathKey,
-    PathRecord, RootId, RootKind, RootRecord, SOURCE_LOCAL, SOURCE_STORE, StaleMark, StaleReason,
-    Validator, members,
+    Batch, Catalog, ContainerKind, ContainerRecord, DirRecord, FileStamp, FileTime, NextIds,
+    ObjectStamp, PathKey, PathRecord, RootId, RootKind, RootRecord, SOURCE_LOCAL, SOURCE_STORE,
+    StaleMark, StaleReason, Validator, members,
 };
 use crate::error::ErrorKind;
 use crate::store::index::{SegmentId, SegmentMeta};
@@ -32,7 +32,15 @@ fn cid(seed: u64) -> Cid {
 }
 
 fn validator(seed: u64) -> Validator {
-    Validator {
+    if seed % 3 == 2 {
+        return Validator::from(ObjectStamp {
+            size: seed,
+            etag: Some(format!("\"{seed}\"").into()),
+            version: seed.is_multiple_of(2).then(|| "v".into()),
+            modified: (seed % 4 < 2).then_some(FileTime { secs: 1, nanos: 0 }),
+        });
+    }
+    Validator::File(FileStamp {
         dev: 1,
         ino: seed,
         size: seed * 3,
@@ -44,7 +52,7 @@ fn validator(seed: u64) -> Validator {
             secs: 1 << 40,
             nanos: 0,
         },
-    }
+    })
 }
 
 fn container(path: &str, kind: ContainerKind) -> ContainerRecord {
@@ -107,6 +115,7 @@ fn root(id: u64, seed: u64) -> RootRecord {
         bytes: 100,
         n_blocks: 4,
         n_files: 2,
+        source: SOURCE_LOCAL,
     }
 }
 
@@ -131,7 +140,7 @@ fn rows_come_back_after_a_reopening() {
         offset: 1 << 40,
         len: 77,
     };
-    batch.put_stale(ContainerId(1), mark);
+    batch.put_stale(ContainerId(1), mark.clone());
     let segment = SegmentMeta {
         id: SegmentId(3),
         n_records: 9,
@@ -158,7 +167,7 @@ fn rows_come_back_after_a_reopening() {
     assert_eq!(snapshot.roots_of_cid(&cid(6)).unwrap(), []);
     assert_eq!(snapshot.roots_of_path(b"/data/a").unwrap().len(), 1);
     assert_eq!(snapshot.members(RootId(1)).unwrap(), ids([1, 2]));
-    assert_eq!(snapshot.stale(ContainerId(1)).unwrap(), Some(mark));
+    assert_eq!(snapshot.stale(ContainerId(1)).unwrap(), Some(mark.clone()));
     assert_eq!(snapshot.stale_marks().unwrap(), [(ContainerId(1), mark)]);
     assert_eq!(snapshot.segments().unwrap(), [segment]);
 

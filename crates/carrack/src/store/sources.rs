@@ -1,0 +1,167 @@
+//! The configured sources of a store, opened when they are first needed.
+//!
+//! In       ids of the catalog's `sources`; the environment that credentials are looked up in.
+//! Out      open sources, and the threads that their reads run on.
+//! Limits   one open source an id; [`N_THREADS`] threads, started with the first source.
+//! Not here what a source does (`source`), how reads are shared (`store::extent`).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::runtime::{Handle, Runtime};
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::source::{Environment, Source, SourceConfig};
+use crate::store::Store;
+use crate::store::catalog::SourceRecord;
+
+/// Threads that reads of sources run on: they receive and copy, and hash while adding.
+const N_THREADS: usize = 2;
+
+/// The sources of one store. Share it by `Arc`.
+pub struct Sources {
+    store: Arc<Store>,
+    environment: RwLock<Environment>,
+    open: Mutex<HashMap<u32, Arc<OpenSource>>>,
+    threads: Mutex<Threads>,
+}
+
+/// What reads run on.
+enum Threads {
+    /// Nobody needed them yet.
+    None,
+    Running(Runtime),
+    /// The node is stopping.
+    Closed,
+}
+
+/// A source in use.
+#[derive(Debug)]
+pub struct OpenSource {
+    /// Its id in the catalog.
+    pub id: u32,
+    /// What a person calls it.
+    pub name: String,
+    /// The place itself.
+    pub source: Arc<dyn Source>,
+}
+
+impl std::fmt::Debug for Sources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sources").finish_non_exhaustive()
+    }
+}
+
+impl Sources {
+    /// The sources of `store`. Opens none.
+    #[must_use]
+    pub fn new(store: Arc<Store>, environment: Environment) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            environment: RwLock::new(environment),
+            open: Mutex::default(),
+            threads: Mutex::new(Threads::None),
+        })
+    }
+
+    /// Where credentials are looked up.
+    #[must_use]
+    pub fn environment(&self) -> Environment {
+        let environment = self.environment.read();
+        environment.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The threads that everything which waits for a network runs on.
+    ///
+    /// # Errors
+    /// `Unavailable` if they cannot be started, or the node is stopping.
+    pub fn handle(&self) -> Result<Handle> {
+        let mut threads = hold(&self.threads);
+        match &*threads {
+            Threads::Running(runtime) => return Ok(runtime.handle().clone()),
+            Threads::Closed => {
+                return Err(Error::new(ErrorKind::Unavailable, "this node is stopping"));
+            }
+            Threads::None => {}
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(N_THREADS)
+            .thread_name("source")
+            .enable_all()
+            .build()
+            .context(ErrorKind::Unavailable, || "cannot start threads".to_owned())?;
+        let handle = runtime.handle().clone();
+        *threads = Threads::Running(runtime);
+        Ok(handle)
+    }
+
+    /// The source `id`, opened if it is not yet.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not configured any more; `Invalid` if what is configured cannot be.
+    pub fn get(&self, id: u32) -> Result<Arc<OpenSource>> {
+        let mut open = hold(&self.open);
+        if let Some(source) = open.get(&id) {
+            return Ok(Arc::clone(source));
+        }
+        let record = self.store.catalog().source(id)?.ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("source {id} is not configured"),
+            )
+        })?;
+        let source = self.open(&record)?;
+        let source = Arc::new(OpenSource {
+            id,
+            name: record.name,
+            source,
+        });
+        open.insert(id, Arc::clone(&source));
+        Ok(source)
+    }
+
+    /// A source as `record` describes it, whether it is in the catalog or not.
+    ///
+    /// # Errors
+    /// `Invalid` if what is configured cannot be.
+    pub fn open(&self, record: &SourceRecord) -> Result<Arc<dyn Source>> {
+        let config = SourceConfig {
+            url: record.url.clone(),
+            endpoint: record.endpoint.clone(),
+            region: record.region.clone(),
+            credentials: record.credentials.clone(),
+        };
+        let handle = self.handle()?;
+        let _guard = handle.enter();
+        Ok(crate::source::open(&config, &self.environment())?)
+    }
+
+    /// Lets the next use of a source open it anew: its row has changed.
+    pub fn forget(&self, id: u32) {
+        let mut open = hold(&self.open);
+        open.remove(&id);
+    }
+
+    /// Ends all reads and closes all connections, waiting at most `timeout`.
+    pub fn close(&self, timeout: Duration) {
+        hold(&self.open).clear();
+        let threads = std::mem::replace(&mut *hold(&self.threads), Threads::Closed);
+        if let Threads::Running(runtime) = threads {
+            runtime.shutdown_timeout(timeout);
+        }
+    }
+}
+
+impl Drop for Sources {
+    fn drop(&mut self) {
+        let threads = std::mem::replace(&mut *hold(&self.threads), Threads::Closed);
+        if let Threads::Running(runtime) = threads {
+            runtime.shutdown_background(); // May be dropped where waiting is not allowed.
+        }
+    }
+}
+
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
