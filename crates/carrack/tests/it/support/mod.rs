@@ -111,6 +111,7 @@ impl Carrack {
     }
 
     /// A store whose commands reach `bucket` by what their environment says.
+    #[allow(dead_code, reason = "taken by tests of sources")]
     pub(crate) fn reaching(bucket: &s3::Bucket) -> Self {
         let mut carrack = Self::new();
         carrack.environment = bucket.environment();

@@ -5,6 +5,8 @@
 //! Limits   one bucket, named `data`, gone with the test.
 //! Not here installing the servers (`xtask`), the proxy itself (`carrack-testkit`).
 
+#![allow(dead_code, reason = "what tests of sources take besides")]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
