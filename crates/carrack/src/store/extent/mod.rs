@@ -29,8 +29,8 @@ use std::time::Duration;
 
 use self::inner::{Inner, cells, stopping};
 use self::stats::count;
-use crate::source::SourceError;
 use crate::source::validator::ObjectStamp;
+use crate::source::{SourceError, SourceErrorKind};
 use crate::store::location::ContainerId;
 use crate::store::sources::{OpenSource, Sources};
 
@@ -131,7 +131,7 @@ impl Extents {
     /// # Errors
     /// Those of the source.
     pub async fn stat(&self, place: &Arc<Place>) -> Result<ObjectStamp, SourceError> {
-        let handle = self.sources.handle();
+        let handle = self.sources().handle();
         let handle = handle
             .map_err(|error| SourceError::new(SourceErrorKind::Unreachable, error.to_string()))?;
         let place = Arc::clone(place);
