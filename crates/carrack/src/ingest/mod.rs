@@ -6,6 +6,7 @@
 //! Not here the formats (`carrack-formats`), what is printed (`cli`).
 
 pub mod add;
+mod assembly;
 pub mod hash;
 pub mod import;
 pub mod journal;
