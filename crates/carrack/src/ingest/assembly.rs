@@ -54,6 +54,8 @@ pub(super) struct Assembly<'a> {
     sums: Vec<Option<Sum>>,
     next_token: u64,
     bytes_seen: u64,
+    /// What is said to be under way.
+    pub(super) label: String,
 }
 
 impl<'a> Assembly<'a> {
@@ -79,6 +81,7 @@ impl<'a> Assembly<'a> {
             sums: Vec::new(),
             next_token: 0,
             bytes_seen: 0,
+            label: "hashing".to_owned(),
         })
     }
 
@@ -197,6 +200,7 @@ impl<'a> Assembly<'a> {
             mut entries,
             ..
         } = directory;
+        entries.retain(|entry| !entry.0.is_empty());
         if !entries.is_sorted_by(|a, b| a.0 <= b.0) {
             entries.sort_unstable_by(|a, b| a.0.cmp(&b.0)); // Listed in another order than by name.
         }
@@ -300,7 +304,7 @@ impl<'a> Assembly<'a> {
         let watcher = &mut self.watcher;
         let measured = watcher.measured.load(Ordering::Acquire);
         let total = measured.then(|| watcher.total.load(Ordering::Relaxed));
-        watcher.progress.update("hashing", self.bytes_seen, total);
+        watcher.progress.update(&self.label, self.bytes_seen, total);
     }
 
     pub(super) fn check_stop(&self) -> Result<()> {

@@ -86,6 +86,9 @@ impl Default for Origin {
 impl Origin {
     /// The path as rows have it.
     fn path(&self, path: &Path) -> Vec<u8> {
+        if self.base.as_os_str().is_empty() {
+            return path.as_os_str().as_bytes().to_vec(); // Even what no file system would have.
+        }
         let below = path.strip_prefix(&self.base).unwrap_or(path);
         below.as_os_str().as_bytes().to_vec()
     }
