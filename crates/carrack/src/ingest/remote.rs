@@ -12,7 +12,7 @@
 //! `store::sources`. What was added before and is still the same version is not read again.
 
 mod cut;
-mod read;
+pub(in crate::ingest) mod read;
 pub mod target;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -8,10 +8,12 @@
 //! A read that breaks off goes on where it stopped, under the same version: the hasher's state is
 //! kept, no byte is fetched again.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::Semaphore;
 
@@ -139,15 +141,8 @@ impl Reads {
         }
     }
 
-    /// What the object is, asked until there is an answer.
     async fn stat(&self, path: &[u8]) -> Result<ObjectStamp, SourceError> {
-        let mut patience = Patience::new();
-        loop {
-            match self.source.stat(path).await {
-                Err(error) if error.is_passing() => patience.wait(self, error).await?,
-                outcome => return outcome,
-            }
-        }
+        stat(&*self.source, path, &self.n_throttled).await
     }
 
     async fn leaves(
@@ -158,44 +153,73 @@ impl Reads {
         n: u64,
     ) -> Result<Vec<Digest>, SourceError> {
         let mut cutter = Cutter::new(self.rule, stamp.size, first, n);
-        let mut offset = self.rule.leaf(first, stamp.size).0;
+        let start = self.rule.leaf(first, stamp.size).0;
         let end = self.rule.leaf(first.saturating_add(n), stamp.size).0;
-        let end = end.min(stamp.size);
-        let mut patience = Patience::new();
-        while offset < end {
-            let failure = match self.source.read(path, stamp, offset..end).await {
-                Err(error) => error,
-                Ok(mut pieces) => loop {
-                    match pieces.next().await {
-                        Some(Ok(piece)) => {
-                            cutter.push(&piece);
-                            offset = offset.saturating_add(piece.len() as u64);
-                            patience = Patience::new();
-                        }
-                        Some(Err(error)) => break error,
-                        None if offset >= end => return finished(cutter),
-                        None => break cut_short(),
+        let range = start..end.min(stamp.size);
+        let (source, throttled) = (&*self.source, &self.n_throttled);
+        each_piece(source, path, stamp, range, throttled, |piece| {
+            cutter.push(&piece);
+        })
+        .await?;
+        cutter.finish().ok_or_else(cut_short)
+    }
+}
+
+/// Calls `on` with the bytes of `range` in order, each once, however often the connection breaks.
+/// Cancel-safe: what was given was given.
+pub(in crate::ingest) async fn each_piece(
+    source: &dyn Source,
+    path: &[u8],
+    stamp: &ObjectStamp,
+    range: Range<u64>,
+    n_throttled: &AtomicU64,
+    mut on: impl FnMut(Bytes) + Send,
+) -> Result<(), SourceError> {
+    let Range { mut start, end } = range;
+    let mut patience = Patience::new();
+    while start < end {
+        let failure = match source.read(path, stamp, start..end).await {
+            Err(error) => error,
+            Ok(mut pieces) => loop {
+                match pieces.next().await {
+                    Some(Ok(piece)) => {
+                        start = start.saturating_add(piece.len() as u64);
+                        patience = Patience::new();
+                        on(piece);
                     }
-                },
-            };
-            if offset >= end {
-                break; // All came; how the connection ended does not matter.
-            }
-            match failure.is_passing() {
-                true => patience.wait(self, failure).await?,
-                false => return Err(failure),
-            }
+                    Some(Err(error)) => break error,
+                    None => break cut_short(),
+                }
+            },
+        };
+        if start >= end {
+            break; // All came; how the connection ended does not matter.
         }
-        finished(cutter)
+        match failure.is_passing() {
+            true => patience.wait(n_throttled, failure).await?,
+            false => return Err(failure),
+        }
+    }
+    Ok(())
+}
+
+/// What the object at `path` is, asked until there is an answer. Cancel-safe.
+pub(in crate::ingest) async fn stat(
+    source: &dyn Source,
+    path: &[u8],
+    n_throttled: &AtomicU64,
+) -> Result<ObjectStamp, SourceError> {
+    let mut patience = Patience::new();
+    loop {
+        match source.stat(path).await {
+            Err(error) if error.is_passing() => patience.wait(n_throttled, error).await?,
+            outcome => return outcome,
+        }
     }
 }
 
 fn cut_short() -> SourceError {
     SourceError::new(SourceErrorKind::Unreachable, "the answer ended early")
-}
-
-fn finished(cutter: Cutter) -> Result<Vec<Digest>, SourceError> {
-    cutter.finish().ok_or_else(cut_short)
 }
 
 /// How long a read without any progress is tried again.
@@ -213,13 +237,17 @@ impl Patience {
     }
 
     /// Waits before the next try, or gives the error up.
-    async fn wait(&mut self, reads: &Reads, error: SourceError) -> Result<(), SourceError> {
+    async fn wait(
+        &mut self,
+        n_throttled: &AtomicU64,
+        error: SourceError,
+    ) -> Result<(), SourceError> {
         let wait = self.next_wait.max(error.retry_after.unwrap_or_default());
         if self.since.elapsed() + wait > PATIENCE {
             return Err(error);
         }
         self.next_wait = (self.next_wait * 2).min(WAIT_MAX);
-        let counter = (error.kind == SourceErrorKind::Throttled).then_some(&reads.n_throttled);
+        let counter = (error.kind == SourceErrorKind::Throttled).then_some(n_throttled);
         let _counted = counter.map(Counted::new);
         tokio::time::sleep(wait).await;
         Ok(())
