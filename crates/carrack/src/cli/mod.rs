@@ -25,6 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::remote::target::Target;
 use crate::source::Environment;
 use crate::store::block::Blocks;
+use crate::store::extent::{ExtentLimits, Extents};
 use crate::store::sources::Sources;
 use crate::store::{OpenMode, Store, merge_once};
 use args::{Cli, Command};
@@ -35,12 +36,15 @@ const STORE_WAIT: Duration = Duration::from_secs(10);
 /// Memory for blocks that a command other than `serve` may cache, in bytes.
 const COMMAND_CACHE_LEN: u64 = 32 << 20;
 
+/// How long reads of sources elsewhere may take to end when a command is done.
+const SOURCES_CLOSE_TIME: Duration = Duration::from_secs(1);
+/// Memory for reads of sources elsewhere, in bytes.
+const COMMAND_EXTENTS_LEN: u64 = 256 << 20;
+
 /// What a command works with.
 pub struct Env<'a> {
     /// The store's blocks.
     pub blocks: &'a Blocks,
-    /// The store's sources.
-    pub sources: &'a Arc<Sources>,
     /// Variables of the person's: where credentials of what is named are looked up.
     pub environment: &'a Environment,
     /// Where relative paths start.
@@ -68,13 +72,19 @@ impl Env<'_> {
         self.directory.join(path)
     }
 
+    /// The store's sources.
+    #[must_use]
+    pub fn sources(&self) -> &Arc<Sources> {
+        self.blocks.extents().sources()
+    }
+
     /// The source of a URL of the command line, and the path below it.
     ///
     /// # Errors
     /// Those of [`target()`](crate::ingest::remote::target::target).
     pub fn target(&self, url: &OsStr) -> Result<Target> {
-        let store = self.blocks.store();
-        crate::ingest::remote::target::target(store, self.sources, url, self.environment)
+        let (store, sources) = (self.blocks.store(), self.sources());
+        crate::ingest::remote::target::target(store, sources, url, self.environment)
     }
 }
 
@@ -137,15 +147,14 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
         },
     };
     let stop = stop_on_interrupt();
-    let sources = Sources::new(Arc::clone(&store), environment.clone());
-    let blocks = Blocks::new(Arc::clone(&store), COMMAND_CACHE_LEN)?;
+    let (cache_len, bytes_max) = (COMMAND_CACHE_LEN, COMMAND_EXTENTS_LEN);
+    let blocks = open_blocks(Arc::clone(&store), &environment, cache_len, bytes_max)?;
     let directory = std::env::current_dir()
         .map_err(|error| Error::with(ErrorKind::Invalid, "there is no current directory", error))?;
     let mut stdin = std::io::stdin();
     let (directory, stdin) = (&directory, &mut stdin);
     let mut env = Env {
         blocks: &blocks,
-        sources: &sources,
         environment: &environment,
         directory,
         out,
@@ -157,6 +166,7 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
     if matches!(cli.command, Command::Add(_) | Command::Import(_)) {
         merge_segments(&store, &stop);
     }
+    blocks.extents().sources().close(SOURCES_CLOSE_TIME);
     outcome.map(|()| 0)
 }
 
@@ -166,6 +176,18 @@ fn environment() -> Environment {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };
     Environment::new(std::env::vars_os().filter_map(text))
+}
+
+/// The blocks of a store and of its sources, whose credentials are looked up in `environment`.
+fn open_blocks(
+    store: Arc<Store>,
+    environment: &Environment,
+    cache_len: u64,
+    bytes_max: u64,
+) -> Result<Blocks> {
+    let sources = Sources::new(Arc::clone(&store), environment.clone());
+    let extents = Extents::new(sources, ExtentLimits { bytes_max });
+    Blocks::with_extents(store, cache_len, extents)
 }
 
 /// Keeps look-ups fast after many small ingests when no `serve` runs that would do it.
@@ -183,7 +205,7 @@ fn merge_segments(store: &Store, stop: &AtomicBool) {
 }
 
 /// Carries out a command that came over the control socket.
-pub fn run_for_client(mut client: control::Client, blocks: &Blocks, sources: &Arc<Sources>) {
+pub fn run_for_client(mut client: control::Client, blocks: &Blocks) {
     let (out, err) = (Box::new(client.stdout()), Box::new(client.stderr()));
     let mut out = Output::new(false, client.request.terminal, out, err);
     let mut args = vec![OsString::from("carrack")];
@@ -200,7 +222,6 @@ pub fn run_for_client(mut client: control::Client, blocks: &Blocks, sources: &Ar
             let environment = client.environment();
             let mut env = Env {
                 blocks,
-                sources,
                 environment: &environment,
                 directory: &directory,
                 out: &mut out,

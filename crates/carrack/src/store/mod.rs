@@ -173,6 +173,12 @@ impl Store {
         Ok(total)
     }
 
+    /// Whether any source is configured beside this machine's paths.
+    #[must_use]
+    pub fn has_sources(&self) -> bool {
+        self.catalog.snapshot().next_source() > catalog::SOURCE_FIRST
+    }
+
     /// Where blocks lie.
     #[must_use]
     pub fn index(&self) -> &Index {

@@ -6,7 +6,8 @@
 //! Not here what a source does (`source`), how reads are shared (`store::extent`).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Runtime};
@@ -26,6 +27,7 @@ pub struct Sources {
     /// What commands of other processes told of single sources. In memory only.
     lent: Mutex<HashMap<u32, Environment>>,
     open: Mutex<HashMap<u32, Arc<OpenSource>>>,
+    urls: RwLock<HashMap<u32, String>>,
     threads: Mutex<Threads>,
 }
 
@@ -49,6 +51,14 @@ pub struct OpenSource {
     pub source: Arc<dyn Source>,
 }
 
+impl OpenSource {
+    /// Whether it does not answer, as far as is known.
+    #[must_use]
+    pub const fn is_down(&self) -> bool {
+        false
+    }
+}
+
 impl std::fmt::Debug for Sources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sources").finish_non_exhaustive()
@@ -64,6 +74,7 @@ impl Sources {
             environment: RwLock::new(environment),
             lent: Mutex::default(),
             open: Mutex::default(),
+            urls: RwLock::default(),
             threads: Mutex::new(Threads::None),
         })
     }
@@ -152,8 +163,10 @@ impl Sources {
         if environment.iter().all(|(name, _)| name == "HOME") {
             return;
         }
-        hold(&self.lent).insert(id, environment.clone());
-        self.forget(id);
+        let before = hold(&self.lent).insert(id, environment.clone());
+        if before.is_none_or(|before| !before.is_same(environment)) {
+            self.forget(id);
+        }
     }
 
     /// Takes `source` for the one with this id.
@@ -163,10 +176,28 @@ impl Sources {
         hold(&self.open).insert(id, Arc::new(OpenSource { id, name, source }));
     }
 
+    /// Where something below a source is, for people; its path if the source is a folder.
+    #[must_use]
+    pub fn shown(&self, id: u32, path: &Path) -> PathBuf {
+        let known = read(&self.urls).get(&id).cloned();
+        let url = known.unwrap_or_else(|| {
+            let record = self.store.catalog().source(id).ok().flatten();
+            let url = record.map_or_else(|| format!("source {id}"), |record| record.url);
+            let mut urls = self.urls.write().unwrap_or_else(PoisonError::into_inner);
+            urls.insert(id, url.clone());
+            url
+        });
+        if path.as_os_str().is_empty() {
+            return PathBuf::from(url);
+        }
+        Path::new(&url).join(path)
+    }
+
     /// Lets the next use of a source open it anew: its row has changed.
     pub fn forget(&self, id: u32) {
-        let mut open = hold(&self.open);
-        open.remove(&id);
+        let mut urls = self.urls.write().unwrap_or_else(PoisonError::into_inner);
+        urls.remove(&id);
+        hold(&self.open).remove(&id);
     }
 
     /// Ends all reads and closes all connections, waiting at most `timeout`.
@@ -186,6 +217,10 @@ impl Drop for Sources {
             runtime.shutdown_background(); // May be dropped where waiting is not allowed.
         }
     }
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -22,7 +22,7 @@ use crate::cli::args::ServeArgs;
 use crate::cli::commands::{add, import};
 use crate::cli::control::{self, CLIENTS_MAX, Client, SOCKET_NAME};
 use crate::cli::output::{Output, shown};
-use crate::cli::{Env, run_for_client};
+use crate::cli::{Env, open_blocks, run_for_client};
 use crate::error::{Context, ErrorKind, Result};
 use crate::gateway::service::Readiness;
 use crate::ingest::AddedRoot;
@@ -31,7 +31,6 @@ use crate::node::limits::Limits;
 use crate::node::{self, ServeOptions};
 use crate::source::Environment;
 use crate::store::block::Blocks;
-use crate::store::sources::Sources;
 use crate::store::{Store, merge_once};
 
 /// Time between two rounds of merging and of saving what was found out of service.
@@ -55,14 +54,15 @@ pub fn run(
     let budget = usize::try_from(args.block_budget)
         .unwrap_or(usize::MAX)
         .saturating_mul(1 << 20);
-    // Half for blocks on their way, three eighths for the cache; the rest is for idle buffers and
-    // for what blocks take beyond their lengths.
+    // Half for what comes from sources elsewhere, a quarter for blocks on their way to clients,
+    // three sixteenths for the cache; the rest is for idle buffers and for what blocks take beyond
+    // their lengths.
     let limits = Limits {
-        bytes_in_flight_max: budget / 2,
+        bytes_in_flight_max: budget / 4,
         ..Limits::default()
     };
-    let sources = Sources::new(Arc::clone(&store), environment);
-    let blocks = Blocks::new(store, budget as u64 / 8 * 3)?;
+    let (cache_len, extents_len) = (budget as u64 / 16 * 3, budget as u64 / 2);
+    let blocks = open_blocks(store, &environment, cache_len, extents_len)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(limits.blocking_jobs_max)
@@ -100,13 +100,13 @@ pub fn run(
         listener,
         told_to_stop(stop.clone()),
     ));
-    let commands = listen_for_commands(&runtime, data_dir, &blocks, &sources, stop)?;
+    let commands = listen_for_commands(&runtime, data_dir, &blocks, stop)?;
     let maintenance = std::thread::spawn({
         let (blocks, stopped) = (blocks.clone(), Arc::clone(&stopped));
         move || maintain(&blocks, &stopped)
     });
 
-    let added = add_all(args, &blocks, &sources, address, out, &stopped);
+    let added = add_all(args, &blocks, address, out, &stopped);
     if added.is_ok() {
         readiness.set(true);
         out.note("ready");
@@ -127,7 +127,7 @@ pub fn run(
     }
     blocks.save_stale();
     runtime.shutdown_timeout(Duration::from_secs(1));
-    sources.close(Duration::from_secs(1));
+    blocks.extents().sources().close(Duration::from_secs(1));
     if let Some(log) = log_counts
         && log.n_dropped() > 0
     {
@@ -195,7 +195,6 @@ fn listen_for_commands(
     runtime: &Runtime,
     data_dir: &Path,
     blocks: &Blocks,
-    sources: &Arc<Sources>,
     stop: watch::Receiver<bool>,
 ) -> Result<tokio::task::JoinHandle<()>> {
     use std::os::unix::fs::PermissionsExt;
@@ -208,7 +207,7 @@ fn listen_for_commands(
     let listener = UnixListener::bind(&path).context(ErrorKind::Unavailable, cannot)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
         .context(ErrorKind::Unavailable, cannot)?;
-    let (blocks, sources) = (blocks.clone(), Arc::clone(sources));
+    let blocks = blocks.clone();
     let clients = Arc::new(());
     Ok(runtime.spawn(async move {
         let _directory = directory; // The socket's path leads through it.
@@ -224,12 +223,11 @@ fn listen_for_commands(
                 continue; // The client sees a connection that ends.
             }
             let (blocks, counted) = (blocks.clone(), Arc::clone(&clients));
-            let sources = Arc::clone(&sources);
             // Ends with its command; a client that goes away stops its command.
             std::thread::spawn(move || {
                 let _counted = counted;
                 match Client::accept(stream) {
-                    Ok(client) => run_for_client(client, &blocks, &sources),
+                    Ok(client) => run_for_client(client, &blocks),
                     Err(error) => tracing::debug!(error = error.chain(), "no command"),
                 }
             });
@@ -253,7 +251,6 @@ fn maintain(blocks: &Blocks, stopped: &AtomicBool) {
 fn add_all(
     args: &ServeArgs,
     blocks: &Blocks,
-    sources: &Arc<Sources>,
     address: SocketAddr,
     out: &mut Output,
     stop: &AtomicBool,
@@ -264,10 +261,9 @@ fn add_all(
     let directory = PathBuf::new(); // Relative paths start where the process does.
     let mut stdin = std::io::empty();
     let (directory, stdin) = (directory.as_path(), &mut stdin);
-    let environment = sources.environment();
+    let environment = blocks.extents().sources().environment();
     let mut env = Env {
         blocks,
-        sources,
         environment: &environment,
         directory,
         out,
