@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Partial,
     /// A disk, store or peer did not do what it was asked. Retry may help.
     Unavailable,
+    /// A source elsewhere does not answer, or does not let us in. Retry may help.
+    Unreachable,
     /// Stored state is not what carrack wrote. An operator must look.
     Corrupt,
     /// Another process uses the store.
@@ -43,7 +45,7 @@ impl ErrorKind {
             Self::Limit => (429, 5),
             Self::Partial => (500, 6),
             Self::Changed => (409, 7),
-            Self::Unavailable => (503, 8),
+            Self::Unavailable | Self::Unreachable => (503, 8),
             Self::Corrupt => (500, 9),
             Self::Busy => (503, 10),
             Self::Internal => (500, 70),

@@ -69,8 +69,9 @@ pub struct ServeArgs {
     /// Write one line a request to FILE; `-` is standard error.
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
-    /// Memory for blocks on their way and for recently served ones, in MiB.
-    #[arg(long, default_value_t = 256, value_name = "MIB")]
+    /// Memory for blocks on their way and for recently served ones, in MiB. Half of it is used only
+    /// if something lies in a bucket or on a web server.
+    #[arg(long, default_value_t = 512, value_name = "MIB")]
     #[arg(value_parser = clap::value_parser!(u32).range(16..))]
     pub block_budget: u32,
     /// How files become DAGs.

@@ -22,7 +22,10 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::source::Environment;
 use crate::store::block::Blocks;
+use crate::store::extent::{ExtentLimits, Extents};
+use crate::store::sources::Sources;
 use crate::store::{OpenMode, Store, merge_once};
 use args::{Cli, Command};
 use output::Output;
@@ -31,6 +34,11 @@ use output::Output;
 const STORE_WAIT: Duration = Duration::from_secs(10);
 /// Memory for blocks that a command other than `serve` may cache, in bytes.
 const COMMAND_CACHE_LEN: u64 = 32 << 20;
+
+/// How long reads of sources elsewhere may take to end when a command is done.
+const SOURCES_CLOSE_TIME: Duration = Duration::from_secs(1);
+/// Memory for reads of sources elsewhere, in bytes.
+const COMMAND_EXTENTS_LEN: u64 = 256 << 20;
 
 /// What a command works with.
 pub struct Env<'a> {
@@ -118,7 +126,7 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
         },
     };
     let stop = stop_on_interrupt();
-    let blocks = Blocks::new(Arc::clone(&store), COMMAND_CACHE_LEN)?;
+    let blocks = open_blocks(Arc::clone(&store), COMMAND_CACHE_LEN, COMMAND_EXTENTS_LEN)?;
     let directory = std::env::current_dir()
         .map_err(|error| Error::with(ErrorKind::Invalid, "there is no current directory", error))?;
     let mut stdin = std::io::stdin();
@@ -135,7 +143,20 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
     if matches!(cli.command, Command::Add(_) | Command::Import(_)) {
         merge_segments(&store, &stop);
     }
+    blocks.extents().sources().close(SOURCES_CLOSE_TIME);
     outcome.map(|()| 0)
+}
+
+/// The blocks of a store and of its sources, whose credentials are looked up in this process's
+/// environment.
+fn open_blocks(store: Arc<Store>, cache_len: u64, bytes_max: u64) -> Result<Blocks> {
+    let text = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    let environment = Environment::new(std::env::vars_os().filter_map(text));
+    let sources = Sources::new(Arc::clone(&store), environment);
+    let extents = Extents::new(sources, ExtentLimits { bytes_max });
+    Blocks::with_extents(store, cache_len, extents)
 }
 
 /// Keeps look-ups fast after many small ingests when no `serve` runs that would do it.

@@ -1,7 +1,7 @@
 //! What the gateway needs of a store: where a block is, its bytes, and CARs in batches.
 //!
 //! In       CIDs, paths, CAR parameters.
-//! Out      verified bytes only.
+//! Out      verified bytes only, from files here or from sources elsewhere.
 //! Not here how they are found and read (`store`); threads and budgets (`pool`).
 
 use bytes::Bytes;
@@ -9,7 +9,8 @@ use carrack_formats::Cid;
 use carrack_formats::walk::{ResolveLimits, Resolved, WalkLimits};
 
 use crate::error::Result;
-use crate::store::block::Blocks;
+use crate::store::block::{Blocks, Found};
+pub use crate::store::car_stream::Next;
 use crate::store::car_stream::{self, CarPlan, CarRequest};
 use crate::store::resolve;
 
@@ -34,24 +35,39 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// The index cannot be read.
     fn stat(&self, cid: &Cid) -> Result<Option<u64>>;
 
-    /// The verified block if that takes no disk access; `None`: ask [`Self::get_blocking`].
+    /// The verified block if that takes no disk access; `None`: ask the others.
     ///
     /// # Errors
-    /// As [`Self::get_blocking`].
+    /// As [`Self::get`].
     fn try_get(&self, cid: &Cid) -> Result<Option<Bytes>>;
 
-    /// The verified block.
+    /// The verified block if it lies on this machine; `None`: ask [`Self::get`].
     ///
     /// # Errors
-    /// `NotFound`: not here. `Changed`: its source is another now. `Unavailable`: retry later.
-    /// `Corrupt`, `Verification`: an operator must look.
-    fn get_blocking(&self, cid: &Cid) -> Result<Bytes>;
+    /// As [`Self::get`].
+    fn get_here_blocking(&self, cid: &Cid) -> Result<Option<Bytes>>;
+
+    /// The verified block, from wherever it lies. Cancel-safe.
+    ///
+    /// # Errors
+    /// `NotFound`: not here. `Changed`: its source is another now. `Unavailable`, `Unreachable`:
+    /// retry later. `Corrupt`, `Verification`: an operator must look.
+    fn get(&self, cid: &Cid) -> impl Future<Output = Result<Bytes>> + Send;
 
     /// Follows `segments` from `root`.
     ///
     /// # Errors
-    /// `NotFound` names the last CID that resolved; else as [`Self::get_blocking`].
-    fn resolve_blocking(&self, root: Cid, segments: Vec<String>) -> Result<Resolved>;
+    /// `NotFound` names the last CID that resolved; else as [`Self::get`].
+    fn resolve(
+        &self,
+        root: Cid,
+        segments: Vec<String>,
+    ) -> impl Future<Output = Result<Resolved>> + Send;
+
+    /// What does not work as it should, a sentence each, for `/readyz`.
+    fn troubles(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// The plan of a CAR. Reads nothing yet.
     fn plan(&self, request: CarRequest) -> Self::Plan;
@@ -65,11 +81,20 @@ pub trait Plan: Send + 'static {
     /// The bytes of the CARv1 header.
     fn header(&self) -> Vec<u8>;
 
-    /// The next blocks, about 1 MiB of frames; `None`: the CAR is complete.
+    /// The next blocks, about 1 MiB of frames, or the block without which the walk cannot go on.
     ///
     /// # Errors
     /// A block is not here, or the walk reached a limit.
-    fn next_batch(&mut self) -> Result<Option<Self::Batch>>;
+    fn next_batch(&mut self) -> Result<Next<Self::Batch>>;
+
+    /// Gives the block that was asked for.
+    ///
+    /// # Errors
+    /// The walk cannot go on with it.
+    fn provide(&mut self, cid: &Cid, block: Bytes) -> Result<()>;
+
+    /// Begins to read what the batches so far need from elsewhere.
+    fn issue(&mut self);
 
     /// Bytes of memory that it holds between two batches.
     fn memory_len(&self) -> usize;
@@ -80,17 +105,26 @@ pub trait Plan: Send + 'static {
     clippy::len_without_is_empty,
     reason = "a batch holds at least one block"
 )]
-pub trait Batch: Send + 'static {
+pub trait Batch: Sized + Send + 'static {
     /// Bytes of the frames.
     fn len(&self) -> usize;
 
     /// Number of blocks.
     fn n_blocks(&self) -> u64;
 
+    /// Whether some of them are on their way from elsewhere: [fetch](Self::fetch) it first.
+    fn is_elsewhere(&self) -> bool;
+
+    /// Waits for what comes from elsewhere. Does not block.
+    ///
+    /// # Errors
+    /// As [`Backend::get`].
+    fn fetch(self) -> impl Future<Output = Result<Self>> + Send;
+
     /// Reads and verifies the blocks and frames them. The result has [`Self::len`] bytes.
     ///
     /// # Errors
-    /// As [`Backend::get_blocking`]; nothing of the batch is given then.
+    /// As [`Backend::get`]; nothing of the batch is given then.
     fn read(self) -> Result<Bytes>;
 }
 
@@ -109,13 +143,24 @@ impl Backend for Blocks {
         Self::try_get(self, cid)
     }
 
-    fn get_blocking(&self, cid: &Cid) -> Result<Bytes> {
-        Self::get_blocking(self, cid)
+    fn get_here_blocking(&self, cid: &Cid) -> Result<Option<Bytes>> {
+        Ok(match Self::get_here(self, cid)? {
+            Found::Here(block) => Some(block),
+            Found::Elsewhere(_) => None,
+        })
     }
 
-    fn resolve_blocking(&self, root: Cid, segments: Vec<String>) -> Result<Resolved> {
+    async fn get(&self, cid: &Cid) -> Result<Bytes> {
+        Self::get(self, cid).await
+    }
+
+    async fn resolve(&self, root: Cid, segments: Vec<String>) -> Result<Resolved> {
         // The request's own limits, which are the tighter ones, have been kept to already.
-        resolve::resolve_blocking(self, root, segments, ResolveLimits::default())
+        resolve::resolve(self, root, segments, ResolveLimits::default()).await
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        self.extents().sources().troubles()
     }
 
     fn plan(&self, request: CarRequest) -> CarPlan {
@@ -130,8 +175,16 @@ impl Plan for CarPlan {
         Self::header(self)
     }
 
-    fn next_batch(&mut self) -> Result<Option<car_stream::Batch>> {
+    fn next_batch(&mut self) -> Result<Next<car_stream::Batch>> {
         Self::next_batch(self)
+    }
+
+    fn provide(&mut self, cid: &Cid, block: Bytes) -> Result<()> {
+        Self::provide(self, cid, block)
+    }
+
+    fn issue(&mut self) {
+        Self::issue(self);
     }
 
     fn memory_len(&self) -> usize {
@@ -146,6 +199,14 @@ impl Batch for car_stream::Batch {
 
     fn n_blocks(&self) -> u64 {
         Self::n_blocks(self)
+    }
+
+    fn is_elsewhere(&self) -> bool {
+        Self::is_elsewhere(self)
+    }
+
+    async fn fetch(self) -> Result<Self> {
+        Self::fetch(self).await
     }
 
     fn read(self) -> Result<Bytes> {

@@ -58,7 +58,7 @@ enum Visit {
     Absent,
     /// It is not a JSON block, and one was asked for.
     NotJson,
-    /// It can be served; its bytes were not wanted yet, or there was no room for them.
+    /// It can be served; its bytes were not wanted yet, lie elsewhere, or there was no room.
     Known { len: usize },
     /// Its bytes.
     Block { bytes: Bytes, reserved: Reserved },
@@ -95,7 +95,8 @@ pub(crate) async fn answer<B: Backend>(job: &Job<B>) -> Result<Answer, Refusal> 
     }
     let reserved = job.reserve(len).await?;
     let (backend, cid) = (job.gateway.backend().clone(), resolved.terminus);
-    let bytes = pool::run(move || backend.get_blocking(&cid))
+    let bytes = backend
+        .get(&cid)
         .await
         .map_err(|error| job.absent_or(Refusal::from_block_error(&error)))?;
     Ok(block(job, target, bytes, reserved))
@@ -106,12 +107,13 @@ async fn visit<B: Backend>(job: &Job<B>, wants_block: bool) -> Result<(Resolved,
     let (backend, pool) = (job.gateway.backend().clone(), job.gateway.pool().clone());
     let (root, segments) = (job.request.root, job.request.segments.clone());
     let wants_json = job.request.format == Format::Json;
+    let resolved = if segments.is_empty() {
+        Resolved::root(root)
+    } else {
+        let resolved = backend.resolve(root, segments).await;
+        resolved.map_err(|error| job.absent_or(Refusal::from_block_error(&error)))?
+    };
     let visited = pool::run(move || {
-        let resolved = if segments.is_empty() {
-            Resolved::root(root)
-        } else {
-            backend.resolve_blocking(root, segments)?
-        };
         let terminus = resolved.terminus;
         if wants_json && !matches!(terminus.codec(), cid::RAW | cid::JSON) {
             return Ok((resolved, Visit::NotJson));
@@ -121,13 +123,13 @@ async fn visit<B: Backend>(job: &Job<B>, wants_block: bool) -> Result<(Resolved,
         };
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let reserved = wants_block.then(|| pool.try_reserve(len)).flatten();
-        let visit = match reserved {
-            Some(reserved) => Visit::Block {
-                bytes: backend.get_blocking(&terminus)?,
-                reserved,
-            },
-            None => Visit::Known { len },
+        let here = match reserved {
+            Some(reserved) => backend
+                .get_here_blocking(&terminus)?
+                .map(|bytes| Visit::Block { bytes, reserved }),
+            None => None,
         };
+        let visit = here.unwrap_or(Visit::Known { len });
         Ok((resolved, visit))
     });
     let (resolved, visit) = visited

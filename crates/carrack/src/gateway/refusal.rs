@@ -40,7 +40,7 @@ impl Refusal {
             ErrorKind::NotFound | ErrorKind::Invalid => Cow::Owned(printable(&error.chain())),
             ErrorKind::Changed => Cow::Borrowed("the source of this content has changed"),
             ErrorKind::Limit => Cow::Borrowed("the request needs more than this node gives to one"),
-            ErrorKind::Unavailable | ErrorKind::Busy => {
+            ErrorKind::Unavailable | ErrorKind::Unreachable | ErrorKind::Busy => {
                 Cow::Borrowed("the source of this content cannot be read now")
             }
             _ => Cow::Borrowed("this node failed to read its own data"),
@@ -51,19 +51,26 @@ impl Refusal {
             sentence,
             retry: matches!(
                 kind,
-                ErrorKind::Unavailable | ErrorKind::Busy | ErrorKind::Limit
+                ErrorKind::Unavailable
+                    | ErrorKind::Unreachable
+                    | ErrorKind::Busy
+                    | ErrorKind::Limit
             ),
         }
     }
 
-    /// The same for a raw block. Deployed block clients drop a whole host on 409, so a block whose
-    /// source changed is one that is not here.
+    /// The same for a raw block. Deployed block clients drop a whole host on 409 and 503, so a
+    /// block whose source changed, or is down while others may not be, is one that is not here.
     #[must_use]
     pub fn from_block_error(error: &Error) -> Self {
         match error.kind() {
             ErrorKind::Changed => Self::new(
                 StatusCode::NOT_FOUND,
                 "the block is not here: its source has changed",
+            ),
+            ErrorKind::Unreachable => Self::new(
+                StatusCode::NOT_FOUND,
+                "the block is not here now: its source does not answer",
             ),
             _ => Self::from_error(error),
         }

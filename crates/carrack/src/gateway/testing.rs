@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::backend::{Backend, Batch, Plan};
+use super::backend::{Backend, Batch, Next, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::node::limits::Limits;
 use crate::node::{ServeOptions, serve};
@@ -77,7 +77,7 @@ impl Memory {
         self.blocks.lock().unwrap().get(cid.hash()).cloned()
     }
 
-    fn get(&self, cid: &Cid) -> Result<Bytes> {
+    fn find_good(&self, cid: &Cid) -> Result<Bytes> {
         let found = self.find(cid);
         let block = found
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("block {cid} is not here")))?;
@@ -113,14 +113,18 @@ impl Backend for Memory {
         if self.find(cid).is_some() && self.has(cid, Fault::Cold) {
             return Ok(None);
         }
-        self.get(cid).map(Some)
+        self.find_good(cid).map(Some)
     }
 
-    fn get_blocking(&self, cid: &Cid) -> Result<Bytes> {
-        self.get(cid)
+    fn get_here_blocking(&self, cid: &Cid) -> Result<Option<Bytes>> {
+        self.find_good(cid).map(Some)
     }
 
-    fn resolve_blocking(&self, root: Cid, segments: Vec<String>) -> Result<Resolved> {
+    async fn get(&self, cid: &Cid) -> Result<Bytes> {
+        self.find_good(cid)
+    }
+
+    async fn resolve(&self, root: Cid, segments: Vec<String>) -> Result<Resolved> {
         let failed = |error: WalkError| Error::new(ErrorKind::NotFound, error.to_string());
         let limits = ResolveLimits::default();
         let mut resolver = Resolver::new(root, segments, limits).map_err(failed)?;
@@ -128,7 +132,7 @@ impl Backend for Memory {
             match resolver.next().map_err(failed)? {
                 ResolveStep::Done(resolved) => return Ok(resolved),
                 ResolveStep::Need(cid) => {
-                    let block = self.get(&cid)?;
+                    let block = self.find_good(&cid)?;
                     resolver.provide(&cid, &block).map_err(failed)?;
                 }
             }
@@ -166,7 +170,7 @@ impl Plan for MemoryPlan {
         write::header(&[self.root])
     }
 
-    fn next_batch(&mut self) -> Result<Option<MemoryBatch>> {
+    fn next_batch(&mut self) -> Result<Next<MemoryBatch>> {
         let failed = |error: WalkError| Error::new(ErrorKind::Invalid, error.to_string());
         let mut cids = Vec::new();
         let mut len = 0;
@@ -176,7 +180,7 @@ impl Plan for MemoryPlan {
                 Step::Leaf(cid) => (cid, true),
                 Step::Need { cid, emit } => {
                     self.walker
-                        .provide(&cid, self.memory.get(&cid)?)
+                        .provide(&cid, self.memory.find_good(&cid)?)
                         .map_err(failed)?;
                     (cid, emit)
                 }
@@ -189,8 +193,17 @@ impl Plan for MemoryPlan {
             }
         }
         let memory = self.memory.clone();
-        Ok((!cids.is_empty()).then_some(MemoryBatch { memory, cids, len }))
+        Ok(match cids.is_empty() {
+            true => Next::End,
+            false => Next::Batch(MemoryBatch { memory, cids, len }),
+        })
     }
+
+    fn provide(&mut self, _cid: &Cid, _block: Bytes) -> Result<()> {
+        unreachable!("nothing lies elsewhere")
+    }
+
+    fn issue(&mut self) {}
 
     fn memory_len(&self) -> usize {
         self.walker.memory_len()
@@ -212,10 +225,18 @@ impl Batch for MemoryBatch {
         self.cids.len() as u64
     }
 
+    fn is_elsewhere(&self) -> bool {
+        false
+    }
+
+    async fn fetch(self) -> Result<Self> {
+        Ok(self)
+    }
+
     fn read(self) -> Result<Bytes> {
         let mut frames = Vec::with_capacity(self.len);
         for cid in &self.cids {
-            let block = self.memory.get(cid)?;
+            let block = self.memory.find_good(cid)?;
             write::frame_head(&mut frames, cid, block.len());
             frames.extend_from_slice(&block);
         }

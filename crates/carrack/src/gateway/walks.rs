@@ -10,7 +10,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::backend::Plan;
+use bytes::Bytes;
+use carrack_formats::Cid;
+
+use super::backend::{Next, Plan};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes that each walk may hold without being counted: 256 MiB for as many as there may be
@@ -58,7 +61,7 @@ impl<P: Plan> Plan for Counted<P> {
         self.plan.header()
     }
 
-    fn next_batch(&mut self) -> Result<Option<P::Batch>> {
+    fn next_batch(&mut self) -> Result<Next<P::Batch>> {
         let batch = self.plan.next_batch()?;
         let len = self.memory_len().saturating_sub(FREE_LEN);
         let all = &self.walks.held;
@@ -77,6 +80,14 @@ impl<P: Plan> Plan for Counted<P> {
         Ok(batch)
     }
 
+    fn provide(&mut self, cid: &Cid, block: Bytes) -> Result<()> {
+        self.plan.provide(cid, block)
+    }
+
+    fn issue(&mut self) {
+        self.plan.issue();
+    }
+
     fn memory_len(&self) -> usize {
         self.plan.memory_len()
     }
@@ -90,8 +101,6 @@ impl<P> Drop for Counted<P> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::gateway::backend::Batch;
 
@@ -105,9 +114,15 @@ mod tests {
             Vec::new()
         }
 
-        fn next_batch(&mut self) -> Result<Option<Nothing>> {
-            Ok(Some(Nothing))
+        fn next_batch(&mut self) -> Result<Next<Nothing>> {
+            Ok(Next::Batch(Nothing))
         }
+
+        fn provide(&mut self, _cid: &Cid, _block: Bytes) -> Result<()> {
+            Ok(())
+        }
+
+        fn issue(&mut self) {}
 
         fn memory_len(&self) -> usize {
             self.0
@@ -121,6 +136,14 @@ mod tests {
 
         fn n_blocks(&self) -> u64 {
             1
+        }
+
+        fn is_elsewhere(&self) -> bool {
+            false
+        }
+
+        async fn fetch(self) -> Result<Self> {
+            Ok(self)
         }
 
         fn read(self) -> Result<Bytes> {

@@ -20,31 +20,40 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use carrack_formats::cid::identity_data;
 use carrack_formats::unixfs::leaf;
-use carrack_formats::verify::{HashError, Verifier};
+use carrack_formats::verify::HashError;
 use carrack_formats::{Cid, Multihash};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::source::Environment;
 use crate::source::local::{self, LocalFile};
 use crate::store::Store;
 use crate::store::buffers::{BUFFER_LEN, Buffer, BufferPool};
-use crate::store::catalog::{ContainerKind, ContainerRecord, StaleMark, StaleReason, Validator};
+use crate::store::catalog::{
+    ContainerKind, ContainerRecord, SOURCE_LOCAL, StaleMark, StaleReason, Validator,
+};
+use crate::store::extent::{ExtentLimits, Extents};
 use crate::store::location::{ContainerId, Location};
+use crate::store::sources::Sources;
 use crate::store::stale::StaleMarks;
 
+mod read;
+pub(crate) mod remote;
 mod survey;
 
+use self::read::{ReadError, read_verified};
+pub use self::remote::Elsewhere;
 pub use self::survey::Change;
 
 /// Largest block read on the caller's thread when the kernel has it in memory, in bytes: reading
 /// and hashing it takes well under half a millisecond.
 pub const INLINE_LEN_MAX: u32 = 128 << 10;
-/// Bytes read and hashed at once, so that hashing finds them in the processor's cache.
-const SLICE_LEN: usize = 128 << 10;
 /// Containers kept open for further reads.
 const OPEN_FILES_MAX: usize = 512;
+/// Containers of sources elsewhere that are remembered for further reads: a few hundred bytes each.
+const ELSEWHERE_MAX: usize = 16 << 10;
 /// Idle frame buffers kept, a little over 1 MiB each.
 const FREE_BUFFERS_MAX: usize = 16;
 /// Digests longer than this are not cached.
@@ -63,6 +72,8 @@ struct Inner {
     cache: Cache<CacheKey, Bytes, ByLength>,
     buffers: Arc<BufferPool>,
     stale: StaleMarks,
+    extents: Extents,
+    elsewhere: Cache<ContainerId, Arc<Elsewhere>>,
 }
 
 /// One open version of a container.
@@ -97,10 +108,21 @@ impl Weighter<CacheKey, Bytes> for ByLength {
     }
 }
 
+/// A look for a block among the files of this machine.
+#[derive(Debug)]
+pub enum Found<T> {
+    /// It is here.
+    Here(T),
+    /// No file here gives it, but these places may: ask [`Blocks::get`].
+    Elsewhere(Vec<Location>),
+}
+
 /// Why a location did not give its block.
 enum Miss {
     /// The container was dropped: the entry is left from before.
     Dropped,
+    /// It lies in a source elsewhere.
+    Elsewhere,
     /// The container is not what it was.
     Bad(Error),
 }
@@ -111,6 +133,18 @@ impl Blocks {
     /// # Errors
     /// Those of reading the catalog.
     pub fn new(store: Arc<Store>, cache_len: u64) -> Result<Self> {
+        let sources = Sources::new(Arc::clone(&store), Environment::default());
+        let limits = ExtentLimits {
+            bytes_max: 32 << 20,
+        };
+        Self::with_extents(store, cache_len, Extents::new(sources, limits))
+    }
+
+    /// The same, with the reads of what lies elsewhere.
+    ///
+    /// # Errors
+    /// Those of reading the catalog.
+    pub fn with_extents(store: Arc<Store>, cache_len: u64, extents: Extents) -> Result<Self> {
         let stale = StaleMarks::new(store.catalog().stale_marks()?);
         // The estimate of entries only sizes the tables.
         let entries = usize::try_from(cache_len / (64 << 10))
@@ -122,6 +156,8 @@ impl Blocks {
                 cache: Cache::with_weighter(entries, cache_len, ByLength),
                 buffers: BufferPool::new(FREE_BUFFERS_MAX),
                 stale,
+                extents,
+                elsewhere: Cache::new(ELSEWHERE_MAX),
                 store,
             }),
         })
@@ -162,7 +198,8 @@ impl Blocks {
             Ok(block_len(location) as u64)
         });
         match known {
-            Ok(len) => Ok(Some(len)),
+            Ok(Found::Here(len)) => Ok(Some(len)),
+            Ok(Found::Elsewhere(locations)) => self.stat_elsewhere(&locations),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Changed) => {
                 Ok(None)
             }
@@ -202,6 +239,11 @@ impl Blocks {
             return Err(not_found(cid));
         }
         for location in locations {
+            if self.is_served_elsewhere(location)
+                && let Some(block) = self.cached(cid)
+            {
+                return Ok(Some(block));
+            }
             let Some(container) = self.opened(location.container) else {
                 continue;
             };
@@ -226,14 +268,29 @@ impl Blocks {
         Ok(None)
     }
 
-    /// The verified block. Every copy is tried before an error.
+    /// The verified block, from wherever it lies: waits for a network, too. Every copy is tried
+    /// before an error. Not on a thread that drives futures.
+    ///
+    /// # Errors
+    /// As [`Self::get_here`]; `Unreachable`: a source elsewhere does not answer.
+    pub fn get_blocking(&self, cid: &Cid) -> Result<Bytes> {
+        match self.get_here(cid)? {
+            Found::Here(block) => Ok(block),
+            Found::Elsewhere(locations) => {
+                let handle = self.inner.extents.sources().handle()?;
+                handle.block_on(self.get_elsewhere(cid, &locations))
+            }
+        }
+    }
+
+    /// The verified block if a file of this machine has it.
     ///
     /// # Errors
     /// `NotFound`: no container has it. `Changed`: the file behind it is not what it was.
     /// `Corrupt`: one of carrack's own packs is damaged. `Unavailable`: the disk failed.
-    pub fn get_blocking(&self, cid: &Cid) -> Result<Bytes> {
+    pub fn get_here(&self, cid: &Cid) -> Result<Found<Bytes>> {
         if let Some(data) = identity_data(cid) {
-            return Ok(Bytes::copy_from_slice(data));
+            return Ok(Found::Here(Bytes::copy_from_slice(data)));
         }
         let locations = self.locate(cid.hash())?;
         self.first_good(cid, &locations, false, |location, container| {
@@ -276,10 +333,20 @@ impl Blocks {
         {
             return Ok(());
         }
-        self.first_good(cid, locations, false, |location, container| {
+        let found = self.first_good(cid, locations, false, |location, container| {
             *last = Some(Arc::clone(container));
             self.fill(cid, location, container, out)
-        })
+        })?;
+        let Found::Elsewhere(locations) = found else {
+            return Ok(());
+        };
+        let handle = self.inner.extents.sources().handle()?;
+        let block = handle.block_on(self.get_elsewhere(cid, &locations))?;
+        if block.len() != out.len() {
+            return Err(two_lengths(cid));
+        }
+        out.copy_from_slice(&block);
+        Ok(())
     }
 
     /// Verifies one copy of a block, whatever was found of its container before.
@@ -292,6 +359,7 @@ impl Blocks {
             None => match self.open_anew(location.container, true) {
                 Ok(container) => container,
                 Err(Miss::Dropped) => return Ok(()),
+                Err(Miss::Elsewhere) => return self.check_elsewhere(cid, location),
                 Err(Miss::Bad(error)) => return Err(error),
             },
         };
@@ -316,30 +384,36 @@ impl Blocks {
         locations: &[Location],
         keeps_all: bool,
         mut read: impl FnMut(Location, &Arc<OpenContainer>) -> Result<T>,
-    ) -> Result<T> {
+    ) -> Result<Found<T>> {
         if locations.is_empty() {
             return Err(not_found(cid));
         }
-        let mut failure = match self.first_of(locations, keeps_all, &mut read) {
-            Ok(value) => return Ok(value),
+        let mut elsewhere = Vec::new();
+        let mut failure = match self.first_of(locations, keeps_all, &mut elsewhere, &mut read) {
+            Ok(value) => return Ok(Found::Here(value)),
             Err(failure) => failure,
         };
         // An add or import may have taken the place of what the index said a moment ago.
         let now = self.locate(cid.hash())?;
         if now != locations {
-            match self.first_of(&now, keeps_all, &mut read) {
-                Ok(value) => return Ok(value),
+            elsewhere.clear();
+            match self.first_of(&now, keeps_all, &mut elsewhere, &mut read) {
+                Ok(value) => return Ok(Found::Here(value)),
                 Err(later) => failure = later,
             }
+        }
+        if !elsewhere.is_empty() {
+            return Ok(Found::Elsewhere(elsewhere));
         }
         Err(failure.unwrap_or_else(|| not_found(cid)))
     }
 
-    /// `Err(None)`: none of the containers is left.
+    /// `Err(None)`: none of the containers is left, or those that are lie elsewhere.
     fn first_of<T>(
         &self,
         locations: &[Location],
         keeps_all: bool,
+        elsewhere: &mut Vec<Location>,
         mut read: impl FnMut(Location, &Arc<OpenContainer>) -> Result<T>,
     ) -> Result<T, Option<Error>> {
         let mut failure: Option<Error> = None;
@@ -352,6 +426,10 @@ impl Blocks {
                     Err(error) => error,
                 },
                 Err(Miss::Dropped) => continue,
+                Err(Miss::Elsewhere) => {
+                    elsewhere.push(*location);
+                    continue;
+                }
                 Err(Miss::Bad(error)) => error,
             };
             // A disk that may answer later counts for more than a file that changed.
@@ -365,12 +443,13 @@ impl Blocks {
         Err(failure)
     }
 
+    /// Where a container is, for people; the file of one that is here.
     fn path_of(&self, record: &ContainerRecord) -> PathBuf {
-        match record.kind {
-            ContainerKind::Pack => self.inner.store.pack_path(record),
-            ContainerKind::File | ContainerKind::Car => {
-                PathBuf::from(std::ffi::OsStr::from_bytes(&record.path))
-            }
+        let path = Path::new(std::ffi::OsStr::from_bytes(&record.path));
+        match (record.kind, record.source) {
+            (ContainerKind::Pack, _) => self.inner.store.pack_path(record),
+            (_, SOURCE_LOCAL) => path.to_owned(),
+            (_, source) => self.inner.extents.sources().shown(source, path),
         }
     }
 
@@ -410,12 +489,15 @@ impl Blocks {
             .container(id)
             .map_err(Miss::Bad)?;
         let record = record.ok_or(Miss::Dropped)?;
+        if record.validator.object().is_some() {
+            return Err(Miss::Elsewhere);
+        }
         let path = self.path_of(&record);
         let is_pack = record.kind == ContainerKind::Pack;
         let file = LocalFile::open(&path).map_err(|error| self.lost(id, &path, is_pack, error))?;
         if !is_pack && file.validator.size() != record.size {
             // Another length is another file, even where some of its bytes are the same.
-            let observed = Some(file.validator);
+            let observed = Some(file.validator.clone());
             self.inner
                 .stale
                 .mark(id, mark(StaleReason::Changed, observed, None));
@@ -489,8 +571,7 @@ impl Blocks {
         out: &mut [u8],
     ) -> Result<()> {
         if out.len() != block_len(location) {
-            let what = format!("the index gives {cid} two lengths");
-            return Err(Error::new(ErrorKind::Corrupt, what));
+            return Err(two_lengths(cid));
         }
         let (file, offset) = (&container.file, location.offset);
         let outcome = read_verified(cid, location, file, out);
@@ -565,50 +646,6 @@ pub fn block_len(location: Location) -> usize {
     }
 }
 
-enum ReadError {
-    Io(io::Error),
-    Hash(HashError),
-}
-
-fn read_verified(
-    cid: &Cid,
-    location: Location,
-    file: &LocalFile,
-    out: &mut [u8],
-) -> Result<(), ReadError> {
-    let mut verifier = Verifier::new(cid.hash()).map_err(ReadError::Hash)?;
-    let mut payload = out;
-    if location.wrapped {
-        let (prefix, suffix) = leaf::frame(location.len as usize);
-        verifier.update(&prefix);
-        let (head, rest) = payload.split_at_mut(prefix.len().min(payload.len()));
-        head.copy_from_slice(&prefix);
-        let (middle, tail) = rest.split_at_mut((location.len as usize).min(rest.len()));
-        tail.copy_from_slice(&suffix);
-        payload = middle;
-        read_slices(file, location.offset, payload, &mut verifier)?;
-        verifier.update(&suffix);
-    } else {
-        read_slices(file, location.offset, payload, &mut verifier)?;
-    }
-    verifier.finish().map_err(ReadError::Hash)
-}
-
-fn read_slices(
-    file: &LocalFile,
-    offset: u64,
-    out: &mut [u8],
-    verifier: &mut Verifier,
-) -> Result<(), ReadError> {
-    let mut at = offset;
-    for slice in out.chunks_mut(SLICE_LEN) {
-        file.read_exact_at(slice, at).map_err(ReadError::Io)?;
-        verifier.update(slice);
-        at += slice.len() as u64;
-    }
-    Ok(())
-}
-
 fn mark(reason: StaleReason, observed: Option<Validator>, at: Option<Location>) -> StaleMark {
     StaleMark {
         reason,
@@ -636,6 +673,11 @@ fn cache_key(cid: &Cid) -> Option<CacheKey> {
 #[must_use]
 pub fn not_found(cid: &Cid) -> Error {
     Error::new(ErrorKind::NotFound, format!("{cid} is not here"))
+}
+
+fn two_lengths(cid: &Cid) -> Error {
+    let what = format!("the index gives {cid} two lengths");
+    Error::new(ErrorKind::Corrupt, what)
 }
 
 fn changed(path: &Path) -> Error {

@@ -16,8 +16,9 @@ use carrack_formats::walk::resolve::Resolved;
 use carrack_formats::walk::{ByteRange, Scope, Step, WalkError, WalkLimits, Walker};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::block::{Blocks, block_len, not_found};
+use crate::store::block::{Blocks, Found, block_len, not_found};
 use crate::store::buffers::BUFFER_LEN;
+use crate::store::extent::{Pieces, Planned, Ticket};
 use crate::store::location::Location;
 
 /// Bytes of frames after which a batch is complete. A 1 MiB leaf fills one, and fits a pooled
@@ -47,11 +48,34 @@ pub struct CarPlan {
     blocks: Blocks,
     walker: Walker,
     root: Cid,
+    /// Reads of what lies elsewhere, announced in the order of the output.
+    planned: Planned,
+    /// A block that the walk needs and that lies elsewhere.
+    needed: Option<Needed>,
     /// A block that did not fit the last batch.
     carried: Option<Item>,
     /// Bytes of blocks that the last batch holds, which nobody else accounts for until it is read.
     held_len: usize,
     done: bool,
+}
+
+/// A step of the walk that waits for a block.
+#[derive(Debug)]
+struct Needed {
+    cid: Cid,
+    emit: bool,
+}
+
+/// What comes next in a plan.
+#[derive(Debug)]
+pub enum Next<B> {
+    /// Some frames.
+    Batch(B),
+    /// The walk cannot go on without this block, which lies elsewhere: [get](Blocks::get) it,
+    /// [provide](CarPlan::provide) it and ask again.
+    Needs(Cid),
+    /// The CAR is complete.
+    End,
 }
 
 /// Some frames: known where their blocks lie, not yet read.
@@ -75,6 +99,10 @@ enum Origin {
     Held(Bytes),
     /// Where its copies lie.
     At(Vec<Location>),
+    /// It lies elsewhere, and its bytes were announced.
+    Announced(Location, Ticket),
+    /// Its bytes have come from elsewhere, and are not verified yet.
+    Came(Location, Pieces),
 }
 
 impl CarPlan {
@@ -90,9 +118,11 @@ impl CarPlan {
         } = request;
         let walker = Walker::new(&resolved, scope, range, dups, limits);
         Self {
+            planned: blocks.extents().planned(),
             blocks,
             walker,
             root,
+            needed: None,
             carried: None,
             held_len: 0,
             done: false,
@@ -112,12 +142,12 @@ impl CarPlan {
         self.walker.memory_len() + self.held_len + carried
     }
 
-    /// The next frames. `None`: the CAR is complete. Blocks, but not for long: it looks up leaves
-    /// and reads only the nodes that the walk itself needs.
+    /// The next frames. Blocks, but not for long: it looks up leaves and reads only the nodes that
+    /// the walk itself needs and that lie on this machine.
     ///
     /// # Errors
     /// `NotFound` for a block that is not here, and those of reading a node. The plan ends there.
-    pub fn next_batch(&mut self) -> Result<Option<Batch>> {
+    pub fn next_batch(&mut self) -> Result<Next<Batch>> {
         let mut batch = Batch {
             blocks: self.blocks.clone(),
             items: Vec::new(),
@@ -126,7 +156,7 @@ impl CarPlan {
         if let Some(item) = self.carried.take() {
             batch.push(item);
         }
-        while !self.done && !batch.is_full() {
+        while !self.done && self.needed.is_none() && !batch.is_full() {
             let Some(item) = self.next_item()? else {
                 continue;
             };
@@ -137,7 +167,50 @@ impl CarPlan {
             batch.push(item);
         }
         self.held_len = batch.items.iter().map(Item::held_len).sum();
-        Ok((!batch.items.is_empty()).then_some(batch))
+        Ok(match &self.needed {
+            _ if !batch.items.is_empty() => Next::Batch(batch),
+            Some(needed) => Next::Needs(needed.cid),
+            None => Next::End,
+        })
+    }
+
+    /// The next frames, waiting for nodes that lie elsewhere, too. Not on a thread that drives
+    /// futures.
+    ///
+    /// # Errors
+    /// As [`Self::next_batch`].
+    pub fn next_batch_blocking(&mut self) -> Result<Option<Batch>> {
+        loop {
+            match self.next_batch()? {
+                Next::Batch(batch) => {
+                    self.issue();
+                    return Ok(Some(batch));
+                }
+                Next::Needs(cid) => {
+                    let block = self.blocks.get_blocking(&cid)?;
+                    self.provide(&cid, block)?;
+                }
+                Next::End => return Ok(None),
+            }
+        }
+    }
+
+    /// Gives the block that [`Next::Needs`] asked for.
+    ///
+    /// # Errors
+    /// `Invalid` and `Limit` of the walk.
+    pub fn provide(&mut self, cid: &Cid, block: Bytes) -> Result<()> {
+        let Some(needed) = self.needed.take_if(|needed| needed.cid == *cid) else {
+            let what = format!("a plan did not ask for {cid}");
+            return Err(Error::new(ErrorKind::Internal, what));
+        };
+        self.carried = self.step_taken(needed, block)?;
+        Ok(())
+    }
+
+    /// Reads what was announced, though more could join it.
+    pub fn issue(&mut self) {
+        self.planned.issue();
     }
 
     /// The next block of the output; `None` for a step that has none.
@@ -147,26 +220,43 @@ impl CarPlan {
                 self.done = true;
                 Ok(None)
             }
-            Step::Leaf(cid) => {
-                let locations = self.blocks.locate(cid.hash())?;
-                let first = locations.first().ok_or_else(|| not_found(&cid))?;
-                let len = block_len(*first);
-                let from = Origin::At(locations);
-                Ok(Some(Item { cid, len, from }))
-            }
+            Step::Leaf(cid) => self.leaf(cid).map(Some),
             Step::Need { cid, emit } => {
-                let block = self.blocks.get_blocking(&cid)?;
-                self.walker
-                    .provide(&cid, block.clone())
-                    .map_err(walk_error)?;
-                let len = block.len();
-                Ok(emit.then_some(Item {
-                    cid,
-                    len,
-                    from: Origin::Held(block),
-                }))
+                let needed = Needed { cid, emit };
+                match self.blocks.get_here(&cid)? {
+                    Found::Here(block) => self.step_taken(needed, block),
+                    Found::Elsewhere(_) => {
+                        self.needed = Some(needed);
+                        Ok(None)
+                    }
+                }
             }
         }
+    }
+
+    fn leaf(&mut self, cid: Cid) -> Result<Item> {
+        let locations = self.blocks.locate(cid.hash())?;
+        let first = locations.first().ok_or_else(|| not_found(&cid))?;
+        let len = block_len(*first);
+        let from = match self.blocks.place(&locations)? {
+            Some((at, place)) if block_len(at) == len => {
+                let range = at.offset..at.offset + u64::from(at.len);
+                Origin::Announced(at, self.planned.announce(&place, range))
+            }
+            _ => Origin::At(locations),
+        };
+        Ok(Item { cid, len, from })
+    }
+
+    /// The walk goes on below a node.
+    fn step_taken(&mut self, needed: Needed, block: Bytes) -> Result<Option<Item>> {
+        let Needed { cid, emit } = needed;
+        self.walker
+            .provide(&cid, block.clone())
+            .map_err(walk_error)?;
+        let len = block.len();
+        let from = Origin::Held(block);
+        Ok(emit.then_some(Item { cid, len, from }))
     }
 }
 
@@ -174,7 +264,7 @@ impl Item {
     fn held_len(&self) -> usize {
         match &self.from {
             Origin::Held(block) => block.len(),
-            Origin::At(_) => 0,
+            Origin::At(_) | Origin::Announced(..) | Origin::Came(..) => 0,
         }
     }
 
@@ -211,11 +301,43 @@ impl Batch {
         self.items.push(item);
     }
 
-    /// Reads, verifies and frames all blocks. Blocks.
+    /// Whether bytes that were announced are still to be [fetched](Self::fetch).
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        let announced = |item: &Item| matches!(item.from, Origin::Announced(..));
+        self.items.iter().any(announced)
+    }
+
+    /// Waits for the bytes that lie elsewhere. A block whose place does not give them is taken
+    /// from any other that has it.
+    ///
+    /// # Errors
+    /// As [`Blocks::get`], for a block that no place gives.
+    pub async fn fetch(mut self) -> Result<Self> {
+        let mut items = Vec::with_capacity(self.items.len());
+        for mut item in self.items.drain(..) {
+            if let Origin::Announced(at, ticket) = item.from {
+                item.from = match ticket.bytes().await {
+                    Ok(pieces) => Origin::Came(at, pieces),
+                    Err(_) => Origin::Held(self.blocks.get(&item.cid).await?),
+                };
+            }
+            items.push(item);
+        }
+        self.items = items;
+        Ok(self)
+    }
+
+    /// Reads, verifies and frames all blocks. Blocks; what lies elsewhere was fetched before, or
+    /// is waited for here.
     ///
     /// # Errors
     /// Those of [`Blocks::read_into`]; no byte of the batch may be used then.
     pub fn read(self) -> Result<Bytes> {
+        if self.is_elsewhere() {
+            let handle = self.blocks.extents().sources().handle()?;
+            return handle.block_on(self.fetch())?.read();
+        }
         let mut buffer = self.blocks.buffer(self.len);
         let mut rest = buffer.as_mut_slice();
         let mut last = None;
@@ -233,7 +355,18 @@ impl Batch {
                 Error::new(ErrorKind::Internal, "frames are longer than was planned")
             })?;
             match &item.from {
-                Origin::Held(block) => data.copy_from_slice(block),
+                Origin::Held(block) if block.len() == data.len() => data.copy_from_slice(block),
+                Origin::Held(_) | Origin::Announced(..) => {
+                    let what = format!("{} has another length than was planned", item.cid);
+                    return Err(Error::new(ErrorKind::Corrupt, what));
+                }
+                Origin::Came(at, pieces) => {
+                    let verified = self.blocks.verify_into(&item.cid, *at, pieces, data);
+                    if verified.is_err() {
+                        // Finds out why, marks the place, and tries the others.
+                        self.blocks.read_into(&item.cid, &[*at], &mut last, data)?;
+                    }
+                }
                 Origin::At(locations) => {
                     self.blocks
                         .read_into(&item.cid, locations, &mut last, data)?;

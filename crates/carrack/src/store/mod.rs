@@ -224,6 +224,12 @@ impl Store {
         lost.iter().map(|(_, error)| error.chain()).collect()
     }
 
+    /// Whether any source is configured beside this machine's paths.
+    #[must_use]
+    pub fn has_sources(&self) -> bool {
+        self.catalog.next_source() > catalog::SOURCE_FIRST
+    }
+
     /// Where blocks lie.
     #[must_use]
     pub fn index(&self) -> &Index {

@@ -35,6 +35,28 @@ pub fn resolve_blocking(
     }
 }
 
+/// The same without blocking: what lies elsewhere is waited for.
+///
+/// # Errors
+/// As [`resolve_blocking`], and `Unreachable`.
+pub async fn resolve(
+    blocks: &Blocks,
+    root: Cid,
+    segments: Vec<String>,
+    limits: ResolveLimits,
+) -> Result<Resolved> {
+    let mut resolver = Resolver::new(root, segments, limits).map_err(path_error)?;
+    loop {
+        match resolver.next().map_err(path_error)? {
+            ResolveStep::Done(resolved) => return Ok(resolved),
+            ResolveStep::Need(cid) => {
+                let block = blocks.get(&cid).await?;
+                resolver.provide(&cid, &block).map_err(path_error)?;
+            }
+        }
+    }
+}
+
 fn path_error(error: WalkError) -> Error {
     match error {
         WalkError::NotFound { .. } => Error::new(ErrorKind::NotFound, error.to_string()),

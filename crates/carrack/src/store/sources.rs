@@ -6,7 +6,8 @@
 //! Not here what a source does (`source`), how reads are shared (`store::extent`).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Runtime};
@@ -24,6 +25,7 @@ pub struct Sources {
     store: Arc<Store>,
     environment: RwLock<Environment>,
     open: Mutex<HashMap<u32, Arc<OpenSource>>>,
+    urls: RwLock<HashMap<u32, String>>,
     threads: Mutex<Threads>,
 }
 
@@ -47,6 +49,14 @@ pub struct OpenSource {
     pub source: Arc<dyn Source>,
 }
 
+impl OpenSource {
+    /// Whether it does not answer, as far as is known.
+    #[must_use]
+    pub const fn is_down(&self) -> bool {
+        false
+    }
+}
+
 impl std::fmt::Debug for Sources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sources").finish_non_exhaustive()
@@ -61,6 +71,7 @@ impl Sources {
             store,
             environment: RwLock::new(environment),
             open: Mutex::default(),
+            urls: RwLock::default(),
             threads: Mutex::new(Threads::None),
         })
     }
@@ -121,6 +132,14 @@ impl Sources {
         Ok(source)
     }
 
+    /// Puts a source of a test's own in the place of `id`.
+    #[cfg(test)]
+    pub(crate) fn put(&self, id: u32, source: Arc<dyn Source>) {
+        let name = format!("test {id}");
+        let source = Arc::new(OpenSource { id, name, source });
+        hold(&self.open).insert(id, source);
+    }
+
     /// A source as `record` describes it, whether it is in the catalog or not.
     ///
     /// # Errors
@@ -137,10 +156,38 @@ impl Sources {
         Ok(crate::source::open(&config, &self.environment())?)
     }
 
+    /// The sources that do not answer, a sentence each.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        let open = hold(&self.open);
+        let mut down: Vec<_> = open.values().filter(|source| source.is_down()).collect();
+        down.sort_by_key(|source| source.id);
+        let said = |source: &&Arc<OpenSource>| format!("source {} does not answer", source.name);
+        down.iter().map(said).collect()
+    }
+
+    /// Where something below a source is, for people; its path if the source is a folder.
+    #[must_use]
+    pub fn shown(&self, id: u32, path: &Path) -> PathBuf {
+        let known = read(&self.urls).get(&id).cloned();
+        let url = known.unwrap_or_else(|| {
+            let record = self.store.catalog().source(id).ok().flatten();
+            let url = record.map_or_else(|| format!("source {id}"), |record| record.url);
+            let mut urls = self.urls.write().unwrap_or_else(PoisonError::into_inner);
+            urls.insert(id, url.clone());
+            url
+        });
+        if path.as_os_str().is_empty() {
+            return PathBuf::from(url);
+        }
+        Path::new(&url).join(path)
+    }
+
     /// Lets the next use of a source open it anew: its row has changed.
     pub fn forget(&self, id: u32) {
-        let mut open = hold(&self.open);
-        open.remove(&id);
+        let mut urls = self.urls.write().unwrap_or_else(PoisonError::into_inner);
+        urls.remove(&id);
+        hold(&self.open).remove(&id);
     }
 
     /// Ends all reads and closes all connections, waiting at most `timeout`.
@@ -160,6 +207,10 @@ impl Drop for Sources {
             runtime.shutdown_background(); // May be dropped where waiting is not allowed.
         }
     }
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

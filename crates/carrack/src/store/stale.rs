@@ -40,6 +40,20 @@ impl StaleMarks {
             .is_some_and(|mark| mark.observed.as_ref() == observed)
     }
 
+    /// Whether anything is out of service.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+        !marks.is_empty()
+    }
+
+    /// The mark of a container.
+    #[must_use]
+    pub fn get(&self, container: ContainerId) -> Option<StaleMark> {
+        let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+        marks.get(&container).cloned()
+    }
+
     /// Takes a container out of service. The first mark's time stays.
     pub fn mark(&self, container: ContainerId, mut mark: StaleMark) {
         let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
@@ -66,8 +80,8 @@ impl StaleMarks {
         })
     }
 
-    /// Whether there is no mark now.
-    fn clear_if(&self, container: ContainerId, is_over: impl Fn(&StaleMark) -> bool) -> bool {
+    /// Clears a mark that `is_over`; whether there is none now.
+    pub fn clear_if(&self, container: ContainerId, is_over: impl Fn(&StaleMark) -> bool) -> bool {
         let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
         match marks.get(&container) {
             None => return true,

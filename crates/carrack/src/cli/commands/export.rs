@@ -82,7 +82,7 @@ fn write_car(mut plan: CarPlan, env: &mut Env<'_>, mut file: Option<&mut dyn Wri
     loop {
         let mut batches = Vec::new();
         while batches.len() < 2 * super::n_threads() {
-            let Some(batch) = plan.next_batch()? else {
+            let Some(batch) = plan.next_batch_blocking()? else {
                 break;
             };
             batches.push(batch);

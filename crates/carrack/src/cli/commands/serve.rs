@@ -22,7 +22,7 @@ use crate::cli::args::ServeArgs;
 use crate::cli::commands::{add, import};
 use crate::cli::control::{self, CLIENTS_MAX, Client, SOCKET_NAME};
 use crate::cli::output::{Output, shown};
-use crate::cli::{Env, run_for_client};
+use crate::cli::{Env, open_blocks, run_for_client};
 use crate::error::{Context, ErrorKind, Result};
 use crate::gateway::service::Readiness;
 use crate::ingest::AddedRoot;
@@ -47,13 +47,14 @@ pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Outpu
     let budget = usize::try_from(args.block_budget)
         .unwrap_or(usize::MAX)
         .saturating_mul(1 << 20);
-    // Half for blocks on their way, three eighths for the cache; the rest is for idle buffers and
-    // for what blocks take beyond their lengths.
+    // Half for what comes from sources elsewhere, a quarter for blocks on their way to clients,
+    // three sixteenths for the cache; the rest is for idle buffers and for what blocks take beyond
+    // their lengths.
     let limits = Limits {
-        bytes_in_flight_max: budget / 2,
+        bytes_in_flight_max: budget / 4,
         ..Limits::default()
     };
-    let blocks = Blocks::new(store, budget as u64 / 8 * 3)?;
+    let blocks = open_blocks(store, budget as u64 / 16 * 3, budget as u64 / 2)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(limits.blocking_jobs_max)
@@ -118,6 +119,7 @@ pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Outpu
     }
     blocks.save_stale();
     runtime.shutdown_timeout(Duration::from_secs(1));
+    blocks.extents().sources().close(Duration::from_secs(1));
     if let Some(log) = log_counts
         && log.n_dropped() > 0
     {

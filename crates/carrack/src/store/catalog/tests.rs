@@ -10,8 +10,8 @@ use super::codec::Reader;
 use super::record::{row_containers, segment_to_bytes};
 use super::{
     Batch, Catalog, ContainerKind, ContainerRecord, DirRecord, FileStamp, FileTime, NextIds,
-    ObjectStamp, PathKey, PathRecord, RootId, RootKind, RootRecord, SOURCE_LOCAL, SOURCE_STORE,
-    StaleMark, StaleReason, Validator, members,
+    ObjectStamp, PathKey, PathRecord, RootId, RootKind, RootRecord, SOURCE_FIRST, SOURCE_LOCAL,
+    SOURCE_STORE, SourceRecord, StaleMark, StaleReason, Validator, members, validator_bytes,
 };
 use crate::error::ErrorKind;
 use crate::store::index::{SegmentId, SegmentMeta};
@@ -32,14 +32,6 @@ fn cid(seed: u64) -> Cid {
 }
 
 fn validator(seed: u64) -> Validator {
-    if seed % 3 == 2 {
-        return Validator::from(ObjectStamp {
-            size: seed,
-            etag: Some(format!("\"{seed}\"").into()),
-            version: seed.is_multiple_of(2).then(|| "v".into()),
-            modified: (seed % 4 < 2).then_some(FileTime { secs: 1, nanos: 0 }),
-        });
-    }
     Validator::File(FileStamp {
         dev: 1,
         ino: seed,
@@ -478,6 +470,52 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(Op::Commit),
         1 => Just(Op::Reopen),
     ]
+}
+
+#[test]
+fn objects_elsewhere_and_their_sources_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = open(dir.path());
+    let stamp = ObjectStamp {
+        size: 5,
+        etag: Some("\"e\"".into()),
+        version: None,
+        modified: Some(FileTime { secs: 7, nanos: 1 }),
+    };
+    let object = Validator::from(stamp);
+    let mut bytes = vec![0xff; 8];
+    bytes.extend([
+        5, 0, 0, 0, 0, 0, 0, 0, 1, 7, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0,
+    ]);
+    bytes.extend([3, 0, 0, 0, b'"', b'e', b'"', 0, 0, 0, 0]);
+    assert_eq!(validator_bytes(&object), bytes);
+    let source = |name: &str| SourceRecord {
+        name: name.to_owned(),
+        url: "s3://bucket/data".to_owned(),
+        endpoint: "http://127.0.0.1:7070".to_owned(),
+        region: String::new(),
+        credentials: "profile:data".to_owned(),
+        created_unix: 1_700_000_000,
+    };
+    assert_eq!(catalog.snapshot().sources().unwrap(), []);
+    assert_eq!(catalog.snapshot().next_source(), SOURCE_FIRST);
+    let mut batch = Batch::new();
+    batch.put_source(2, &source("a"));
+    batch.put_source(3, &source("b"));
+    let mut record = container("below/the url", ContainerKind::File);
+    (record.source, record.validator) = (3, object);
+    batch.put_container(ContainerId(1), &record);
+    commit(&catalog, batch);
+    let mut batch = Batch::new();
+    batch.remove_source(3);
+    commit(&catalog, batch);
+    drop(catalog);
+    let catalog = open(dir.path());
+    let snapshot = catalog.snapshot();
+    assert_eq!(snapshot.sources().unwrap(), [(2, source("a"))]);
+    assert_eq!(snapshot.source(3).unwrap(), None);
+    assert_eq!(snapshot.next_source(), 4, "ids are not used again");
+    assert_eq!(snapshot.container(ContainerId(1)).unwrap(), Some(record));
 }
 
 #[derive(Default)]

@@ -130,6 +130,22 @@ impl Extents {
         self.read(place, range, Lane::Block).await
     }
 
+    /// What the object is now.
+    ///
+    /// # Errors
+    /// Those of the source.
+    pub async fn stat(&self, place: &Arc<Place>) -> Result<ObjectStamp, SourceError> {
+        let handle = self.sources.handle();
+        let handle = handle
+            .map_err(|error| SourceError::new(SourceErrorKind::Unreachable, error.to_string()))?;
+        let place = Arc::clone(place);
+        let asking = handle.spawn(async move { place.source.source.stat(&place.path).await });
+        asking.await.unwrap_or_else(|_| {
+            let what = "the read was ended: this node is stopping";
+            Err(SourceError::new(SourceErrorKind::Unreachable, what))
+        })
+    }
+
     /// The reads of one response.
     #[must_use]
     pub fn planned(&self) -> Planned {

@@ -1,0 +1,419 @@
+//! Blocks of containers in sources elsewhere: read by range, verified, and marked when they are
+//! not what they were.
+//!
+//! In       a CID and the places that may have it; bytes as `store::extent` gives them.
+//! Out      verified blocks; marks of objects that are gone, changed or damaged.
+//! Limits   an object that failed is asked for again after [`RETRY_AFTER`] at the soonest.
+//! Not here how reads are shared and bounded (`store::extent`), what a source is (`source`).
+//!
+//! Three nets: the read is conditional on the version that was indexed, its length must be the
+//! range's, and the bytes must hash to the CID. Bytes that do not are read once more, past all
+//! memory: a transport may fail. If they are wrong again and the object is still that version, only
+//! this block is out of service; if it is another version, all blocks of it are.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use carrack_formats::Cid;
+use carrack_formats::unixfs::leaf;
+use carrack_formats::verify::{HashError, Verifier};
+
+use super::{Blocks, Found, block_len, mark, not_found, two_lengths};
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::{SourceError, SourceErrorKind};
+use crate::store::catalog::{StaleMark, StaleReason, Validator};
+use crate::store::extent::{Extents, Lane, Pieces, Place};
+use crate::store::location::{ContainerId, Location};
+
+/// How long an object that was found missing, changed or damaged is left alone.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+/// Blocks up to this length are hashed on the thread that received them, in bytes.
+const HASHED_INLINE_MAX: usize = 64 << 10;
+
+/// A container in a source elsewhere.
+#[derive(Debug)]
+pub struct Elsewhere {
+    place: Arc<Place>,
+    /// Where it is, for people.
+    shown: String,
+    /// [`crate::store::Store::n_removals`] before its row was read.
+    epoch: u64,
+    known_since: Instant,
+    /// Milliseconds after `known_since` before which it is not read; 0: no failure is known.
+    not_before_ms: AtomicU64,
+}
+
+impl Elsewhere {
+    fn failed(&self) {
+        let until = self.known_since.elapsed() + RETRY_AFTER;
+        let ms = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+        self.not_before_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// Whether it failed a moment ago.
+    fn rests(&self) -> bool {
+        let not_before = self.not_before_ms.load(Ordering::Relaxed);
+        not_before != 0 && self.known_since.elapsed() < Duration::from_millis(not_before)
+    }
+
+    fn has_failed(&self) -> bool {
+        self.not_before_ms.load(Ordering::Relaxed) != 0
+    }
+}
+
+impl Blocks {
+    /// The reads of what lies elsewhere.
+    #[must_use]
+    pub fn extents(&self) -> &Extents {
+        &self.inner.extents
+    }
+
+    /// The verified block, from wherever it lies. Nothing blocks the thread that polls this: files
+    /// of this machine are read on the runtime's blocking threads. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`Self::get_blocking`].
+    pub async fn get(&self, cid: &Cid) -> Result<Bytes> {
+        if let Some(block) = self.try_get(cid)? {
+            return Ok(block);
+        }
+        let (blocks, wanted) = (self.clone(), *cid);
+        let found = tokio::task::spawn_blocking(move || blocks.get_here(&wanted)).await;
+        let found = found
+            .map_err(|error| Error::with(ErrorKind::Internal, "a blocking job failed", error))?;
+        match found? {
+            Found::Here(block) => Ok(block),
+            Found::Elsewhere(locations) => self.get_elsewhere(cid, &locations).await,
+        }
+    }
+
+    /// The verified block from the first of `locations` that gives it.
+    ///
+    /// # Errors
+    /// `Changed` if all are out of service, `Unreachable` if one may come back.
+    pub async fn get_elsewhere(&self, cid: &Cid, locations: &[Location]) -> Result<Bytes> {
+        if locations.iter().any(|at| self.is_served_elsewhere(*at))
+            && let Some(block) = self.cached(cid)
+        {
+            return Ok(block);
+        }
+        let mut failure: Option<Error> = None;
+        for location in locations {
+            let error = match self.read_elsewhere(cid, *location).await {
+                Ok(Some(block)) => {
+                    self.keep(cid, &block);
+                    return Ok(block);
+                }
+                Ok(None) => continue,
+                Err(error) => error,
+            };
+            // A source that may answer later counts for more than an object that changed.
+            if failure
+                .as_ref()
+                .is_none_or(|old| old.kind() == ErrorKind::Changed)
+            {
+                failure = Some(error);
+            }
+        }
+        Err(failure.unwrap_or_else(|| not_found(cid)))
+    }
+
+    /// Verifies one copy that lies elsewhere.
+    pub(super) fn check_elsewhere(&self, cid: &Cid, location: Location) -> Result<()> {
+        if let Some(container) = self.elsewhere(location.container)? {
+            container.not_before_ms.store(0, Ordering::Relaxed); // Whatever was found before.
+        }
+        let handle = self.inner.extents.sources().handle()?;
+        handle
+            .block_on(self.read_elsewhere(cid, location))
+            .map(|_| ())
+    }
+
+    /// Length of a block that lies elsewhere, by the index; `None` if it is known to be out of
+    /// service.
+    pub(super) fn stat_elsewhere(&self, locations: &[Location]) -> Result<Option<u64>> {
+        for location in locations {
+            let Some(container) = self.elsewhere(location.container)? else {
+                continue;
+            };
+            if !self.is_out(&container, *location) && !container.place.source.is_down() {
+                return Ok(Some(block_len(*location) as u64));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a block's copy lies elsewhere, in a container that is known and not out of service:
+    /// what the cache has of it may be served.
+    pub(super) fn is_served_elsewhere(&self, location: Location) -> bool {
+        if !self.inner.store.has_sources() {
+            return false;
+        }
+        let known = self.inner.elsewhere.get(&location.container);
+        known.is_some_and(|container| {
+            container.epoch == self.inner.store.n_removals() && !self.is_out(&container, location)
+        })
+    }
+
+    /// The place of the first of `locations` that is in service, if none of them is a file of this
+    /// machine: those are read when their turn comes. For plans.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn place(&self, locations: &[Location]) -> Result<Option<(Location, Arc<Place>)>> {
+        if !self.inner.store.has_sources() {
+            return Ok(None);
+        }
+        let mut first = None;
+        for location in locations {
+            if self.inner.open.get(&location.container).is_some() {
+                return Ok(None);
+            }
+            match self.elsewhere(location.container) {
+                Ok(Some(container)) if first.is_none() => {
+                    if !self.is_out(&container, *location) {
+                        first = Some((*location, Arc::clone(&container.place)));
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    if self
+                        .inner
+                        .store
+                        .catalog()
+                        .has_container(location.container)?
+                    {
+                        return Ok(None);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(first)
+    }
+
+    /// Verifies bytes that a plan has read and copies the block to `out`.
+    ///
+    /// # Errors
+    /// `Changed`: they are not the block. Nothing is marked: [`Self::get`] finds out why.
+    pub fn verify_into(
+        &self,
+        cid: &Cid,
+        location: Location,
+        pieces: &Pieces,
+        out: &mut [u8],
+    ) -> Result<()> {
+        if out.len() != block_len(location) || pieces.len() != location.len as usize {
+            return Err(two_lengths(cid));
+        }
+        let (prefix, suffix) = framing(location);
+        let mut verifier = (!pieces.is_proved(cid))
+            .then(|| Verifier::new(cid.hash()))
+            .transpose()
+            .map_err(|error| not_served(cid, error))?;
+        let parts = [prefix.as_slice()]
+            .into_iter()
+            .chain(pieces.parts().iter().map(|part| &part[..]))
+            .chain([suffix.as_slice()]);
+        let mut rest = out;
+        for part in parts {
+            let (to, after) = rest.split_at_mut(part.len().min(rest.len()));
+            to.copy_from_slice(part.get(..to.len()).unwrap_or_default());
+            if let Some(verifier) = &mut verifier {
+                verifier.update(to);
+            }
+            rest = after;
+        }
+        let Some(verifier) = verifier else {
+            return Ok(());
+        };
+        verifier.finish().map_err(|_| mismatch(cid))?;
+        pieces.prove(cid);
+        Ok(())
+    }
+
+    /// `None`: the container was dropped.
+    async fn read_elsewhere(&self, cid: &Cid, location: Location) -> Result<Option<Bytes>> {
+        let Some(container) = self.elsewhere(location.container)? else {
+            return Ok(None);
+        };
+        if self.is_out(&container, location) && container.rests() {
+            return Err(changed_elsewhere(&container));
+        }
+        let range = location.offset..location.offset + u64::from(location.len);
+        let (extents, place) = (&self.inner.extents, &container.place);
+        let pieces = extents.read(place, range.clone(), Lane::Block).await;
+        let pieces = pieces.map_err(|error| self.failed(&container, location, error))?;
+        if let Some(block) = self.verified(cid, location, pieces).await? {
+            self.found_good(&container, location);
+            return Ok(Some(block));
+        }
+        let pieces = extents.read_again(place, range).await;
+        let pieces = pieces.map_err(|error| self.failed(&container, location, error))?;
+        if let Some(block) = self.verified(cid, location, pieces).await? {
+            tracing::warn!(place = container.shown, "bytes came wrong once");
+            self.found_good(&container, location);
+            return Ok(Some(block));
+        }
+        Err(self.wrong_bytes(&container, location).await)
+    }
+
+    /// `None`: the bytes are not the block.
+    async fn verified(
+        &self,
+        cid: &Cid,
+        location: Location,
+        pieces: Pieces,
+    ) -> Result<Option<Bytes>> {
+        let (blocks, cid) = (self.clone(), *cid);
+        let verify = move || {
+            let mut block = blocks.buffer(block_len(location));
+            match blocks.verify_into(&cid, location, &pieces, block.as_mut_slice()) {
+                Ok(()) => Ok(Some(block.freeze())),
+                Err(error) if error.kind() == ErrorKind::Changed => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        if location.len as usize <= HASHED_INLINE_MAX {
+            return verify();
+        }
+        let verified = tokio::task::spawn_blocking(verify).await;
+        verified
+            .map_err(|error| Error::with(ErrorKind::Internal, "a blocking job failed", error))?
+    }
+
+    /// What a failed read means: the object may be out of service from now on.
+    fn failed(&self, container: &Elsewhere, location: Location, error: SourceError) -> Error {
+        let reason = match error.kind {
+            SourceErrorKind::Missing => StaleReason::Missing,
+            SourceErrorKind::Changed => StaleReason::Changed,
+            _ => {
+                return Error::with(
+                    ErrorKind::Unreachable,
+                    format!("{} cannot be read", container.shown),
+                    error,
+                );
+            }
+        };
+        container.failed();
+        let id = container.place.container;
+        self.inner
+            .stale
+            .mark(id, mark(reason, None, Some(location)));
+        let what = format!("{} is not what was added", container.shown);
+        Error::with(ErrorKind::Changed, what, error)
+    }
+
+    /// Bytes came twice that are not the block: is it another version, or damaged?
+    async fn wrong_bytes(&self, container: &Elsewhere, location: Location) -> Error {
+        let (place, extents) = (&container.place, &self.inner.extents);
+        let (id, expected) = (place.container, &place.stamp);
+        let now = match extents.stat(place).await {
+            Ok(now) => now,
+            Err(error) => return self.failed(container, location, error),
+        };
+        container.failed();
+        let reason = if now.agrees_with(expected) {
+            StaleReason::Mismatch
+        } else {
+            StaleReason::Changed
+        };
+        let observed = Some(Validator::from(now));
+        self.inner
+            .stale
+            .mark(id, mark(reason, observed, Some(location)));
+        changed_elsewhere(container)
+    }
+
+    /// A block is as it was: so is its object, but for other blocks that were found damaged.
+    fn found_good(&self, container: &Elsewhere, location: Location) {
+        if !container.has_failed() && !self.inner.stale.any() {
+            return;
+        }
+        let is_over = |mark: &StaleMark| {
+            mark.reason != StaleReason::Mismatch || mark.offset == location.offset
+        };
+        if self
+            .inner
+            .stale
+            .clear_if(container.place.container, is_over)
+        {
+            container.not_before_ms.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a location is out of service, as far as is known. A block that was found damaged
+    /// does not take the others of its object with it.
+    fn is_out(&self, container: &Elsewhere, location: Location) -> bool {
+        if !self.inner.stale.any() {
+            return false;
+        }
+        let mark = self.inner.stale.get(container.place.container);
+        mark.is_some_and(|mark| {
+            mark.reason != StaleReason::Mismatch || mark.offset == location.offset
+        })
+    }
+
+    /// A container in a source elsewhere; `None` if it was dropped or is a file here.
+    fn elsewhere(&self, id: ContainerId) -> Result<Option<Arc<Elsewhere>>> {
+        let epoch = self.inner.store.n_removals();
+        if let Some(known) = self.inner.elsewhere.get(&id)
+            && known.epoch == epoch
+        {
+            return Ok(Some(known));
+        }
+        let Some(record) = self.inner.store.catalog().container(id)? else {
+            return Ok(None);
+        };
+        let Some(stamp) = record.validator.object() else {
+            return Ok(None);
+        };
+        let source = self.inner.extents.sources().get(record.source)?;
+        let known = Arc::new(Elsewhere {
+            shown: self.path_of(&record).display().to_string(),
+            place: Arc::new(Place {
+                container: id,
+                source,
+                path: record.path.clone().into_boxed_slice(),
+                stamp: Arc::clone(stamp),
+            }),
+            epoch,
+            known_since: Instant::now(),
+            not_before_ms: AtomicU64::new(0),
+        });
+        self.inner.elsewhere.insert(id, Arc::clone(&known));
+        Ok(Some(known))
+    }
+
+    /// Forgets what is known of containers elsewhere: their rows or sources have changed.
+    pub fn forget_elsewhere(&self) {
+        self.inner.elsewhere.clear();
+    }
+}
+
+/// The bytes around a leaf that carrack makes again on reading.
+fn framing(location: Location) -> (Vec<u8>, Vec<u8>) {
+    if location.wrapped {
+        leaf::frame(location.len as usize)
+    } else {
+        (Vec::new(), Vec::new())
+    }
+}
+
+fn mismatch(cid: &Cid) -> Error {
+    Error::new(ErrorKind::Changed, format!("the bytes are not {cid}"))
+}
+
+fn not_served(cid: &Cid, error: HashError) -> Error {
+    Error::with(ErrorKind::Invalid, format!("{cid} is not served"), error)
+}
+
+fn changed_elsewhere(container: &Elsewhere) -> Error {
+    let what = format!("{} changed since it was added", container.shown);
+    Error::new(ErrorKind::Changed, what)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
