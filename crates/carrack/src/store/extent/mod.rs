@@ -131,15 +131,18 @@ impl Extents {
     /// # Errors
     /// Those of the source.
     pub async fn stat(&self, place: &Arc<Place>) -> Result<ObjectStamp, SourceError> {
-        let handle = self.sources.handle();
-        let handle = handle
-            .map_err(|error| SourceError::new(SourceErrorKind::Unreachable, error.to_string()))?;
-        let place = Arc::clone(place);
-        let asking = handle.spawn(async move { place.source.source.stat(&place.path).await });
-        asking.await.unwrap_or_else(|_| {
-            let what = "the read was ended: this node is stopping";
-            Err(SourceError::new(SourceErrorKind::Unreachable, what))
-        })
+        let handle = self.inner.handle()?;
+        let (inner, place) = (Arc::clone(&self.inner), Arc::clone(place));
+        let asking = self.inner.tasks.spawn_on(
+            async move {
+                tokio::select! {
+                    stamp = place.source.source.stat(&place.path) => stamp,
+                    () = inner.closing.cancelled() => Err(stopping()),
+                }
+            },
+            &handle,
+        );
+        asking.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     /// The reads of one response.
