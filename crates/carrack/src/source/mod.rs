@@ -10,6 +10,8 @@
 //! Sources hold nothing but configuration, credentials and idle connections: any number of reads
 //! may go on at once, and dropping what a method returned ends that read.
 
+pub mod health;
+pub mod limiter;
 pub mod local;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -37,6 +37,7 @@ use crate::store::sources::{OpenSource, Sources};
 pub use self::pieces::Pieces;
 pub use self::plan::{Planned, Ticket};
 pub use self::stats::ExtentStats;
+pub use crate::source::limiter::Lane;
 
 /// Bounds of all reads of one store.
 #[derive(Debug, Clone)]
@@ -56,19 +57,6 @@ pub struct Place {
     pub path: Box<[u8]>,
     /// Its version.
     pub stamp: Arc<ObjectStamp>,
-}
-
-/// How urgent a read is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lane {
-    /// A block that somebody waits for.
-    Block,
-    /// The next bytes of a response.
-    Stream,
-    /// What will be needed later.
-    Ahead,
-    /// Adding, verifying, rescanning.
-    Background,
 }
 
 /// All reads of one store. Clones share them.
