@@ -18,7 +18,7 @@ use crate::shell::{Result, cargo, find, root, run, target_dir};
 /// How a peer is had.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
-    /// A program of a Go module: `module@version`, the package to build.
+    /// A program of a Go module: `module@version`, the package to build (empty: the module itself).
     Go {
         module: &'static str,
         package: &'static str,
@@ -43,7 +43,7 @@ pub(crate) struct Peer {
     kind: Kind,
 }
 
-/// kubo, lassie, the two CAR libraries, nginx, wrk and curl.
+/// kubo, lassie, the two S3 servers, the two CAR libraries, nginx, wrk and curl.
 pub(crate) const ALL: &[Peer] = &[
     Peer {
         program: "ipfs",
@@ -61,6 +61,24 @@ pub(crate) const ALL: &[Peer] = &[
         kind: Kind::Go {
             module: "github.com/filecoin-project/lassie",
             package: "cmd/lassie",
+        },
+    },
+    Peer {
+        program: "versitygw",
+        name: "versitygw",
+        version: "1.8.0",
+        kind: Kind::Go {
+            module: "github.com/versity/versitygw",
+            package: "cmd/versitygw",
+        },
+    },
+    Peer {
+        program: "minio",
+        name: "minio",
+        version: "0.0.0-20260212201848-7aac2a2c5b7c",
+        kind: Kind::Go {
+            module: "github.com/minio/minio",
+            package: "",
         },
     },
     Peer {
@@ -245,6 +263,7 @@ fn build_go(peer: &Peer, module: &str, package: &str, dir: &Path) -> Result {
     run(go(dir).args(["mod", "init", "peer"]))?;
     run(go(dir).args(["get", &format!("{module}@v{}", peer.version)]))?;
     let package = format!("{module}/{package}");
+    let package = package.trim_end_matches('/');
     run(go(dir).args([
         "build",
         "-trimpath",
@@ -252,7 +271,7 @@ fn build_go(peer: &Peer, module: &str, package: &str, dir: &Path) -> Result {
         "-s -w",
         "-o",
         peer.program,
-        &package,
+        package,
     ]))
 }
 

@@ -1,5 +1,13 @@
 //! What carrack's tests and benches run against when the real thing must misbehave on demand.
 //!
-//! In       a real server's address, and what is to go wrong.
-//! Out      a proxy in front of it that is slow, lies or breaks off, and counts what passes.
-//! Not here the real servers (`xtask::peers`), the tests.
+//! In       a real server's program or address, and what is to go wrong.
+//! Out      S3 servers with objects in them; a proxy in front that is slow, lies or breaks off, and
+//!          counts what passes.
+//! Not here installing the real servers (`xtask::peers`), the tests.
+
+pub mod proxy;
+pub mod s3;
+mod sigv4;
+
+pub use proxy::{Conduct, Counts, Fault, Proxy};
+pub use s3::S3Server;

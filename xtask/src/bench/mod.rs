@@ -6,12 +6,15 @@
 //!          commands run three times, rates are the best, CPU is the median.
 //! Not here criterion-like benches of single functions (`crates/carrack/examples`).
 
+mod fetch;
 mod load;
+mod place;
 mod process;
 mod rows;
 mod systems;
 mod table;
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -28,6 +31,8 @@ pub(crate) struct Bench {
     dir: PathBuf,
     carrack: PathBuf,
     peers: PathBuf,
+    /// The bucket, once a row has asked for it.
+    place: OnceCell<place::Place>,
     sizes: Sizes,
 }
 
@@ -44,6 +49,12 @@ struct Sizes {
     /// Runs of each command.
     n_runs: u32,
     n_entries: u64,
+    /// Bytes of the big object of the bucket.
+    object_len: u64,
+    /// Small objects of the bucket.
+    n_objects: u64,
+    /// Bytes of each of the four objects of which one stalls.
+    stalled_len: u64,
 }
 
 const FULL: Sizes = Sizes {
@@ -53,6 +64,9 @@ const FULL: Sizes = Sizes {
     load_seconds: 8,
     n_runs: 3,
     n_entries: 10_000_000,
+    object_len: 4 << 30,
+    n_objects: 10_000,
+    stalled_len: 1 << 30,
 };
 
 const QUICK: Sizes = Sizes {
@@ -62,6 +76,9 @@ const QUICK: Sizes = Sizes {
     load_seconds: 2,
     n_runs: 1,
     n_entries: 1_000_000,
+    object_len: 512 << 20,
+    n_objects: 1_000,
+    stalled_len: 128 << 20,
 };
 
 type Row = (&'static str, fn(&Bench) -> Result<Vec<Line>>);
@@ -77,6 +94,13 @@ const ROWS: &[Row] = &[
     ("absent", rows::blocks::absent),
     ("index", rows::own::index),
     ("memory", rows::own::memory),
+    ("s3-plain", rows::s3::plain),
+    ("s3-get", rows::s3::get),
+    ("s3-clients-64", rows::s3::clients_64),
+    ("s3-raw-64", rows::s3::raw_64),
+    ("s3-tree", rows::s3::tree),
+    ("s3-add", rows::s3::add),
+    ("s3-stalled", rows::s3::stalled),
 ];
 
 /// `[--quick] [--list] [ROW...]`
@@ -103,11 +127,14 @@ pub(crate) fn command(args: &[&str]) -> Result<bool> {
         dir: target_dir().join(format!("bench-{}", std::process::id())),
         carrack: release_binary(),
         peers: peers::install(peers::ALL)?,
+        place: OnceCell::new(),
         sizes: if quick { QUICK } else { FULL },
     };
     std::fs::create_dir_all(&bench.dir)?;
     let passed = run(&bench, &names);
-    std::fs::remove_dir_all(&bench.dir)?;
+    let dir = bench.dir.clone();
+    drop(bench); // Ends the S3 server before its folder goes.
+    std::fs::remove_dir_all(dir)?;
     passed
 }
 

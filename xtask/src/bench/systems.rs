@@ -121,10 +121,14 @@ impl Bench {
     }
 
     pub(super) fn serve_with(&self, store: &str, options: &[&str]) -> Result<Daemon> {
-        let log = self.path("serve.log");
         let mut command = self.carrack(store, &["serve", "--listen", "127.0.0.1:0"], None);
         command.args(options);
-        let daemon = Daemon::start(&mut command, &log, |text| {
+        self.started(&mut command, Path::new("serve.log"))
+    }
+
+    /// Runs a `serve` until it is ready.
+    pub(super) fn started(&self, command: &mut Command, log: &Path) -> Result<Daemon> {
+        let daemon = Daemon::start(command, &self.dir.join(log), |text| {
             let (_, rest) = text.split_once("listening on ")?;
             Some(rest.lines().next()?.trim_end_matches('/').trim().to_owned())
         })?;

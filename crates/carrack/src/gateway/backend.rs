@@ -64,6 +64,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
         segments: Vec<String>,
     ) -> impl Future<Output = Result<Resolved>> + Send;
 
+    /// What does not work as it should, a sentence each, for `/readyz`.
+    fn troubles(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The plan of a CAR. Reads nothing yet.
     fn plan(&self, request: CarRequest) -> Self::Plan;
 }
@@ -152,6 +157,10 @@ impl Backend for Blocks {
     async fn resolve(&self, root: Cid, segments: Vec<String>) -> Result<Resolved> {
         // The request's own limits, which are the tighter ones, have been kept to already.
         resolve::resolve(self, root, segments, ResolveLimits::default()).await
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        self.extents().sources().troubles()
     }
 
     fn plan(&self, request: CarRequest) -> CarPlan {

@@ -22,6 +22,8 @@ pub mod trailer;
 mod walks;
 
 #[cfg(test)]
+mod elsewhere_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

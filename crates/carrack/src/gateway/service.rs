@@ -257,14 +257,24 @@ impl<B: Backend> Gateway<B> {
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         let (status, media_type, body) = match path {
             "/readyz" if !self.inner.readiness.get() => {
-                (StatusCode::SERVICE_UNAVAILABLE, text, "not ready\n")
+                let sentence = Bytes::from_static(b"not ready\n");
+                (StatusCode::SERVICE_UNAVAILABLE, text, sentence)
             }
-            "/readyz" => (StatusCode::OK, text, "ready\n"),
-            "/healthz" => (StatusCode::OK, text, "ok\n"),
+            "/readyz" => {
+                // One source that is down leaves the others: the node is of use.
+                let mut lines = "ready\n".to_owned();
+                for trouble in self.inner.backend.troubles() {
+                    lines.push_str("degraded: ");
+                    lines.push_str(&trouble);
+                    lines.push('\n');
+                }
+                (StatusCode::OK, text, Bytes::from(lines))
+            }
+            "/healthz" => (StatusCode::OK, text, Bytes::from_static(b"ok\n")),
             _ => (
                 StatusCode::OK,
                 HeaderValue::from_static("application/json"),
-                "{\"protocols\":{\"/ipfs/gateway\":{\"path\":\"/\"}}}\n",
+                Bytes::from_static(b"{\"protocols\":{\"/ipfs/gateway\":{\"path\":\"/\"}}}\n"),
             ),
         };
         let mut fields = HeaderMap::with_capacity(4);
@@ -273,7 +283,7 @@ impl<B: Backend> Gateway<B> {
             http::header::CACHE_CONTROL,
             HeaderValue::from_static("no-store"),
         );
-        Answer::new(status, fields, Bytes::from_static(body.as_bytes()))
+        Answer::new(status, fields, body)
     }
 
     fn settle(&self, outcome: Result<Answer, Refusal>) -> Answer {

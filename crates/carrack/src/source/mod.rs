@@ -11,6 +11,8 @@
 //! may go on at once, and dropping what a method returned ends that read.
 
 pub mod local;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod validator;
 
 use std::collections::HashMap;

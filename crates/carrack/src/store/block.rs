@@ -40,7 +40,7 @@ use crate::store::sources::Sources;
 use crate::store::stale::StaleMarks;
 
 mod read;
-mod remote;
+pub(crate) mod remote;
 mod survey;
 
 use self::read::{ReadError, read_verified};

@@ -176,7 +176,7 @@ impl Store {
     /// Whether any source is configured beside this machine's paths.
     #[must_use]
     pub fn has_sources(&self) -> bool {
-        self.catalog.snapshot().next_source() > catalog::SOURCE_FIRST
+        self.catalog.next_source() > catalog::SOURCE_FIRST
     }
 
     /// Where blocks lie.

@@ -137,6 +137,14 @@ impl Sources {
         Ok(source)
     }
 
+    /// Puts a source of a test's own in the place of `id`.
+    #[cfg(test)]
+    pub(crate) fn put(&self, id: u32, source: Arc<dyn Source>) {
+        let name = format!("test {id}");
+        let source = Arc::new(OpenSource { id, name, source });
+        hold(&self.open).insert(id, source);
+    }
+
     /// A source as `record` describes it, whether it is in the catalog or not.
     ///
     /// # Errors
@@ -174,6 +182,16 @@ impl Sources {
     pub(crate) fn insert(&self, id: u32, source: Arc<dyn Source>) {
         let name = source.url().to_owned();
         hold(&self.open).insert(id, Arc::new(OpenSource { id, name, source }));
+    }
+
+    /// The sources that do not answer, a sentence each.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        let open = hold(&self.open);
+        let mut down: Vec<_> = open.values().filter(|source| source.is_down()).collect();
+        down.sort_by_key(|source| source.id);
+        let said = |source: &&Arc<OpenSource>| format!("source {} does not answer", source.name);
+        down.iter().map(said).collect()
     }
 
     /// Where something below a source is, for people; its path if the source is a folder.

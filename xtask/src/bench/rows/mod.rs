@@ -8,6 +8,7 @@ pub(super) mod blocks;
 pub(super) mod cars;
 pub(super) mod ingest;
 pub(super) mod own;
+pub(super) mod s3;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -132,6 +132,11 @@ impl Catalog {
         self.snapshot.load_full()
     }
 
+    /// [`Snapshot::next_source`] of the state after the last commit.
+    pub(super) fn next_source(&self) -> u32 {
+        self.snapshot.load().next_source()
+    }
+
     /// Opens the file for writing now rather than at the first commit, for a process whose readers
     /// may keep a snapshot over more than one commit.
     pub(super) fn begin_writing(&self) -> Result<()> {

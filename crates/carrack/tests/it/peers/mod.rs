@@ -8,6 +8,7 @@ mod cars;
 mod cids;
 mod clients;
 pub(crate) mod kubo;
+mod s3;
 
 use std::path::PathBuf;
 use std::process::Command;

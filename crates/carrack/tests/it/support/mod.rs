@@ -8,6 +8,7 @@
 pub(crate) mod car;
 pub(crate) mod data;
 pub(crate) mod http;
+pub(crate) mod s3;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
@@ -32,6 +33,8 @@ pub(crate) fn binary() -> PathBuf {
 #[derive(Debug)]
 pub(crate) struct Carrack {
     data_dir: PathBuf,
+    /// What its commands find in their environment besides.
+    environment: Vec<(&'static str, String)>,
     temp: Option<TempDir>,
 }
 
@@ -93,6 +96,7 @@ impl Carrack {
         let temp = TempDir::new().unwrap();
         Self {
             data_dir: temp.path().join("data"),
+            environment: Vec::new(),
             temp: Some(temp),
         }
     }
@@ -101,8 +105,17 @@ impl Carrack {
     pub(crate) fn at(data_dir: &Path) -> Self {
         Self {
             data_dir: data_dir.to_path_buf(),
+            environment: Vec::new(),
             temp: None,
         }
+    }
+
+    /// A store whose commands reach `bucket` by what their environment says.
+    #[allow(dead_code, reason = "taken by tests of sources")]
+    pub(crate) fn reaching(bucket: &s3::Bucket) -> Self {
+        let mut carrack = Self::new();
+        carrack.environment = bucket.environment();
+        carrack
     }
 
     /// A place for the test's own files, gone with the store.
@@ -120,6 +133,7 @@ impl Carrack {
             .args(args)
             .env("CARRACK_DATA_DIR", &self.data_dir)
             .env("RUST_BACKTRACE", "1")
+            .envs(self.environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null());
         command
     }

@@ -1,0 +1,177 @@
+//! The gateway over a real socket, from objects in a source elsewhere.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use carrack_formats::Cid;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::testing::{Node, Reply};
+use crate::ingest::tests::bytes;
+use crate::node::limits::Limits;
+use crate::source::testing::Fault;
+use crate::store::block::remote::tests::{BLOCK, Setup};
+
+struct Running {
+    setup: Setup,
+    node: Node,
+}
+
+impl Running {
+    async fn start() -> Self {
+        // The store is made and dropped on threads that may block.
+        let setup = tokio::task::spawn_blocking(Setup::new).await.unwrap();
+        let node = Node::start(setup.fixture.blocks.clone(), Limits::default()).await;
+        Self { setup, node }
+    }
+
+    async fn car(&self, root: &Cid) -> Reply {
+        self.node.get(&format!("/ipfs/{root}?format=car")).await
+    }
+
+    async fn raw(&self, cid: &Cid) -> Reply {
+        self.node.get(&format!("/ipfs/{cid}?format=raw")).await
+    }
+
+    /// Nothing is being read any more, or will be soon.
+    async fn is_quiet(&self) {
+        let source = &self.setup.source;
+        for _ in 0..200 {
+            if source.n_under_way.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("reads go on for nobody");
+    }
+
+    async fn stop(self) {
+        self.node.stop().await;
+        tokio::task::spawn_blocking(move || drop(self.setup))
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cars_and_blocks_of_objects_elsewhere() {
+    let running = Running::start().await;
+    // More than one window: the plan goes on while what was announced comes.
+    let data = bytes(7, 12 << 20);
+    let (root, leaves) = running.setup.add("big", &data);
+    let reply = running.car(&root).await;
+    assert_eq!(reply.status, 200);
+    assert!(reply.whole);
+    let (cids, roots, _) = reply.car();
+    assert_eq!(roots, [root]);
+    assert_eq!(cids.len(), leaves.len() + 1 + leaves.len().div_ceil(1024));
+    let n_bytes = running.setup.source.n_bytes.load(Ordering::SeqCst);
+    assert!(n_bytes <= data.len() as u64 * 21 / 20, "{n_bytes}");
+    let reply = running.raw(&leaves[3]).await;
+    assert_eq!(
+        (reply.status, reply.body),
+        (200, data[3 * BLOCK..4 * BLOCK].to_vec())
+    );
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_down_is_404_for_its_blocks_and_503_for_cars() {
+    let running = Running::start().await;
+    let (root, leaves) = running.setup.add("file", &bytes(1, 3 * BLOCK));
+    let (other, _) = running.setup.add("other", &bytes(2, 3 * BLOCK));
+    running.setup.source.fault("file", Some(Fault::Down));
+    let reply = running.raw(&leaves[0]).await;
+    assert_eq!(reply.status, 404);
+    assert_eq!(reply.field("cache-control"), Some("no-store"));
+    let reply = running.car(&root).await;
+    assert_eq!(reply.status, 503);
+    assert!(reply.field("retry-after").is_some());
+    assert_eq!(
+        running.node.get("/readyz").await.status,
+        503,
+        "nobody said ready"
+    );
+    assert_eq!(running.node.get("/healthz").await.status, 200);
+    running.setup.source.fault("file", None);
+    assert_eq!(running.car(&other).await.status, 200);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_object_is_404_for_its_blocks_and_409_for_cars() {
+    let running = Running::start().await;
+    let (root, leaves) = running.setup.add("file", &bytes(1, 3 * BLOCK));
+    running.setup.source.put("file", bytes(9, 3 * BLOCK));
+    assert_eq!(running.raw(&leaves[0]).await.status, 404);
+    assert_eq!(running.car(&root).await.status, 409);
+    running.setup.source.delete("file");
+    assert_eq!(running.raw(&leaves[1]).await.status, 404);
+    running.stop().await;
+}
+
+/// Bytes that are wrong far into an answer cut it: no wrong byte, no clean end.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_edited_while_it_is_sent_cuts_the_answer() {
+    let running = Running::start().await;
+    let data = bytes(7, 12 << 20);
+    let (root, _) = running.setup.add("big", &data);
+    let mut edited = data.clone();
+    let at = edited.len() - 5;
+    edited[at] ^= 1;
+    let edited_tail = edited[at - 20..].to_vec();
+    running.setup.source.corrupt("big", edited);
+    let reply = running.car(&root).await;
+    assert_eq!(reply.status, 200);
+    assert!(!reply.whole);
+    let tail = &edited_tail;
+    assert!(!reply.body.windows(tail.len()).any(|window| window == tail));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_stops_what_was_read_for_it() {
+    let running = Running::start().await;
+    let data = bytes(7, 12 << 20);
+    let (root, _) = running.setup.add("big", &data);
+    running.setup.source.fault("big", Some(Fault::Hangs));
+    let mut stream = TcpStream::connect(running.node.address).await.unwrap();
+    let head = format!("GET /ipfs/{root}?format=car HTTP/1.1\r\nhost: x\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut byte = [0];
+    let read = tokio::time::timeout(Duration::from_millis(300), stream.read(&mut byte)).await;
+    assert!(read.is_err(), "it hangs");
+    assert!(running.setup.source.reads() > 0);
+    drop(stream);
+    running.is_quiet().await;
+    running.stop().await;
+}
+
+/// Many clients at once that each want the same object.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_the_same_object_share_its_reads() {
+    let running = Running::start().await;
+    let data = bytes(7, 6 << 20);
+    let (root, _) = running.setup.add("big", &data);
+    running.setup.source.fault("big", Some(Fault::Slow(20)));
+    let running = Arc::new(running);
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let running = Arc::clone(&running);
+            tokio::spawn(async move { running.car(&root).await })
+        })
+        .collect();
+    for client in clients {
+        let reply = client.await.unwrap();
+        assert!(reply.status == 200 && reply.whole);
+    }
+    let n_bytes = running.setup.source.n_bytes.load(Ordering::SeqCst);
+    assert!(
+        n_bytes <= data.len() as u64 * 11 / 10,
+        "{n_bytes} of {}",
+        data.len()
+    );
+    Arc::into_inner(running).unwrap().stop().await;
+}
