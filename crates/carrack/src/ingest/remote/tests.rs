@@ -3,6 +3,7 @@
 mod add;
 pub(crate) mod fake;
 mod import;
+mod rescan;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
