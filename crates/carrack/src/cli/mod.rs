@@ -11,7 +11,7 @@ pub mod control;
 pub mod output;
 pub mod target;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::remote::target::Target;
 use crate::source::Environment;
 use crate::store::block::Blocks;
 use crate::store::extent::{ExtentLimits, Extents};
@@ -44,6 +45,10 @@ const COMMAND_EXTENTS_LEN: u64 = 256 << 20;
 pub struct Env<'a> {
     /// The store's blocks.
     pub blocks: &'a Blocks,
+    /// The store's sources.
+    pub sources: &'a Arc<Sources>,
+    /// Variables of the person's: where credentials of what is named are looked up.
+    pub environment: &'a Environment,
     /// Where relative paths start.
     pub directory: &'a Path,
     /// Where words go.
@@ -67,6 +72,15 @@ impl Env<'_> {
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
         self.directory.join(path)
+    }
+
+    /// The source of a URL of the command line, and the path below it.
+    ///
+    /// # Errors
+    /// Those of [`target()`](crate::ingest::remote::target::target).
+    pub fn target(&self, url: &OsStr) -> Result<Target> {
+        let store = self.blocks.store();
+        crate::ingest::remote::target::target(store, self.sources, url, self.environment)
     }
 }
 
@@ -110,25 +124,35 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
         return commands::cid::run(command, out).map(|()| 0);
     }
     let data_dir = data_dir(cli)?;
+    let environment = environment();
     if let Command::Serve(serve) = &cli.command {
         let store = open(&data_dir, Duration::ZERO)?;
-        return commands::serve::run(store, &data_dir, serve, out).map(|()| 0);
+        return commands::serve::run(store, &data_dir, serve, environment, out).map(|()| 0);
     }
     let store = match open_or_none(&data_dir)? {
         Some(store) => store,
-        None => match control::forward(&data_dir, args, cli.reads_stdin(), out.terminal) {
+        None => match control::forward(
+            &data_dir,
+            args,
+            &environment,
+            cli.reads_stdin(),
+            out.terminal,
+        ) {
             Err(error) if error.kind() == ErrorKind::Busy => open(&data_dir, STORE_WAIT)?,
             outcome => return outcome,
         },
     };
     let stop = stop_on_interrupt();
-    let blocks = open_blocks(Arc::clone(&store), COMMAND_CACHE_LEN, COMMAND_EXTENTS_LEN)?;
+    let sources = Sources::new(Arc::clone(&store), environment.clone());
+    let blocks = open_blocks(&sources, &store, COMMAND_CACHE_LEN, COMMAND_EXTENTS_LEN)?;
     let directory = std::env::current_dir()
         .map_err(|error| Error::with(ErrorKind::Invalid, "there is no current directory", error))?;
     let mut stdin = std::io::stdin();
     let (directory, stdin) = (&directory, &mut stdin);
     let mut env = Env {
         blocks: &blocks,
+        sources: &sources,
+        environment: &environment,
         directory,
         out,
         stdin,
@@ -143,16 +167,23 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
     outcome.map(|()| 0)
 }
 
-/// The blocks of a store and of its sources, whose credentials are looked up in this process's
-/// environment.
-fn open_blocks(store: Arc<Store>, cache_len: u64, bytes_max: u64) -> Result<Blocks> {
+/// The blocks of a store and of its sources.
+fn open_blocks(
+    sources: &Arc<Sources>,
+    store: &Arc<Store>,
+    cache_len: u64,
+    bytes_max: u64,
+) -> Result<Blocks> {
+    let extents = Extents::new(Arc::clone(sources), ExtentLimits { bytes_max });
+    Blocks::with_extents(Arc::clone(store), cache_len, extents)
+}
+
+/// The variables of this process that sources may look at.
+fn environment() -> Environment {
     let text = |(name, value): (OsString, OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };
-    let environment = Environment::new(std::env::vars_os().filter_map(text));
-    let sources = Sources::new(Arc::clone(&store), environment);
-    let extents = Extents::new(sources, ExtentLimits { bytes_max });
-    Blocks::with_extents(store, cache_len, extents)
+    Environment::new(std::env::vars_os().filter_map(text))
 }
 
 /// Keeps look-ups fast after many small ingests when no `serve` runs that would do it.
@@ -170,7 +201,7 @@ fn merge_segments(store: &Store, stop: &AtomicBool) {
 }
 
 /// Carries out a command that came over the control socket.
-pub fn run_for_client(mut client: control::Client, blocks: &Blocks) {
+pub fn run_for_client(mut client: control::Client, blocks: &Blocks, sources: &Arc<Sources>) {
     let (out, err) = (Box::new(client.stdout()), Box::new(client.stderr()));
     let mut out = Output::new(false, client.request.terminal, out, err);
     let mut args = vec![OsString::from("carrack")];
@@ -184,8 +215,11 @@ pub fn run_for_client(mut client: control::Client, blocks: &Blocks) {
         )),
         Ok(cli) => {
             out.json = cli.json;
+            let environment = client.environment();
             let mut env = Env {
                 blocks,
+                sources,
+                environment: &environment,
                 directory: &directory,
                 out: &mut out,
                 stdin: &mut client.stdin,
@@ -206,7 +240,7 @@ impl Cli {
         let Command::Import(import) = &self.command else {
             return false;
         };
-        import.files.iter().any(|file| file == Path::new("-"))
+        import.files.iter().any(|file| file == "-")
     }
 }
 

@@ -29,7 +29,9 @@ use crate::ingest::AddedRoot;
 use crate::node::access_log::{AccessLog, LogFormat, LogWriter};
 use crate::node::limits::Limits;
 use crate::node::{self, ServeOptions};
+use crate::source::Environment;
 use crate::store::block::Blocks;
+use crate::store::sources::Sources;
 use crate::store::{Store, merge_once};
 
 /// Time between two rounds of merging and of saving what was found out of service.
@@ -41,7 +43,13 @@ const ROOTS_SHOWN_MAX: usize = 20;
 ///
 /// # Errors
 /// `Unavailable` if the address is taken; those of adding what is named.
-pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Output) -> Result<()> {
+pub fn run(
+    store: Arc<Store>,
+    data_dir: &Path,
+    args: &ServeArgs,
+    environment: Environment,
+    out: &mut Output,
+) -> Result<()> {
     raise_file_limit();
     store.begin_writing()?;
     let budget = usize::try_from(args.block_budget)
@@ -54,7 +62,8 @@ pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Outpu
         bytes_in_flight_max: budget / 4,
         ..Limits::default()
     };
-    let blocks = open_blocks(store, budget as u64 / 16 * 3, budget as u64 / 2)?;
+    let sources = Sources::new(Arc::clone(&store), environment);
+    let blocks = open_blocks(&sources, &store, budget as u64 / 16 * 3, budget as u64 / 2)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(limits.blocking_jobs_max)
@@ -92,13 +101,13 @@ pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Outpu
         listener,
         told_to_stop(stop.clone()),
     ));
-    let commands = listen_for_commands(&runtime, data_dir, &blocks, stop)?;
+    let commands = listen_for_commands(&runtime, data_dir, &blocks, &sources, stop)?;
     let maintenance = std::thread::spawn({
         let (blocks, stopped) = (blocks.clone(), Arc::clone(&stopped));
         move || maintain(&blocks, &stopped)
     });
 
-    let added = add_all(args, &blocks, address, out, &stopped);
+    let added = add_all(args, &blocks, &sources, address, out, &stopped);
     if added.is_ok() {
         readiness.set(true);
         out.note("ready");
@@ -119,7 +128,7 @@ pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Outpu
     }
     blocks.save_stale();
     runtime.shutdown_timeout(Duration::from_secs(1));
-    blocks.extents().sources().close(Duration::from_secs(1));
+    sources.close(Duration::from_secs(1));
     if let Some(log) = log_counts
         && log.n_dropped() > 0
     {
@@ -187,6 +196,7 @@ fn listen_for_commands(
     runtime: &Runtime,
     data_dir: &Path,
     blocks: &Blocks,
+    sources: &Arc<Sources>,
     stop: watch::Receiver<bool>,
 ) -> Result<tokio::task::JoinHandle<()>> {
     use std::os::unix::fs::PermissionsExt;
@@ -199,7 +209,7 @@ fn listen_for_commands(
     let listener = UnixListener::bind(&path).context(ErrorKind::Unavailable, cannot)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
         .context(ErrorKind::Unavailable, cannot)?;
-    let blocks = blocks.clone();
+    let (blocks, sources) = (blocks.clone(), Arc::clone(sources));
     let clients = Arc::new(());
     Ok(runtime.spawn(async move {
         let _directory = directory; // The socket's path leads through it.
@@ -215,11 +225,12 @@ fn listen_for_commands(
                 continue; // The client sees a connection that ends.
             }
             let (blocks, counted) = (blocks.clone(), Arc::clone(&clients));
+            let sources = Arc::clone(&sources);
             // Ends with its command; a client that goes away stops its command.
             std::thread::spawn(move || {
                 let _counted = counted;
                 match Client::accept(stream) {
-                    Ok(client) => run_for_client(client, &blocks),
+                    Ok(client) => run_for_client(client, &blocks, &sources),
                     Err(error) => tracing::debug!(error = error.chain(), "no command"),
                 }
             });
@@ -243,6 +254,7 @@ fn maintain(blocks: &Blocks, stopped: &AtomicBool) {
 fn add_all(
     args: &ServeArgs,
     blocks: &Blocks,
+    sources: &Arc<Sources>,
     address: SocketAddr,
     out: &mut Output,
     stop: &AtomicBool,
@@ -253,14 +265,18 @@ fn add_all(
     let directory = PathBuf::new(); // Relative paths start where the process does.
     let mut stdin = std::io::empty();
     let (directory, stdin) = (directory.as_path(), &mut stdin);
+    let environment = sources.environment();
     let mut env = Env {
         blocks,
+        sources,
+        environment: &environment,
         directory,
         out,
         stdin,
         stop,
     };
-    for path in &args.paths {
+    for place in &args.paths {
+        let path = Path::new(place);
         if is_car(path) {
             let options = import::default_options();
             let report =
@@ -271,8 +287,7 @@ fn add_all(
             continue;
         }
         let options = add::options(&args.dag)?;
-        let paths = std::slice::from_ref(path);
-        let report = crate::ingest::add::add(blocks.store(), paths, &options, env.out, stop)?;
+        let report = add::add_places(&mut env, std::slice::from_ref(place), &options)?;
         for root in &report.roots {
             print_root(env.out, root, address)?;
         }

@@ -12,6 +12,8 @@ use crate::cli::args::Cli;
 use crate::cli::output::Output;
 use crate::error::{ErrorKind, Result};
 use crate::ingest::tests::{Fixture, bytes, car, import_options, raw};
+use crate::source::Environment;
+use crate::store::sources::Sources;
 
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
@@ -32,8 +34,12 @@ fn run(fixture: &Fixture, args: &[&str], stop: bool) -> (Result<()>, String) {
     let data = Shared::default();
     let (out, err) = (Box::new(data.clone()), Box::new(std::io::sink()));
     let mut out = Output::new(cli.json, false, out, err);
+    let environment = Environment::default();
+    let sources = Sources::new(Arc::clone(fixture.store()), environment.clone());
     let mut env = Env {
         blocks: &fixture.blocks,
+        sources: &sources,
+        environment: &environment,
         directory: Path::new("/"),
         out: &mut out,
         stdin: &mut std::io::empty(),
