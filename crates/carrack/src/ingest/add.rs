@@ -60,6 +60,21 @@ pub fn add(
     progress: &mut dyn Progress,
     stop: &AtomicBool,
 ) -> Result<AddReport> {
+    add_of(store, Origin::default(), paths, options, progress, stop)
+}
+
+/// Adds `paths`, which lie in a folder that is a source of its own.
+///
+/// # Errors
+/// As [`add`].
+pub fn add_of(
+    store: &Arc<Store>,
+    origin: Origin,
+    paths: &[PathBuf],
+    options: &AddOptions,
+    progress: &mut dyn Progress,
+    stop: &AtomicBool,
+) -> Result<AddReport> {
     let targets = Targets::new(paths, options.wrap)?;
     let total = Arc::new(AtomicU64::new(0));
     let measured = Arc::new(AtomicBool::new(false));
@@ -80,7 +95,8 @@ pub fn add(
             total: &total,
             measured: &measured,
         };
-        let outcome = Adder::new(store, options, watcher).and_then(|mut adder| adder.run(&targets));
+        let adder = Adder::new(store, origin, options, watcher);
+        let outcome = adder.and_then(|mut adder| adder.run(&targets));
         over.store(true, Ordering::Relaxed); // Nobody waits for an estimate any more.
         outcome
     })
@@ -145,8 +161,13 @@ struct Level {
 }
 
 impl<'a> Adder<'a> {
-    fn new(store: &'a Arc<Store>, options: &'a AddOptions, watcher: Watcher<'a>) -> Result<Self> {
-        let assembly = Assembly::new(store, Origin::default(), options, watcher)?;
+    fn new(
+        store: &'a Arc<Store>,
+        origin: Origin,
+        options: &'a AddOptions,
+        watcher: Watcher<'a>,
+    ) -> Result<Self> {
+        let assembly = Assembly::new(store, origin, options, watcher)?;
         Ok(Self {
             pool: HashPool::new(options.n_threads, assembly.rule),
             assembly,

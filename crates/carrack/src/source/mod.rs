@@ -11,6 +11,7 @@
 //! may go on at once, and dropping what a method returned ends that read.
 
 pub mod local;
+pub mod look;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod validator;

@@ -20,6 +20,7 @@ pub mod location;
 mod maintain;
 pub mod pack;
 mod recover;
+pub mod relocate;
 pub mod resolve;
 pub mod sources;
 pub mod stale;

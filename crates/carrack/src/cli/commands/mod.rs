@@ -8,6 +8,7 @@ pub mod import;
 pub mod ls;
 pub mod rm;
 pub mod serve;
+pub mod source;
 pub mod status;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub fn run(command: &Command, env: &mut Env<'_>) -> Result<()> {
         Command::Export(args) => export::run(args, env),
         Command::Verify(args) => verify::run(args, env),
         Command::Status => status::run(env),
+        Command::Source(command) => source::run(command, env),
         Command::Rm(args) => rm::run(args, env),
         Command::Cid(command) => cid::run(command, env.out),
         Command::Serve(_) => Err(Error::new(
