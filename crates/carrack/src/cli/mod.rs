@@ -45,8 +45,6 @@ const COMMAND_EXTENTS_LEN: u64 = 256 << 20;
 pub struct Env<'a> {
     /// The store's blocks.
     pub blocks: &'a Blocks,
-    /// The store's sources.
-    pub sources: &'a Arc<Sources>,
     /// Variables of the person's: where credentials of what is named are looked up.
     pub environment: &'a Environment,
     /// Where relative paths start.
@@ -74,13 +72,19 @@ impl Env<'_> {
         self.directory.join(path)
     }
 
+    /// The store's sources.
+    #[must_use]
+    pub fn sources(&self) -> &Arc<Sources> {
+        self.blocks.extents().sources()
+    }
+
     /// The source of a URL of the command line, and the path below it.
     ///
     /// # Errors
     /// Those of [`target()`](crate::ingest::remote::target::target).
     pub fn target(&self, url: &OsStr) -> Result<Target> {
-        let store = self.blocks.store();
-        crate::ingest::remote::target::target(store, self.sources, url, self.environment)
+        let (store, sources) = (self.blocks.store(), self.sources());
+        crate::ingest::remote::target::target(store, sources, url, self.environment)
     }
 }
 
@@ -126,10 +130,14 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
     let data_dir = data_dir(cli)?;
     let environment = environment();
     if let Command::Serve(serve) = &cli.command {
-        let store = open(&data_dir, Duration::ZERO)?;
+        let store = open(&data_dir, OpenMode::Create, Duration::ZERO)?;
         return commands::serve::run(store, &data_dir, serve, environment, out).map(|()| 0);
     }
-    let store = match open_or_none(&data_dir)? {
+    let mode = match &cli.command {
+        Command::Index(_) => OpenMode::AnyIndex,
+        _ => OpenMode::Create,
+    };
+    let store = match open_or_none(&data_dir, mode)? {
         Some(store) => store,
         None => match control::forward(
             &data_dir,
@@ -138,20 +146,19 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
             cli.reads_stdin(),
             out.terminal,
         ) {
-            Err(error) if error.kind() == ErrorKind::Busy => open(&data_dir, STORE_WAIT)?,
+            Err(error) if error.kind() == ErrorKind::Busy => open(&data_dir, mode, STORE_WAIT)?,
             outcome => return outcome,
         },
     };
     let stop = stop_on_interrupt();
-    let sources = Sources::new(Arc::clone(&store), environment.clone());
-    let blocks = open_blocks(&sources, &store, COMMAND_CACHE_LEN, COMMAND_EXTENTS_LEN)?;
+    let (cache_len, bytes_max) = (COMMAND_CACHE_LEN, COMMAND_EXTENTS_LEN);
+    let blocks = open_blocks(Arc::clone(&store), &environment, cache_len, bytes_max)?;
     let directory = std::env::current_dir()
         .map_err(|error| Error::with(ErrorKind::Invalid, "there is no current directory", error))?;
     let mut stdin = std::io::stdin();
     let (directory, stdin) = (&directory, &mut stdin);
     let mut env = Env {
         blocks: &blocks,
-        sources: &sources,
         environment: &environment,
         directory,
         out,
@@ -167,23 +174,24 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
     outcome.map(|()| 0)
 }
 
-/// The blocks of a store and of its sources.
-fn open_blocks(
-    sources: &Arc<Sources>,
-    store: &Arc<Store>,
-    cache_len: u64,
-    bytes_max: u64,
-) -> Result<Blocks> {
-    let extents = Extents::new(Arc::clone(sources), ExtentLimits { bytes_max });
-    Blocks::with_extents(Arc::clone(store), cache_len, extents)
-}
-
 /// The variables of this process that sources may look at.
 fn environment() -> Environment {
     let text = |(name, value): (OsString, OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };
     Environment::new(std::env::vars_os().filter_map(text))
+}
+
+/// The blocks of a store and of its sources, whose credentials are looked up in `environment`.
+fn open_blocks(
+    store: Arc<Store>,
+    environment: &Environment,
+    cache_len: u64,
+    bytes_max: u64,
+) -> Result<Blocks> {
+    let sources = Sources::new(Arc::clone(&store), environment.clone());
+    let extents = Extents::new(sources, ExtentLimits { bytes_max });
+    Blocks::with_extents(store, cache_len, extents)
 }
 
 /// Keeps look-ups fast after many small ingests when no `serve` runs that would do it.
@@ -201,7 +209,7 @@ fn merge_segments(store: &Store, stop: &AtomicBool) {
 }
 
 /// Carries out a command that came over the control socket.
-pub fn run_for_client(mut client: control::Client, blocks: &Blocks, sources: &Arc<Sources>) {
+pub fn run_for_client(mut client: control::Client, blocks: &Blocks) {
     let (out, err) = (Box::new(client.stdout()), Box::new(client.stderr()));
     let mut out = Output::new(false, client.request.terminal, out, err);
     let mut args = vec![OsString::from("carrack")];
@@ -218,7 +226,6 @@ pub fn run_for_client(mut client: control::Client, blocks: &Blocks, sources: &Ar
             let environment = client.environment();
             let mut env = Env {
                 blocks,
-                sources,
                 environment: &environment,
                 directory: &directory,
                 out: &mut out,
@@ -244,18 +251,18 @@ impl Cli {
     }
 }
 
-fn open_or_none(data_dir: &Path) -> Result<Option<Arc<Store>>> {
-    match Store::open(data_dir, OpenMode::Create) {
+fn open_or_none(data_dir: &Path, mode: OpenMode) -> Result<Option<Arc<Store>>> {
+    match Store::open(data_dir, mode) {
         Ok(store) => Ok(Some(Arc::new(store))),
         Err(error) if error.kind() == ErrorKind::Busy => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn open(data_dir: &Path, wait: Duration) -> Result<Arc<Store>> {
+fn open(data_dir: &Path, mode: OpenMode, wait: Duration) -> Result<Arc<Store>> {
     let started = Instant::now();
     loop {
-        match Store::open(data_dir, OpenMode::Create) {
+        match Store::open(data_dir, mode) {
             Err(error) if error.kind() == ErrorKind::Busy && started.elapsed() < wait => {
                 std::thread::sleep(Duration::from_millis(50));
             }

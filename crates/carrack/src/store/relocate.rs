@@ -152,7 +152,8 @@ pub fn relocate(
 /// The containers that moved.
 fn containers_of(blocks: &Blocks, subject: &Subject) -> Result<MovedContainers> {
     let mut moved = HashMap::new();
-    blocks.store().catalog().containers(|id, record| {
+    for row in blocks.store().catalog().containers()? {
+        let (id, record) = row?;
         let below = match subject {
             Subject::Source(source, _) if record.source == *source => Some(record.path.clone()),
             Subject::Folder(old, _) if record.source == SOURCE_LOCAL => below(old, &record.path),
@@ -162,8 +163,7 @@ fn containers_of(blocks: &Blocks, subject: &Subject) -> Result<MovedContainers> 
             let now = None;
             moved.insert(id, Moved { record, below, now });
         }
-        Ok(())
-    })?;
+    }
     match subject {
         Subject::Folder(old, _) if moved.is_empty() => {
             let what = format!("nothing was added from {}", old.display());

@@ -180,8 +180,10 @@ impl Sources {
         if environment.iter().all(|(name, _)| name == "HOME") {
             return;
         }
-        hold(&self.lent).insert(id, environment.clone());
-        self.forget(id);
+        let before = hold(&self.lent).insert(id, environment.clone());
+        if before.is_none_or(|before| !before.is_same(environment)) {
+            self.forget(id);
+        }
     }
 
     /// Takes `source` for the one with this id.

@@ -60,7 +60,7 @@ pub fn add_places(
         let targets: Vec<Target> = targets.collect::<Result<_>>()?;
         let together = if options.wrap { targets.len() } else { 1 };
         for targets in targets.chunks(together.max(1)) {
-            let (store, sources) = (env.blocks.store(), env.sources);
+            let (store, sources) = (env.blocks.store(), env.blocks.extents().sources());
             let (out, stop) = (&mut *env.out, env.stop);
             report.append(remote::add(store, sources, targets, options, out, stop)?);
         }

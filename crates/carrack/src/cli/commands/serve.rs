@@ -31,8 +31,7 @@ use crate::node::limits::Limits;
 use crate::node::{self, ServeOptions};
 use crate::source::Environment;
 use crate::store::block::Blocks;
-use crate::store::sources::Sources;
-use crate::store::{Store, merge_once};
+use crate::store::{Merger, Step, Store};
 
 /// Time between two rounds of merging and of saving what was found out of service.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(500);
@@ -62,8 +61,8 @@ pub fn run(
         bytes_in_flight_max: budget / 4,
         ..Limits::default()
     };
-    let sources = Sources::new(Arc::clone(&store), environment);
-    let blocks = open_blocks(&sources, &store, budget as u64 / 16 * 3, budget as u64 / 2)?;
+    let (cache_len, extents_len) = (budget as u64 / 16 * 3, budget as u64 / 2);
+    let blocks = open_blocks(store, &environment, cache_len, extents_len)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(limits.blocking_jobs_max)
@@ -101,13 +100,13 @@ pub fn run(
         listener,
         told_to_stop(stop.clone()),
     ));
-    let commands = listen_for_commands(&runtime, data_dir, &blocks, &sources, stop)?;
+    let commands = listen_for_commands(&runtime, data_dir, &blocks, stop)?;
     let maintenance = std::thread::spawn({
         let (blocks, stopped) = (blocks.clone(), Arc::clone(&stopped));
         move || maintain(&blocks, &stopped)
     });
 
-    let added = add_all(args, &blocks, &sources, address, out, &stopped);
+    let added = add_all(args, &blocks, address, out, &stopped);
     if added.is_ok() {
         readiness.set(true);
         out.note("ready");
@@ -128,7 +127,7 @@ pub fn run(
     }
     blocks.save_stale();
     runtime.shutdown_timeout(Duration::from_secs(1));
-    sources.close(Duration::from_secs(1));
+    blocks.extents().sources().close(Duration::from_secs(1));
     if let Some(log) = log_counts
         && log.n_dropped() > 0
     {
@@ -196,7 +195,6 @@ fn listen_for_commands(
     runtime: &Runtime,
     data_dir: &Path,
     blocks: &Blocks,
-    sources: &Arc<Sources>,
     stop: watch::Receiver<bool>,
 ) -> Result<tokio::task::JoinHandle<()>> {
     use std::os::unix::fs::PermissionsExt;
@@ -209,7 +207,7 @@ fn listen_for_commands(
     let listener = UnixListener::bind(&path).context(ErrorKind::Unavailable, cannot)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
         .context(ErrorKind::Unavailable, cannot)?;
-    let (blocks, sources) = (blocks.clone(), Arc::clone(sources));
+    let blocks = blocks.clone();
     let clients = Arc::new(());
     Ok(runtime.spawn(async move {
         let _directory = directory; // The socket's path leads through it.
@@ -225,12 +223,11 @@ fn listen_for_commands(
                 continue; // The client sees a connection that ends.
             }
             let (blocks, counted) = (blocks.clone(), Arc::clone(&clients));
-            let sources = Arc::clone(&sources);
             // Ends with its command; a client that goes away stops its command.
             std::thread::spawn(move || {
                 let _counted = counted;
                 match Client::accept(stream) {
-                    Ok(client) => run_for_client(client, &blocks, &sources),
+                    Ok(client) => run_for_client(client, &blocks),
                     Err(error) => tracing::debug!(error = error.chain(), "no command"),
                 }
             });
@@ -239,14 +236,14 @@ fn listen_for_commands(
 }
 
 fn maintain(blocks: &Blocks, stopped: &AtomicBool) {
+    // Of this thread alone: requests come first.
+    let _ = rustix::process::nice(5);
+    let mut merger = Merger::default();
     while !stopped.load(Ordering::Relaxed) {
         blocks.save_stale();
-        match merge_once(blocks.store(), stopped) {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => tracing::warn!(error = error.chain(), "index segments were not merged"),
+        if merger.step(blocks.store(), stopped) == Step::Idle {
+            std::thread::sleep(MAINTENANCE_INTERVAL);
         }
-        std::thread::sleep(MAINTENANCE_INTERVAL);
     }
 }
 
@@ -254,7 +251,6 @@ fn maintain(blocks: &Blocks, stopped: &AtomicBool) {
 fn add_all(
     args: &ServeArgs,
     blocks: &Blocks,
-    sources: &Arc<Sources>,
     address: SocketAddr,
     out: &mut Output,
     stop: &AtomicBool,
@@ -265,10 +261,9 @@ fn add_all(
     let directory = PathBuf::new(); // Relative paths start where the process does.
     let mut stdin = std::io::empty();
     let (directory, stdin) = (directory.as_path(), &mut stdin);
-    let environment = sources.environment();
+    let environment = blocks.extents().sources().environment();
     let mut env = Env {
         blocks,
-        sources,
         environment: &environment,
         directory,
         out,

@@ -50,7 +50,8 @@ fn find(name: &str, env: &Env<'_>) -> Result<(u32, SourceRecord)> {
         return Ok(found.clone());
     }
     let url = name.trim_end_matches('/');
-    let by_url: Vec<_> = sources.iter().filter(|one| one.1.url == url).collect();
+    let is_there = |one: &&(u32, SourceRecord)| one.1.url.trim_end_matches('/') == url;
+    let by_url: Vec<_> = sources.iter().filter(is_there).collect();
     match by_url.as_slice() {
         [found] => Ok((*found).clone()),
         [] => Err(unknown(name, &sources)),
@@ -114,7 +115,7 @@ fn list(env: &mut Env<'_>) -> Result<()> {
             continue;
         };
         let n_roots = n_roots.get(&status.id).copied().unwrap_or(0);
-        let state = env.sources.state(&status);
+        let state = env.sources().state(&status);
         if env.out.json {
             env.out.object(&json!({
                 "name": row.name,
@@ -174,7 +175,7 @@ fn remove(name: &str, env: &mut Env<'_>) -> Result<()> {
         }
     }
     let committed = store.commit(batch)?;
-    env.sources.forget(id);
+    env.sources().forget(id);
     env.blocks.forget_elsewhere();
     let n_containers = committed.removed_containers.len();
     if env.out.json {

@@ -6,6 +6,7 @@ use crate::cli::Env;
 use crate::cli::commands::source::line;
 use crate::cli::output::{bytes, shown};
 use crate::error::Result;
+use crate::store::DiskUse;
 use crate::store::block::{Scope, SourceStatus, State};
 use crate::store::catalog::SOURCE_FIRST;
 
@@ -21,7 +22,7 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
     let changed: Vec<_> = found.iter().flat_map(|source| &source.changes).collect();
     let roots = store.catalog().roots()?;
     let n_containers = store.catalog().n_containers()?;
-    let (segments, disk) = (store.index().segments(), store.disk_len()?);
+    let (segments, disk) = (store.index().segments(), store.disk_use()?);
     let n_records: u64 = segments.iter().map(|segment| segment.n_records).sum();
     let index_len: u64 = segments.iter().map(|segment| segment.len).sum();
     if env.out.json {
@@ -47,7 +48,8 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
             "index_entries": n_records,
             "index_segments": segments.len(),
             "index_bytes": index_len,
-            "disk_bytes": disk,
+            "disk_bytes": disk.total(),
+            "disk": disk_json(&disk),
             "stale": stale,
             "sources": sources,
         }));
@@ -58,7 +60,7 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
     env.out.line(&format!(
         "index       {n_records} entries in {n} segments, {len}"
     ))?;
-    env.out.line(&format!("on disk     {}", bytes(disk)))?;
+    env.out.line(&format!("on disk     {}", disk_line(&disk)))?;
     let configured = |source: &&SourceStatus| source.id >= SOURCE_FIRST;
     for source in found.iter().filter(configured) {
         env.out.line(&format!("source      {}", line(source)))?;
@@ -87,4 +89,27 @@ const fn name_of(state: State) -> &'static str {
         State::Unreachable => "unreadable",
         state => state.name(),
     }
+}
+
+/// Disk use by what it is, for programs.
+pub(super) fn disk_json(used: &DiskUse) -> serde_json::Value {
+    json!({
+        "catalog": used.catalog,
+        "index": used.index,
+        "packs": used.packs,
+        "journal": used.journal,
+        "total": used.total(),
+    })
+}
+
+/// The same for people.
+pub(super) fn disk_line(used: &DiskUse) -> String {
+    format!(
+        "{}: catalog {}, index {}, packs {}, journals {}",
+        bytes(used.total()),
+        bytes(used.catalog),
+        bytes(used.index),
+        bytes(used.packs),
+        bytes(used.journal)
+    )
 }

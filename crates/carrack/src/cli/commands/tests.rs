@@ -13,7 +13,6 @@ use crate::cli::output::Output;
 use crate::error::{ErrorKind, Result};
 use crate::ingest::tests::{Fixture, bytes, car, import_options, raw};
 use crate::source::Environment;
-use crate::store::sources::Sources;
 
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
@@ -35,10 +34,8 @@ fn run(fixture: &Fixture, args: &[&str], stop: bool) -> (Result<()>, String) {
     let (out, err) = (Box::new(data.clone()), Box::new(std::io::sink()));
     let mut out = Output::new(cli.json, false, out, err);
     let environment = Environment::default();
-    let sources = Sources::new(Arc::clone(fixture.store()), environment.clone());
     let mut env = Env {
         blocks: &fixture.blocks,
-        sources: &sources,
         environment: &environment,
         directory: Path::new("/"),
         out: &mut out,

@@ -148,6 +148,9 @@ impl Blocks {
     /// Whether a block's copy lies elsewhere, in a container that is known and not out of service:
     /// what the cache has of it may be served.
     pub(super) fn is_served_elsewhere(&self, location: Location) -> bool {
+        if !self.inner.store.has_sources() {
+            return false;
+        }
         let known = self.inner.elsewhere.get(&location.container);
         known.is_some_and(|container| {
             container.epoch == self.inner.store.n_removals() && !self.is_out(&container, location)

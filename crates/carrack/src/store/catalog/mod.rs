@@ -37,7 +37,7 @@ pub use self::record::{
     SOURCE_FIRST, SOURCE_LOCAL, SOURCE_STORE, SourceRecord, StaleMark, StaleReason,
     validator_bytes,
 };
-pub use self::snapshot::{Dirs, Paths, Snapshot};
+pub use self::snapshot::{Containers, Dirs, Paths, Snapshot};
 pub use crate::source::validator::{FileStamp, FileTime, ObjectStamp, Validator};
 
 /// Bytes of redb pages kept in memory.
@@ -130,6 +130,11 @@ impl Catalog {
     /// the pages that it needs.
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// [`Snapshot::next_source`] of the state after the last commit.
+    pub(super) fn next_source(&self) -> u32 {
+        self.snapshot.load().next_source()
     }
 
     /// Opens the file for writing now rather than at the first commit, for a process whose readers

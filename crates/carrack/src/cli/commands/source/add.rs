@@ -1,6 +1,7 @@
 //! `carrack source add`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -38,7 +39,7 @@ pub(super) fn run(args: &SourceAddArgs, env: &mut Env<'_>) -> Result<()> {
     is_new(&record, env)?;
     let is_folder = record.url.starts_with('/');
     if !is_folder {
-        let source = env.sources.open_in(&record, env.environment)?;
+        let source = env.sources().open_in(&record, env.environment)?;
         let is_empty = !answers(source.as_ref(), env)?;
         if is_empty {
             env.out.note("there is nothing at this place yet");
@@ -78,10 +79,11 @@ pub(super) fn scan(
         return add_of(store, origin, &[base], options, env.out, env.stop);
     }
     let target = Target {
-        source: env.sources.get(id)?,
+        source: env.sources().get(id)?,
         path: Vec::new(),
     };
-    remote::add(store, env.sources, &[target], options, env.out, env.stop)
+    let sources = Arc::clone(env.sources());
+    remote::add(store, &sources, &[target], options, env.out, env.stop)
 }
 
 fn is_new(record: &SourceRecord, env: &Env<'_>) -> Result<()> {
@@ -102,7 +104,7 @@ fn is_new(record: &SourceRecord, env: &Env<'_>) -> Result<()> {
 
 /// Whether anything is listed. A wrong name or key is told now, not by the first reader.
 pub(super) fn answers(source: &dyn Source, env: &Env<'_>) -> Result<bool> {
-    let handle = env.sources.handle()?;
+    let handle = env.sources().handle()?;
     let first = handle.block_on(async {
         let mut listing = source.list(b"");
         tokio::time::timeout(FIRST_ANSWER_TIME_MAX, listing.next()).await
@@ -127,7 +129,7 @@ fn configure(record: &SourceRecord, env: &Env<'_>) -> Result<u32> {
     batch.put_source(id, record);
     store.commit(batch)?;
     if record.credentials == "env" {
-        env.sources.lend(id, env.environment);
+        env.sources().lend(id, env.environment);
     }
     Ok(id)
 }

@@ -41,7 +41,7 @@ pub(super) fn run(args: &SourceRelocateArgs, env: &mut Env<'_>) -> Result<()> {
     if let (Ok(()), false, Subject::Source(id, new)) = (&outcome, args.dry_run, &subject)
         && new.credentials == "env"
     {
-        env.sources.lend(*id, env.environment);
+        env.sources().lend(*id, env.environment);
     }
     told(args, &report, outcome.is_ok(), env)?;
     outcome
@@ -81,8 +81,8 @@ fn of_source(
         }
     }
     let place = if is_remote(&new) {
-        let source = env.sources.open_in(&new, env.environment)?;
-        NewPlace::Elsewhere(source, env.sources.handle()?)
+        let source = env.sources().open_in(&new, env.environment)?;
+        NewPlace::Elsewhere(source, env.sources().handle()?)
     } else {
         NewPlace::Folder(PathBuf::from(&new.url))
     };

@@ -11,7 +11,7 @@ use crate::ingest::remote;
 use crate::ingest::remote::target::Target;
 use crate::ingest::tests::{Fixture, bytes, options};
 use crate::ingest::{AddReport, Quiet};
-use crate::source::{Environment, SourceErrorKind};
+use crate::source::SourceErrorKind;
 use crate::store::catalog::{ContainerKind, PathKey, SOURCE_FIRST, Validator};
 use crate::store::sources::Sources;
 
@@ -29,7 +29,7 @@ impl Bucket {
 
     fn of(fake: FakeSource) -> Self {
         let fixture = Fixture::new();
-        let sources = Sources::new(Arc::clone(fixture.store()), Environment::default());
+        let sources = Arc::clone(fixture.blocks.extents().sources());
         let fake = Arc::new(fake);
         sources.insert(SOURCE_FIRST, Arc::clone(&fake) as _);
         Self {
@@ -107,6 +107,12 @@ fn a_bucket_comes_to_the_same_root_as_a_folder_of_the_same_files() {
         assert_eq!(report.roots[0].path.to_str(), Some("s3://fake/data"));
         assert_eq!(report.files_hashed, 10);
         assert_eq!(report.bytes_hashed, bucket.fake.take_counts().1);
+        // And it can be read back.
+        for name in ["data/big", "data/5 ü%20.bin", "data/0 ü%20.bin"] {
+            let cid = bucket.add_with(&[name], &options).unwrap().roots[0].cid;
+            let bytes = std::fs::read(bucket.fixture.path("same").join(name)).unwrap();
+            assert!(bucket.fixture.cat(&cid).unwrap() == bytes, "{name}");
+        }
         // A file alone is its own root.
         let report = bucket.add_with(&["data/deep.er"], &options).unwrap();
         assert_eq!(
