@@ -50,7 +50,8 @@ fn find(name: &str, env: &Env<'_>) -> Result<(u32, SourceRecord)> {
         return Ok(found.clone());
     }
     let url = name.trim_end_matches('/');
-    let by_url: Vec<_> = sources.iter().filter(|one| one.1.url == url).collect();
+    let is_there = |one: &&(u32, SourceRecord)| one.1.url.trim_end_matches('/') == url;
+    let by_url: Vec<_> = sources.iter().filter(is_there).collect();
     match by_url.as_slice() {
         [found] => Ok((*found).clone()),
         [] => Err(unknown(name, &sources)),

@@ -13,6 +13,8 @@ use crate::cli::Env;
 use crate::cli::args::SourceAccess;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::remote::target::is_url;
+use crate::source::SourceConfig;
+use crate::source::url::SourceUrl;
 use crate::store::catalog::SourceRecord;
 
 /// Longest name of a source, in bytes.
@@ -20,48 +22,42 @@ const NAME_LEN_MAX: usize = 64;
 
 /// The row of a source at `place`, named after it.
 pub(super) fn record(place: &OsStr, access: &SourceAccess, env: &Env<'_>) -> Result<SourceRecord> {
-    let is_elsewhere = is_url(place);
-    let url = if is_elsewhere {
-        url(place)?
-    } else {
-        folder(place, env)?
+    let place_url = match place.to_str() {
+        Some(text) => SourceUrl::parse(text)?,
+        None if is_url(place) => {
+            return Err(invalid("a URL must be UTF-8; percent-encode other bytes"));
+        }
+        None => None,
     };
-    let is_bucket = is_elsewhere && !url.starts_with("http");
-    let given = |text: &Option<String>| text.clone().unwrap_or_default();
-    let mut endpoint = given(&access.endpoint);
-    let mut region = given(&access.region);
+    let is_elsewhere = place_url.is_some();
+    let is_bucket = place_url
+        .as_ref()
+        .is_some_and(|url| url.scheme().is_bucket());
+    let config = match &place_url {
+        Some(url) => SourceConfig::from_environment(url, env.environment),
+        None => SourceConfig {
+            url: folder(place, env)?,
+            credentials: "none".to_owned(),
+            ..SourceConfig::default()
+        },
+    };
     let is_given = access.endpoint.is_some() || access.region.is_some();
     if is_given && !is_bucket {
         return Err(invalid("--endpoint and --region are for buckets"));
     }
-    if url.starts_with("s3://") {
-        let names = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
-        let first = |names: &[&str]| names.iter().find_map(|name| env.environment.get(name));
-        if endpoint.is_empty() {
-            endpoint = first(&names).unwrap_or_default().to_owned();
-        }
-        if region.is_empty() {
-            let names = ["AWS_REGION", "AWS_DEFAULT_REGION"];
-            region = first(&names).unwrap_or_default().to_owned();
-        }
-    }
+    let endpoint = access.endpoint.clone().unwrap_or(config.endpoint);
+    let region = access.region.clone().unwrap_or(config.region);
     if !endpoint.is_empty() {
-        is_harmless(&endpoint)?;
-        if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
-            return Err(invalid(
-                "an endpoint is a URL: http://HOST:PORT or https://HOST",
-            ));
-        }
+        check_endpoint(&endpoint)?;
     }
     let credentials = match &access.credentials {
         Some(given) if is_elsewhere => credentials(given, env)?,
         Some(_) => return Err(invalid("a folder needs no credentials")),
-        None if is_elsewhere => "env".to_owned(),
-        None => "none".to_owned(),
+        None => config.credentials,
     };
     Ok(SourceRecord {
-        name: url.clone(),
-        url,
+        name: config.url.clone(),
+        url: config.url,
         endpoint,
         region,
         credentials,
@@ -84,30 +80,17 @@ pub(super) fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A URL in the spelling that the catalog has.
-fn url(place: &OsStr) -> Result<String> {
-    let url = place
-        .to_str()
-        .ok_or_else(|| invalid("a URL must be UTF-8; percent-encode other bytes"))?;
-    is_harmless(url)?;
-    Ok(url.trim_end_matches('/').to_owned())
-}
-
-/// A URL must not carry a secret: it is written to the catalog, to logs and to screens. The error
-/// does not repeat it.
-fn is_harmless(url: &str) -> Result<()> {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if host.contains('@') {
+/// An endpoint must not carry a secret: it is written to the catalog, to logs and to screens. The
+/// error does not repeat it.
+fn check_endpoint(url: &str) -> Result<()> {
+    let rest = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"))
+        .ok_or_else(|| invalid("an endpoint is a URL: http://HOST:PORT or https://HOST"))?;
+    if rest.contains(['@', '?', '#']) {
         return Err(invalid(
-            "a URL must not have a user or password in it: say where credentials are, by \
-             --credentials env, profile:NAME or file:PATH",
-        ));
-    }
-    // In a bucket `?` may be part of a key.
-    if scheme.starts_with("http") && rest.contains(['?', '#']) {
-        return Err(invalid(
-            "a source's URL has no query: signed URLs expire, say where credentials are instead",
+            "an endpoint must not have a user, password or query in it: say where credentials \
+             are, by --credentials env, profile:NAME or file:PATH",
         ));
     }
     Ok(())
