@@ -4,6 +4,7 @@
 //! Out      one [`Command`] with everything it needs to know.
 //! Not here what commands do (one file each), how CIDs are written (`cli::target`).
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -58,8 +59,10 @@ pub enum Command {
 /// `carrack serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Folders, files, and CAR files (by the ending .car) to serve.
-    pub paths: Vec<PathBuf>,
+    /// Folders, files, and CAR files (by the ending .car) to serve, on this machine or by URL:
+    /// s3://bucket/prefix, gs://, az://, https://host/path.
+    #[arg(value_name = "PATH|URL")]
+    pub paths: Vec<OsString>,
     /// Address and port to listen on; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
@@ -105,9 +108,10 @@ pub struct DagArgs {
 /// `carrack add`.
 #[derive(Debug, Args)]
 pub struct AddArgs {
-    /// Files and folders; each becomes a root of its own.
-    #[arg(required = true)]
-    pub paths: Vec<PathBuf>,
+    /// Files and folders, on this machine or by URL (s3://bucket/prefix, gs://, az://,
+    /// https://host/path); each becomes a root of its own.
+    #[arg(required = true, value_name = "PATH|URL")]
+    pub paths: Vec<OsString>,
     /// Print only the root CIDs, one a line, in the order of the arguments.
     #[arg(long, short = 'Q')]
     pub quieter: bool,
@@ -122,9 +126,9 @@ pub struct AddArgs {
 /// `carrack import`.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// CAR files; `-` with --copy reads a CAR from standard input.
-    #[arg(required = true)]
-    pub files: Vec<PathBuf>,
+    /// CAR files, on this machine or by URL; `-` with --copy reads a CAR from standard input.
+    #[arg(required = true, value_name = "PATH|URL")]
+    pub files: Vec<OsString>,
     /// Print only the root CIDs, one a line.
     #[arg(long, short = 'Q')]
     pub quieter: bool,
@@ -225,7 +229,7 @@ mod tests {
             let Command::Add(add) = Cli::try_parse_from(args).unwrap().command else {
                 panic!("not an add");
             };
-            assert_eq!(add.paths, [std::path::PathBuf::from("dir")]);
+            assert_eq!(add.paths, [std::ffi::OsString::from("dir")]);
             assert_eq!(add.dag.raw_leaves, raw_leaves);
         }
     }

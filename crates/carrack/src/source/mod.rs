@@ -170,6 +170,12 @@ impl Environment {
         (!value.is_empty()).then_some(value)
     }
 
+    /// Whether `other` has the same variables and values.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.variables == other.variables
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.variables

@@ -24,6 +24,8 @@ const N_THREADS: usize = 2;
 pub struct Sources {
     store: Arc<Store>,
     environment: RwLock<Environment>,
+    /// What commands of other processes told of single sources. In memory only.
+    lent: Mutex<HashMap<u32, Environment>>,
     open: Mutex<HashMap<u32, Arc<OpenSource>>>,
     urls: RwLock<HashMap<u32, String>>,
     threads: Mutex<Threads>,
@@ -70,6 +72,7 @@ impl Sources {
         Arc::new(Self {
             store,
             environment: RwLock::new(environment),
+            lent: Mutex::default(),
             open: Mutex::default(),
             urls: RwLock::default(),
             threads: Mutex::new(Threads::None),
@@ -122,7 +125,9 @@ impl Sources {
                 format!("source {id} is not configured"),
             )
         })?;
-        let source = self.open(&record)?;
+        let lent = hold(&self.lent).get(&id).cloned();
+        let environment = lent.unwrap_or_else(|| self.environment());
+        let source = self.open_in(&record, &environment)?;
         let source = Arc::new(OpenSource {
             id,
             name: record.name,
@@ -145,6 +150,10 @@ impl Sources {
     /// # Errors
     /// `Invalid` if what is configured cannot be.
     pub fn open(&self, record: &SourceRecord) -> Result<Arc<dyn Source>> {
+        self.open_in(record, &self.environment())
+    }
+
+    fn open_in(&self, record: &SourceRecord, environment: &Environment) -> Result<Arc<dyn Source>> {
         let config = SourceConfig {
             url: record.url.clone(),
             endpoint: record.endpoint.clone(),
@@ -153,7 +162,26 @@ impl Sources {
         };
         let handle = self.handle()?;
         let _guard = handle.enter();
-        Ok(crate::source::open(&config, &self.environment())?)
+        Ok(crate::source::open(&config, environment)?)
+    }
+
+    /// Lets credentials of source `id` be looked up in `environment` from now on, if that tells
+    /// anything: those of whoever added from it.
+    pub fn lend(&self, id: u32, environment: &Environment) {
+        if environment.iter().all(|(name, _)| name == "HOME") {
+            return;
+        }
+        let before = hold(&self.lent).insert(id, environment.clone());
+        if before.is_none_or(|before| !before.is_same(environment)) {
+            self.forget(id);
+        }
+    }
+
+    /// Takes `source` for the one with this id.
+    #[cfg(test)]
+    pub(crate) fn insert(&self, id: u32, source: Arc<dyn Source>) {
+        let name = source.url().to_owned();
+        hold(&self.open).insert(id, Arc::new(OpenSource { id, name, source }));
     }
 
     /// The sources that do not answer, a sentence each.

@@ -1,5 +1,6 @@
 //! `carrack import`.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use carrack_formats::car::CarLimits;
@@ -46,7 +47,7 @@ pub fn default_options() -> ImportOptions {
     }
 }
 
-fn one(args: &ImportArgs, env: &mut Env<'_>, file: &Path) -> Result<ImportReport> {
+fn one(args: &ImportArgs, env: &mut Env<'_>, file: &OsStr) -> Result<ImportReport> {
     let mut options = ImportOptions {
         salvage: args.salvage,
         legacy_hashes: args.allow_legacy_hashes,
@@ -57,6 +58,7 @@ fn one(args: &ImportArgs, env: &mut Env<'_>, file: &Path) -> Result<ImportReport
         options.limits.section_len_max = BIG_SECTION_LEN_MAX;
     }
     let store = env.blocks.store();
+    let file = Path::new(file);
     if file == Path::new("-") {
         if !args.copy {
             let what = "a CAR on standard input lies nowhere: --copy keeps its blocks";
@@ -82,8 +84,8 @@ fn one(args: &ImportArgs, env: &mut Env<'_>, file: &Path) -> Result<ImportReport
 ///
 /// # Errors
 /// Those of writing them.
-pub fn print(env: &mut Env<'_>, file: &Path, report: &ImportReport, quieter: bool) -> Result<()> {
-    let name = shown(file.as_os_str().as_encoded_bytes());
+pub fn print(env: &mut Env<'_>, file: &OsStr, report: &ImportReport, quieter: bool) -> Result<()> {
+    let name = shown(file.as_encoded_bytes());
     for root in &report.roots {
         if quieter {
             env.out.line(&root.cid.to_string())?;
