@@ -68,15 +68,7 @@ pub(crate) const ALL: &[Peer] = &[
             package: "cmd/lassie",
         },
     },
-    Peer {
-        program: "versitygw",
-        name: "versitygw",
-        version: "1.8.0",
-        kind: Kind::Go {
-            module: "github.com/versity/versitygw",
-            package: "cmd/versitygw",
-        },
-    },
+    VERSITYGW,
     Peer {
         program: "minio",
         name: "minio",
@@ -132,6 +124,17 @@ pub(crate) const ALL: &[Peer] = &[
         kind: Kind::Debian { package: "wrk" },
     },
 ];
+
+/// An S3 server whose objects are files.
+pub(crate) const VERSITYGW: Peer = Peer {
+    program: "versitygw",
+    name: "versitygw",
+    version: "1.8.0",
+    kind: Kind::Go {
+        module: "github.com/versity/versitygw",
+        package: "cmd/versitygw",
+    },
+};
 
 /// Checks licences, sources and banned crates.
 pub(crate) const CARGO_DENY: Peer = Peer {
