@@ -50,8 +50,21 @@ impl S3Server {
     /// # Errors
     /// The program does not start or is not ready in a minute.
     pub fn versitygw(program: &Path, dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(dir.join(BUCKET))?;
         let address = free_address()?;
+        let command = Self::versitygw_command(program, dir, address)?;
+        Self::start(command, Kind::Versity, address, dir)
+    }
+
+    /// The command that [`S3Server::versitygw`] runs, for who wants to become it.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn versitygw_command(
+        program: &Path,
+        dir: &Path,
+        address: SocketAddr,
+    ) -> io::Result<Command> {
+        fs::create_dir_all(dir.join(BUCKET))?;
         let mut command = Command::new(program);
         command
             .args(["--port", &address.to_string()])
@@ -59,7 +72,7 @@ impl S3Server {
             .arg(dir)
             .env("ROOT_ACCESS_KEY", KEY_ID)
             .env("ROOT_SECRET_KEY", SECRET);
-        Self::start(command, Kind::Versity, address, dir)
+        Ok(command)
     }
 
     /// MinIO on `dir`, in its own format.
