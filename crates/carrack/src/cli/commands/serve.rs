@@ -31,7 +31,7 @@ use crate::node::limits::Limits;
 use crate::node::{self, ServeOptions};
 use crate::source::Environment;
 use crate::store::block::Blocks;
-use crate::store::{Store, merge_once};
+use crate::store::{Merger, Step, Store};
 
 /// Time between two rounds of merging and of saving what was found out of service.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(500);
@@ -236,14 +236,14 @@ fn listen_for_commands(
 }
 
 fn maintain(blocks: &Blocks, stopped: &AtomicBool) {
+    // Of this thread alone: requests come first.
+    let _ = rustix::process::nice(5);
+    let mut merger = Merger::default();
     while !stopped.load(Ordering::Relaxed) {
         blocks.save_stale();
-        match merge_once(blocks.store(), stopped) {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => tracing::warn!(error = error.chain(), "index segments were not merged"),
+        if merger.step(blocks.store(), stopped) == Step::Idle {
+            std::thread::sleep(MAINTENANCE_INTERVAL);
         }
-        std::thread::sleep(MAINTENANCE_INTERVAL);
     }
 }
 
