@@ -138,6 +138,9 @@ pub struct ImportArgs {
     /// Copy the blocks into carrack's own packs instead of leaving them where they are.
     #[arg(long)]
     pub copy: bool,
+    /// Read and verify all of a CAR elsewhere, even if an index tells where its blocks are.
+    #[arg(long)]
+    pub verify: bool,
     /// Keep the good blocks of a damaged CAR.
     #[arg(long)]
     pub salvage: bool,

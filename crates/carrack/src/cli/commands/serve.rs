@@ -26,6 +26,7 @@ use crate::cli::{Env, open_blocks, run_for_client};
 use crate::error::{Context, ErrorKind, Result};
 use crate::gateway::service::Readiness;
 use crate::ingest::AddedRoot;
+use crate::ingest::remote::target::is_url;
 use crate::node::access_log::{AccessLog, LogFormat, LogWriter};
 use crate::node::limits::Limits;
 use crate::node::{self, ServeOptions};
@@ -272,6 +273,14 @@ fn add_all(
     };
     for place in &args.paths {
         let path = Path::new(place);
+        if is_url(place) && ends_with_car(path) {
+            let options = import::default_options();
+            let report = import::import_url(&mut env, place, &options, false, false)?;
+            for root in &report.roots {
+                print_root(env.out, root, address)?;
+            }
+            continue;
+        }
         if is_car(path) {
             let options = import::default_options();
             let report =
@@ -296,9 +305,12 @@ fn add_all(
 }
 
 fn is_car(path: &Path) -> bool {
+    ends_with_car(path) && path.is_file()
+}
+
+fn ends_with_car(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| extension.eq_ignore_ascii_case("car"))
-        && path.is_file()
 }
 
 fn print_root(out: &mut Output, root: &AddedRoot, address: SocketAddr) -> Result<()> {
