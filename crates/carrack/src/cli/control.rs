@@ -24,6 +24,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::source::Environment;
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
@@ -54,6 +55,28 @@ pub struct Request {
     pub directory: Vec<u8>,
     /// The client's standard error is a terminal.
     pub terminal: bool,
+    /// The client's variables that sources may look at.
+    #[serde(default)]
+    pub environment: Variables,
+}
+
+/// Names and values; never shown, for values may be secrets.
+#[derive(Default, Clone, Serialize, Deserialize)]
+pub struct Variables(Vec<(String, String)>);
+
+impl std::fmt::Debug for Variables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Variables(..)")
+    }
+}
+
+impl Variables {
+    /// Those of `environment`.
+    #[must_use]
+    pub fn of(environment: &Environment) -> Self {
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        Self(environment.iter().map(owned).collect())
+    }
 }
 
 /// Where the socket of a data directory is, short enough for a socket address however long the
@@ -74,6 +97,7 @@ pub fn socket_path(data_dir: &Path) -> io::Result<(PathBuf, std::fs::File)> {
 pub fn forward(
     data_dir: &Path,
     args: &[OsString],
+    environment: &Environment,
     reads_stdin: bool,
     terminal: bool,
 ) -> Result<u8> {
@@ -87,6 +111,7 @@ pub fn forward(
         args: args.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
         directory: directory.into_os_string().into_vec(),
         terminal,
+        environment: Variables::of(environment),
     };
     let request = serde_json::to_vec(&request).context(ErrorKind::Internal, broken)?;
     write_frame(&mut stream, REQUEST, &request).context(ErrorKind::Unavailable, broken)?;
@@ -225,6 +250,12 @@ impl Client {
             .collect()
     }
 
+    /// The client's variables that sources may look at.
+    #[must_use]
+    pub fn environment(&self) -> Environment {
+        Environment::new(self.request.environment.0.iter().cloned())
+    }
+
     /// The client's working directory.
     #[must_use]
     pub fn directory(&self) -> PathBuf {
@@ -320,9 +351,10 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::{
-        Client, FRAME_LEN_MAX, REQUEST, REQUEST_LEN_MAX, Request, STDIN, read_frame, send_input,
-        write_frame,
+        Client, FRAME_LEN_MAX, REQUEST, REQUEST_LEN_MAX, Request, STDIN, Variables, read_frame,
+        send_input, write_frame,
     };
+    use crate::source::Environment;
 
     fn request() -> Vec<u8> {
         let args = vec![b"ls".to_vec(), b"\xff".to_vec()];
@@ -330,6 +362,7 @@ mod tests {
             args,
             directory: b"/".to_vec(),
             terminal: false,
+            environment: Variables::default(),
         })
         .unwrap()
     }
@@ -408,12 +441,33 @@ mod tests {
     }
 
     #[test]
+    fn credentials_reach_the_command_and_nothing_else() {
+        let pairs = [("AWS_SECRET_ACCESS_KEY", "s3cret"), ("LD_PRELOAD", "x")];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let request = Request {
+            args: Vec::new(),
+            directory: b"/".to_vec(),
+            terminal: false,
+            environment: Variables::of(&Environment::new(pairs)),
+        };
+        let (mut near, far) = UnixStream::pair().unwrap();
+        let bytes = serde_json::to_vec(&request).unwrap();
+        write_frame(&mut near, REQUEST, &bytes).unwrap();
+        let client = Client::accept(far).unwrap();
+        let environment = client.environment();
+        assert_eq!(environment.get("AWS_SECRET_ACCESS_KEY"), Some("s3cret"));
+        assert_eq!(environment.get("LD_PRELOAD"), None);
+        assert!(!format!("{client:?} {environment:?}").contains("s3cret"));
+    }
+
+    #[test]
     fn a_command_line_of_any_length_fits() {
         let args: Vec<Vec<u8>> = (0..20_000).map(|_| vec![b'x'; 100]).collect();
         let request = Request {
             args,
             directory: b"/".to_vec(),
             terminal: false,
+            environment: Variables::default(),
         };
         let bytes = serde_json::to_vec(&request).unwrap();
         let (mut near, far) = UnixStream::pair().unwrap();

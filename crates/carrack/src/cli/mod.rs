@@ -11,7 +11,7 @@ pub mod control;
 pub mod output;
 pub mod target;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::remote::target::Target;
 use crate::source::Environment;
 use crate::store::block::Blocks;
 use crate::store::extent::{ExtentLimits, Extents};
@@ -44,6 +45,8 @@ const COMMAND_EXTENTS_LEN: u64 = 256 << 20;
 pub struct Env<'a> {
     /// The store's blocks.
     pub blocks: &'a Blocks,
+    /// Variables of the person's: where credentials of what is named are looked up.
+    pub environment: &'a Environment,
     /// Where relative paths start.
     pub directory: &'a Path,
     /// Where words go.
@@ -67,6 +70,30 @@ impl Env<'_> {
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
         self.directory.join(path)
+    }
+
+    /// The store's sources.
+    #[must_use]
+    pub fn sources(&self) -> &Arc<Sources> {
+        self.blocks.extents().sources()
+    }
+
+    /// The same for a single object: a source that is made for it is the folder that it lies in.
+    ///
+    /// # Errors
+    /// As [`Self::target`].
+    pub fn target_in_parent(&self, url: &OsStr) -> Result<Target> {
+        let (store, sources) = (self.blocks.store(), self.sources());
+        crate::ingest::remote::target::object(store, sources, url, self.environment)
+    }
+
+    /// The source of a URL of the command line, and the path below it.
+    ///
+    /// # Errors
+    /// Those of [`target()`](crate::ingest::remote::target::target).
+    pub fn target(&self, url: &OsStr) -> Result<Target> {
+        let (store, sources) = (self.blocks.store(), self.sources());
+        crate::ingest::remote::target::target(store, sources, url, self.environment)
     }
 }
 
@@ -110,9 +137,10 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
         return commands::cid::run(command, out).map(|()| 0);
     }
     let data_dir = data_dir(cli)?;
+    let environment = environment();
     if let Command::Serve(serve) = &cli.command {
         let store = open(&data_dir, OpenMode::Create, Duration::ZERO)?;
-        return commands::serve::run(store, &data_dir, serve, out).map(|()| 0);
+        return commands::serve::run(store, &data_dir, serve, environment, out).map(|()| 0);
     }
     let mode = match &cli.command {
         Command::Index(_) => OpenMode::AnyIndex,
@@ -120,19 +148,27 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
     };
     let store = match open_or_none(&data_dir, mode)? {
         Some(store) => store,
-        None => match control::forward(&data_dir, args, cli.reads_stdin(), out.terminal) {
+        None => match control::forward(
+            &data_dir,
+            args,
+            &environment,
+            cli.reads_stdin(),
+            out.terminal,
+        ) {
             Err(error) if error.kind() == ErrorKind::Busy => open(&data_dir, mode, STORE_WAIT)?,
             outcome => return outcome,
         },
     };
     let stop = stop_on_interrupt();
-    let blocks = open_blocks(Arc::clone(&store), COMMAND_CACHE_LEN, COMMAND_EXTENTS_LEN)?;
+    let (cache_len, bytes_max) = (COMMAND_CACHE_LEN, COMMAND_EXTENTS_LEN);
+    let blocks = open_blocks(Arc::clone(&store), &environment, cache_len, bytes_max)?;
     let directory = std::env::current_dir()
         .map_err(|error| Error::with(ErrorKind::Invalid, "there is no current directory", error))?;
     let mut stdin = std::io::stdin();
     let (directory, stdin) = (&directory, &mut stdin);
     let mut env = Env {
         blocks: &blocks,
+        environment: &environment,
         directory,
         out,
         stdin,
@@ -147,14 +183,22 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
     outcome.map(|()| 0)
 }
 
-/// The blocks of a store and of its sources, whose credentials are looked up in this process's
-/// environment.
-fn open_blocks(store: Arc<Store>, cache_len: u64, bytes_max: u64) -> Result<Blocks> {
+/// The variables of this process that sources may look at.
+fn environment() -> Environment {
     let text = |(name, value): (OsString, OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };
-    let environment = Environment::new(std::env::vars_os().filter_map(text));
-    let sources = Sources::new(Arc::clone(&store), environment);
+    Environment::new(std::env::vars_os().filter_map(text))
+}
+
+/// The blocks of a store and of its sources, whose credentials are looked up in `environment`.
+fn open_blocks(
+    store: Arc<Store>,
+    environment: &Environment,
+    cache_len: u64,
+    bytes_max: u64,
+) -> Result<Blocks> {
+    let sources = Sources::new(Arc::clone(&store), environment.clone());
     let extents = Extents::new(sources, ExtentLimits { bytes_max });
     Blocks::with_extents(store, cache_len, extents)
 }
@@ -188,8 +232,10 @@ pub fn run_for_client(mut client: control::Client, blocks: &Blocks) {
         )),
         Ok(cli) => {
             out.json = cli.json;
+            let environment = client.environment();
             let mut env = Env {
                 blocks,
+                environment: &environment,
                 directory: &directory,
                 out: &mut out,
                 stdin: &mut client.stdin,
@@ -210,7 +256,7 @@ impl Cli {
         let Command::Import(import) = &self.command else {
             return false;
         };
-        import.files.iter().any(|file| file == Path::new("-"))
+        import.files.iter().any(|file| file == "-")
     }
 }
 

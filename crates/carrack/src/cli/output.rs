@@ -96,6 +96,10 @@ impl Output {
 }
 
 impl Progress for Output {
+    fn note(&mut self, text: &str) {
+        Self::note(self, text);
+    }
+
     fn wants_total(&self) -> bool {
         self.terminal
     }

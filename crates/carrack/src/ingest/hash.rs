@@ -44,6 +44,12 @@ impl LeafRule {
         len.div_ceil(u64::from(self.chunk_size)).max(1)
     }
 
+    /// Number of leaves in a part of about `len` bytes, at least one and at most `max`.
+    #[must_use]
+    pub fn leaves_of(self, len: u64, max: u64) -> u64 {
+        (len / u64::from(self.chunk_size)).clamp(1, max)
+    }
+
     /// `(offset, len)` of leaf `index` of a file of `file_len` bytes.
     #[must_use]
     pub fn leaf(self, index: u64, file_len: u64) -> (u64, u32) {

@@ -6,9 +6,12 @@
 //! Not here the formats (`carrack-formats`), what is printed (`cli`).
 
 pub mod add;
+mod assembly;
 pub mod hash;
 pub mod import;
 pub mod journal;
+pub mod remote;
+pub mod rescan;
 pub mod scan;
 pub mod sink;
 #[cfg(test)]
@@ -23,6 +26,9 @@ use carrack_formats::Cid;
 pub trait Progress {
     /// `done` bytes of `total` (`None`: not known yet) have gone through `what`.
     fn update(&mut self, what: &str, done: u64, total: Option<u64>);
+
+    /// Something that the person who waits should know.
+    fn note(&mut self, _text: &str) {}
 
     /// Whether it is worth finding out the total beforehand.
     fn wants_total(&self) -> bool {
@@ -84,6 +90,43 @@ pub struct AddReport {
     pub n_left_out: u64,
     /// The first of them, at most [`LEFT_OUT_SHOWN_MAX`].
     pub left_out: Vec<LeftOut>,
+}
+
+/// Files that are not what they were at an earlier add.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// New ones.
+    pub added: u64,
+    /// Other versions.
+    pub changed: u64,
+    /// The same at another path.
+    pub moved: u64,
+    /// Gone.
+    pub vanished: u64,
+}
+
+impl Changes {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl AddReport {
+    /// Adds what another add did, behind this one.
+    pub fn append(&mut self, other: Self) {
+        self.roots.extend(other.roots);
+        self.files_hashed += other.files_hashed;
+        self.bytes_hashed += other.bytes_hashed;
+        self.files_unchanged += other.files_unchanged;
+        self.symlinks += other.symlinks;
+        self.hidden += other.hidden;
+        self.special += other.special;
+        self.n_left_out += other.n_left_out;
+        let room = LEFT_OUT_SHOWN_MAX.saturating_sub(self.left_out.len());
+        self.left_out.extend(other.left_out.into_iter().take(room));
+    }
 }
 
 /// Files left out that are named one by one; the rest is counted.

@@ -10,7 +10,8 @@
 //! Not here what is hashed and built (`ingest::add`, `ingest::import`).
 
 use std::collections::HashMap;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,7 +36,7 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 const ROWS_MAX: usize = 100_000;
 
 /// A file known from an earlier ingest.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct KnownFile {
     /// What it was.
     pub validator: Validator,
@@ -85,6 +86,9 @@ impl Default for Origin {
 impl Origin {
     /// The path as rows have it.
     fn path(&self, path: &Path) -> Vec<u8> {
+        if self.base.as_os_str().is_empty() {
+            return path.as_os_str().as_bytes().to_vec(); // Even what no file system would have.
+        }
         let below = path.strip_prefix(&self.base).unwrap_or(path);
         below.as_os_str().as_bytes().to_vec()
     }
@@ -174,6 +178,12 @@ impl<'a> Sink<'a> {
         let mut sink = Self::new(store)?;
         sink.is_all_or_nothing = true;
         Ok(sink)
+    }
+
+    /// A path as a person reads it: of a source elsewhere, its URL.
+    #[must_use]
+    pub fn shown(&self, path: &Path) -> PathBuf {
+        PathBuf::from(OsString::from_vec(self.origin.shown(path)))
     }
 
     /// Where journals are kept.
@@ -320,12 +330,17 @@ impl<'a> Sink<'a> {
     ) -> Result<()> {
         members.sort_unstable();
         members.dedup();
+        let shown = self.origin.shown(path);
         let record = RootRecord {
             id: self.store.new_root_id(),
             cid: *cid,
-            path: self.origin.shown(path),
+            name: Path::new(OsStr::from_bytes(&shown))
+                .file_name()
+                .unwrap_or_default()
+                .as_bytes()
+                .to_vec(),
+            path: shown,
             source: self.origin.source,
-            name: path.file_name().unwrap_or_default().as_bytes().to_vec(),
             kind,
             profile,
             created_unix: crate::clock::unix_seconds(),
@@ -371,6 +386,47 @@ impl<'a> Sink<'a> {
                 n_files: 1,
             },
         }))
+    }
+
+    /// Whether an earlier ingest left a row of this file.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn has_row(&self, path: &Path, profile: u32) -> Result<bool> {
+        let row = self.store.catalog().path(&self.origin.key(path, profile))?;
+        Ok(row.is_some())
+    }
+
+    /// Calls `found` with each file and symlink that earlier ingests know at `top` and below.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn rows_below(
+        &self,
+        top: &Path,
+        profile: u32,
+        found: &mut dyn FnMut(&Path, &PathRecord),
+    ) -> Result<()> {
+        let catalog = self.store.catalog();
+        for row in catalog.paths_below(&self.origin.key(top, profile))? {
+            let (key, record) = row?;
+            found(
+                &self.origin.base.join(OsStr::from_bytes(&key.path)),
+                &record,
+            );
+        }
+        Ok(())
+    }
+
+    /// Forgets a file that is gone. What an older root has of it stays.
+    pub fn forget_file(&mut self, path: &Path, profile: u32) {
+        self.batch.remove_path(&self.origin.key(path, profile));
+        self.n_rows += 1;
+    }
+
+    /// A container was found again.
+    pub fn back_in_service(&mut self, container: ContainerId) {
+        self.batch.clear_stale(container);
     }
 
     /// What an earlier ingest knows of a directory with just these entries.

@@ -5,6 +5,7 @@
 //! Limits   holds the directories on the way to files that are being hashed, not the whole tree.
 //! Not here building a directory's node (`ingest::add`).
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use carrack_formats::Cid;
@@ -47,7 +48,7 @@ pub struct Directory {
     pub root: usize,
     /// Where its own sum goes.
     pub parent: Parent,
-    /// Names and sums; an entry without a sum was left out.
+    /// Names and sums; an entry without a sum or a name was left out.
     pub entries: Vec<(Vec<u8>, Option<Sum>)>,
     waiting_for: usize,
 }
@@ -90,6 +91,39 @@ impl Tree {
                 self.directories.len() - 1
             }
         }
+    }
+
+    /// One more entry of a directory that is not [listed to its end](Self::all_listed). Gives its
+    /// place.
+    pub fn add_entry(&mut self, directory: usize, name: Vec<u8>) -> usize {
+        let Some(open) = self.directories.get_mut(directory).and_then(Option::as_mut) else {
+            return usize::MAX; // No entry has this place: nothing can be settled there.
+        };
+        open.entries.push((name, None));
+        open.waiting_for += 1;
+        open.entries.len() - 1
+    }
+
+    /// An entry will not be part of its directory, whatever it comes to. It keeps its place.
+    pub fn void(&mut self, directory: usize, entry: usize) {
+        let open = self.directories.get_mut(directory).and_then(Option::as_mut);
+        if let Some(place) = open.and_then(|open| open.entries.get_mut(entry)) {
+            place.0 = Vec::new(); // No entry that counts has an empty name.
+        }
+    }
+
+    /// Where a directory lies.
+    #[must_use]
+    pub fn path(&self, directory: usize) -> Option<&[u8]> {
+        let open = self.directories.get(directory)?.as_ref()?;
+        Some(open.path.as_os_str().as_bytes())
+    }
+
+    /// The name of an entry.
+    #[must_use]
+    pub fn name(&self, directory: usize, entry: usize) -> Option<&[u8]> {
+        let open = self.directories.get(directory)?.as_ref()?;
+        Some(&open.entries.get(entry)?.0)
     }
 
     /// An entry has come to something, or was left out. Gives the directory if that was its last.

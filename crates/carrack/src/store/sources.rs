@@ -13,8 +13,11 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::source::health::{Health, SourceState};
+use crate::source::limiter::Limiter;
 use crate::source::{Environment, Source, SourceConfig};
 use crate::store::Store;
+use crate::store::block::{SourceStatus, State};
 use crate::store::catalog::SourceRecord;
 
 /// Threads that reads of sources run on: they receive and copy, and hash while adding.
@@ -24,6 +27,8 @@ const N_THREADS: usize = 2;
 pub struct Sources {
     store: Arc<Store>,
     environment: RwLock<Environment>,
+    /// What commands of other processes told of single sources. In memory only.
+    lent: Mutex<HashMap<u32, Environment>>,
     open: Mutex<HashMap<u32, Arc<OpenSource>>>,
     urls: RwLock<HashMap<u32, String>>,
     threads: Mutex<Threads>,
@@ -47,13 +52,35 @@ pub struct OpenSource {
     pub name: String,
     /// The place itself.
     pub source: Arc<dyn Source>,
+    /// How many requests it is asked at a time.
+    pub limiter: Arc<Limiter>,
+    /// Whether it answers.
+    pub health: Health,
 }
 
 impl OpenSource {
-    /// Whether it does not answer, as far as is known.
+    /// A source that was just opened.
     #[must_use]
-    pub const fn is_down(&self) -> bool {
-        false
+    pub fn new(id: u32, name: String, source: Arc<dyn Source>) -> Self {
+        Self {
+            id,
+            name,
+            source,
+            limiter: Arc::default(),
+            health: Health::default(),
+        }
+    }
+
+    /// What is known of it.
+    #[must_use]
+    pub fn state(&self) -> SourceState {
+        self.health.state()
+    }
+
+    /// Whether it did not answer, and is not to be asked yet.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        matches!(self.state(), SourceState::Down { retry_in, .. } if !retry_in.is_zero())
     }
 }
 
@@ -70,6 +97,7 @@ impl Sources {
         Arc::new(Self {
             store,
             environment: RwLock::new(environment),
+            lent: Mutex::default(),
             open: Mutex::default(),
             urls: RwLock::default(),
             threads: Mutex::new(Threads::None),
@@ -122,12 +150,10 @@ impl Sources {
                 format!("source {id} is not configured"),
             )
         })?;
-        let source = self.open(&record)?;
-        let source = Arc::new(OpenSource {
-            id,
-            name: record.name,
-            source,
-        });
+        let lent = hold(&self.lent).get(&id).cloned();
+        let environment = lent.unwrap_or_else(|| self.environment());
+        let source = self.open_in(&record, &environment)?;
+        let source = Arc::new(OpenSource::new(id, record.name, source));
         open.insert(id, Arc::clone(&source));
         Ok(source)
     }
@@ -136,7 +162,7 @@ impl Sources {
     #[cfg(test)]
     pub(crate) fn put(&self, id: u32, source: Arc<dyn Source>) {
         let name = format!("test {id}");
-        let source = Arc::new(OpenSource { id, name, source });
+        let source = Arc::new(OpenSource::new(id, name, source));
         hold(&self.open).insert(id, source);
     }
 
@@ -145,6 +171,18 @@ impl Sources {
     /// # Errors
     /// `Invalid` if what is configured cannot be.
     pub fn open(&self, record: &SourceRecord) -> Result<Arc<dyn Source>> {
+        self.open_in(record, &self.environment())
+    }
+
+    /// The same, with credentials looked up in `environment`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_in(
+        &self,
+        record: &SourceRecord,
+        environment: &Environment,
+    ) -> Result<Arc<dyn Source>> {
         let config = SourceConfig {
             url: record.url.clone(),
             endpoint: record.endpoint.clone(),
@@ -153,17 +191,49 @@ impl Sources {
         };
         let handle = self.handle()?;
         let _guard = handle.enter();
-        Ok(crate::source::open(&config, &self.environment())?)
+        Ok(crate::source::open(&config, environment)?)
+    }
+
+    /// Lets credentials of source `id` be looked up in `environment` from now on, if that tells
+    /// anything: those of whoever added from it.
+    pub fn lend(&self, id: u32, environment: &Environment) {
+        if environment.iter().all(|(name, _)| name == "HOME") {
+            return;
+        }
+        let before = hold(&self.lent).insert(id, environment.clone());
+        if before.is_none_or(|before| !before.is_same(environment)) {
+            self.forget(id);
+        }
+    }
+
+    /// Takes `source` for the one with this id.
+    #[cfg(test)]
+    pub(crate) fn insert(&self, id: u32, source: Arc<dyn Source>) {
+        let name = source.url().to_owned();
+        hold(&self.open).insert(id, Arc::new(OpenSource::new(id, name, source)));
     }
 
     /// The sources that do not answer, a sentence each.
     #[must_use]
     pub fn troubles(&self) -> Vec<String> {
         let open = hold(&self.open);
-        let mut down: Vec<_> = open.values().filter(|source| source.is_down()).collect();
+        let is_down = |source: &&Arc<OpenSource>| source.state() != SourceState::Live;
+        let mut down: Vec<_> = open.values().filter(is_down).collect();
         down.sort_by_key(|source| source.id);
         let said = |source: &&Arc<OpenSource>| format!("source {} does not answer", source.name);
         down.iter().map(said).collect()
+    }
+
+    /// The state of a source as far as is known without asking it.
+    #[must_use]
+    pub fn state(&self, status: &SourceStatus) -> State {
+        let open = hold(&self.open);
+        let is_down = open.get(&status.id).is_some_and(|source| source.is_down());
+        if is_down {
+            State::Unreachable
+        } else {
+            status.state
+        }
     }
 
     /// Where something below a source is, for people; its path if the source is a folder.

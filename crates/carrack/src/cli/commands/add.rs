@@ -1,6 +1,7 @@
 //! `carrack add`.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use carrack_formats::unixfs::profile::{self, Profile};
 use serde_json::json;
@@ -10,6 +11,8 @@ use crate::cli::args::{AddArgs, DagArgs};
 use crate::cli::output::{bytes, shown};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::add::{AddOptions, add};
+use crate::ingest::remote;
+use crate::ingest::remote::target::{Target, is_url};
 use crate::ingest::{AddReport, AddedRoot};
 
 /// Adds the arguments and prints their roots.
@@ -21,8 +24,7 @@ pub fn run(args: &AddArgs, env: &mut Env<'_>) -> Result<()> {
         wrap: args.wrap,
         ..options(&args.dag)?
     };
-    let paths: Vec<PathBuf> = args.paths.iter().map(|path| env.path(path)).collect();
-    let report = add(env.blocks.store(), &paths, &options, env.out, env.stop)?;
+    let report = add_places(env, &args.paths, &options)?;
     for root in &report.roots {
         print_root(env, root, args.quieter, &report)?;
     }
@@ -30,6 +32,40 @@ pub fn run(args: &AddArgs, env: &mut Env<'_>) -> Result<()> {
         summary(env, &report);
     }
     left_out(env, &report)
+}
+
+/// Adds what lies on this machine and what lies elsewhere, in the order in which it is named.
+///
+/// # Errors
+/// Those of both; `Invalid` if paths and URLs are to be wrapped together.
+pub fn add_places(
+    env: &mut Env<'_>,
+    places: &[OsString],
+    options: &AddOptions,
+) -> Result<AddReport> {
+    let mut report = AddReport::default();
+    let runs: Vec<&[OsString]> = places.chunk_by(|a, b| is_url(a) == is_url(b)).collect();
+    if options.wrap && runs.len() > 1 {
+        let what = "paths and URLs cannot be wrapped into one directory: add them apart";
+        return Err(Error::new(ErrorKind::Invalid, what));
+    }
+    for run in runs {
+        if !run.first().is_some_and(|place| is_url(place)) {
+            let paths = run.iter().map(|path| env.path(Path::new(path)));
+            let paths: Vec<PathBuf> = paths.collect();
+            report.append(add(env.blocks.store(), &paths, options, env.out, env.stop)?);
+            continue;
+        }
+        let targets = run.iter().map(|url| env.target(url));
+        let targets: Vec<Target> = targets.collect::<Result<_>>()?;
+        let together = if options.wrap { targets.len() } else { 1 };
+        for targets in targets.chunks(together.max(1)) {
+            let (store, sources) = (env.blocks.store(), env.blocks.extents().sources());
+            let (out, stop) = (&mut *env.out, env.stop);
+            report.append(remote::add(store, sources, targets, options, out, stop)?);
+        }
+    }
+    Ok(report)
 }
 
 /// What the DAG arguments ask for.

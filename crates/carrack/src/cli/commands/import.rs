@@ -1,5 +1,6 @@
 //! `carrack import`.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use carrack_formats::car::CarLimits;
@@ -9,7 +10,9 @@ use crate::cli::Env;
 use crate::cli::args::ImportArgs;
 use crate::cli::output::{bytes, shown};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::import::remote::import_remote;
 use crate::ingest::import::{ImportOptions, ImportReport, import, import_copy};
+use crate::ingest::remote::target::is_url;
 use crate::store::location::Location;
 
 /// Largest block accepted with `--allow-big-blocks`, with room for its CID, in bytes.
@@ -46,7 +49,7 @@ pub fn default_options() -> ImportOptions {
     }
 }
 
-fn one(args: &ImportArgs, env: &mut Env<'_>, file: &Path) -> Result<ImportReport> {
+fn one(args: &ImportArgs, env: &mut Env<'_>, file: &OsStr) -> Result<ImportReport> {
     let mut options = ImportOptions {
         salvage: args.salvage,
         legacy_hashes: args.allow_legacy_hashes,
@@ -56,7 +59,11 @@ fn one(args: &ImportArgs, env: &mut Env<'_>, file: &Path) -> Result<ImportReport
     if args.allow_big_blocks {
         options.limits.section_len_max = BIG_SECTION_LEN_MAX;
     }
+    if is_url(file) {
+        return import_url(env, file, &options, args.verify, args.copy);
+    }
     let store = env.blocks.store();
+    let file = Path::new(file);
     if file == Path::new("-") {
         if !args.copy {
             let what = "a CAR on standard input lies nowhere: --copy keeps its blocks";
@@ -78,12 +85,33 @@ fn one(args: &ImportArgs, env: &mut Env<'_>, file: &Path) -> Result<ImportReport
     import_copy(store, &path, &mut input, &options, env.out, env.stop)
 }
 
+/// Imports a CAR that lies elsewhere.
+///
+/// # Errors
+/// As [`run`].
+pub fn import_url(
+    env: &mut Env<'_>,
+    url: &OsStr,
+    options: &ImportOptions,
+    verify: bool,
+    copy: bool,
+) -> Result<ImportReport> {
+    if copy {
+        let what = "--copy takes CARs of this machine and standard input: fetch it first";
+        return Err(Error::new(ErrorKind::Invalid, what));
+    }
+    let target = env.target_in_parent(url)?;
+    let (store, sources) = (env.blocks.store(), env.blocks.extents().sources());
+    let (out, stop) = (&mut *env.out, env.stop);
+    import_remote(store, sources, &target, options, verify, out, stop)
+}
+
 /// One CAR's roots.
 ///
 /// # Errors
 /// Those of writing them.
-pub fn print(env: &mut Env<'_>, file: &Path, report: &ImportReport, quieter: bool) -> Result<()> {
-    let name = shown(file.as_os_str().as_encoded_bytes());
+pub fn print(env: &mut Env<'_>, file: &OsStr, report: &ImportReport, quieter: bool) -> Result<()> {
+    let name = shown(file.as_encoded_bytes());
     for root in &report.roots {
         if quieter {
             env.out.line(&root.cid.to_string())?;
@@ -109,10 +137,10 @@ pub fn print(env: &mut Env<'_>, file: &Path, report: &ImportReport, quieter: boo
             .note(&format!("{name}: its root {root} is not in it"));
     }
     if !quieter {
-        let how = if report.unchanged {
-            "unchanged since it was imported"
-        } else {
-            "verified"
+        let how = match &report.index {
+            _ if report.unchanged => "unchanged since it was imported".to_owned(),
+            Some(index) => format!("found by {index}; each is verified when it is read"),
+            None => "verified".to_owned(),
         };
         let (n, len) = (report.n_blocks, bytes(report.bytes));
         env.out.note(&format!("{name}: {n} blocks, {len}, {how}"));

@@ -26,9 +26,11 @@ use crate::cli::{Env, open_blocks, run_for_client};
 use crate::error::{Context, ErrorKind, Result};
 use crate::gateway::service::Readiness;
 use crate::ingest::AddedRoot;
+use crate::ingest::remote::target::is_url;
 use crate::node::access_log::{AccessLog, LogFormat, LogWriter};
 use crate::node::limits::Limits;
 use crate::node::{self, ServeOptions};
+use crate::source::Environment;
 use crate::store::block::Blocks;
 use crate::store::{Merger, Step, Store};
 
@@ -41,7 +43,13 @@ const ROOTS_SHOWN_MAX: usize = 20;
 ///
 /// # Errors
 /// `Unavailable` if the address is taken; those of adding what is named.
-pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Output) -> Result<()> {
+pub fn run(
+    store: Arc<Store>,
+    data_dir: &Path,
+    args: &ServeArgs,
+    environment: Environment,
+    out: &mut Output,
+) -> Result<()> {
     raise_file_limit();
     store.begin_writing()?;
     let budget = usize::try_from(args.block_budget)
@@ -54,7 +62,8 @@ pub fn run(store: Arc<Store>, data_dir: &Path, args: &ServeArgs, out: &mut Outpu
         bytes_in_flight_max: budget / 4,
         ..Limits::default()
     };
-    let blocks = open_blocks(store, budget as u64 / 16 * 3, budget as u64 / 2)?;
+    let (cache_len, extents_len) = (budget as u64 / 16 * 3, budget as u64 / 2);
+    let blocks = open_blocks(store, &environment, cache_len, extents_len)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(limits.blocking_jobs_max)
@@ -253,14 +262,25 @@ fn add_all(
     let directory = PathBuf::new(); // Relative paths start where the process does.
     let mut stdin = std::io::empty();
     let (directory, stdin) = (directory.as_path(), &mut stdin);
+    let environment = blocks.extents().sources().environment();
     let mut env = Env {
         blocks,
+        environment: &environment,
         directory,
         out,
         stdin,
         stop,
     };
-    for path in &args.paths {
+    for place in &args.paths {
+        let path = Path::new(place);
+        if is_url(place) && ends_with_car(path) {
+            let options = import::default_options();
+            let report = import::import_url(&mut env, place, &options, false, false)?;
+            for root in &report.roots {
+                print_root(env.out, root, address)?;
+            }
+            continue;
+        }
         if is_car(path) {
             let options = import::default_options();
             let report =
@@ -271,8 +291,7 @@ fn add_all(
             continue;
         }
         let options = add::options(&args.dag)?;
-        let paths = std::slice::from_ref(path);
-        let report = crate::ingest::add::add(blocks.store(), paths, &options, env.out, stop)?;
+        let report = add::add_places(&mut env, std::slice::from_ref(place), &options)?;
         for root in &report.roots {
             print_root(env.out, root, address)?;
         }
@@ -286,9 +305,12 @@ fn add_all(
 }
 
 fn is_car(path: &Path) -> bool {
+    ends_with_car(path) && path.is_file()
+}
+
+fn ends_with_car(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| extension.eq_ignore_ascii_case("car"))
-        && path.is_file()
 }
 
 fn print_root(out: &mut Output, root: &AddedRoot, address: SocketAddr) -> Result<()> {

@@ -12,6 +12,7 @@ use crate::cli::args::Cli;
 use crate::cli::output::Output;
 use crate::error::{ErrorKind, Result};
 use crate::ingest::tests::{Fixture, bytes, car, import_options, raw};
+use crate::source::Environment;
 
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
@@ -32,8 +33,10 @@ fn run(fixture: &Fixture, args: &[&str], stop: bool) -> (Result<()>, String) {
     let data = Shared::default();
     let (out, err) = (Box::new(data.clone()), Box::new(std::io::sink()));
     let mut out = Output::new(cli.json, false, out, err);
+    let environment = Environment::default();
     let mut env = Env {
         blocks: &fixture.blocks,
+        environment: &environment,
         directory: Path::new("/"),
         out: &mut out,
         stdin: &mut std::io::empty(),

@@ -5,17 +5,39 @@
 //! Limits   [`ExtentLimits`].
 //! Not here local files (`source::local`), hashing (`store::block`).
 
+mod budget;
+mod control;
+mod delivery;
+mod fetch;
+mod inner;
+mod pieces;
+mod plan;
+mod reserve;
+mod stats;
+mod sync;
+mod table;
+#[cfg(test)]
+#[cfg(not(feature = "model"))]
+mod testing;
+#[cfg(test)]
+#[cfg(not(feature = "model"))]
+mod tests;
+
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
-use carrack_formats::Cid;
-use futures_util::StreamExt;
-
+use self::inner::{Inner, cells, stopping};
+use self::stats::count;
+use crate::source::SourceError;
 use crate::source::validator::ObjectStamp;
-use crate::source::{SourceError, SourceErrorKind};
 use crate::store::location::ContainerId;
 use crate::store::sources::{OpenSource, Sources};
+
+pub use self::pieces::Pieces;
+pub use self::plan::{Planned, Ticket};
+pub use self::stats::ExtentStats;
+pub use crate::source::limiter::Lane;
 
 /// Bounds of all reads of one store.
 #[derive(Debug, Clone)]
@@ -37,56 +59,25 @@ pub struct Place {
     pub stamp: Arc<ObjectStamp>,
 }
 
-/// How urgent a read is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lane {
-    /// A block that somebody waits for.
-    Block,
-    /// The next bytes of a response.
-    Stream,
-    /// What will be needed later.
-    Ahead,
-    /// Adding, verifying, rescanning.
-    Background,
-}
-
 /// All reads of one store. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Extents {
-    sources: Arc<Sources>,
-}
-
-/// Bytes of one range, in the pieces that they came in.
-#[derive(Debug, Clone, Default)]
-pub struct Pieces {
-    parts: Vec<Bytes>,
-}
-
-/// The reads of one response, announced in its order.
-#[derive(Debug)]
-pub struct Planned {
-    extents: Extents,
-}
-
-/// A range that somebody will want. Dropping it gives it up.
-#[derive(Debug)]
-pub struct Ticket {
-    extents: Extents,
-    place: Arc<Place>,
-    range: Range<u64>,
+    inner: Arc<Inner>,
 }
 
 impl Extents {
     /// The reads of the store whose sources these are.
     #[must_use]
-    pub fn new(sources: Arc<Sources>, _limits: ExtentLimits) -> Self {
-        Self { sources }
+    pub fn new(sources: Arc<Sources>, limits: ExtentLimits) -> Self {
+        Self {
+            inner: Inner::new(sources, &limits),
+        }
     }
 
     /// The sources that are read.
     #[must_use]
-    pub const fn sources(&self) -> &Arc<Sources> {
-        &self.sources
+    pub fn sources(&self) -> &Arc<Sources> {
+        &self.inner.sources
     }
 
     /// The bytes of `range`: joins whoever reads them, else reads just them. Cancel-safe.
@@ -97,28 +88,14 @@ impl Extents {
         &self,
         place: &Arc<Place>,
         range: Range<u64>,
-        _lane: Lane,
+        lane: Lane,
     ) -> Result<Pieces, SourceError> {
-        let handle = self.sources.handle();
-        let handle = handle
-            .map_err(|error| SourceError::new(SourceErrorKind::Unreachable, error.to_string()))?;
-        let place = Arc::clone(place);
-        let reading = handle.spawn(async move {
-            let source = &place.source.source;
-            let mut stream = source.read(&place.path, &place.stamp, range).await?;
-            let mut parts = Vec::new();
-            while let Some(part) = stream.next().await {
-                parts.push(part?);
-            }
-            Ok(Pieces { parts })
-        });
-        reading.await.unwrap_or_else(|_| {
-            let what = "the read was ended: this node is stopping";
-            Err(SourceError::new(SourceErrorKind::Unreachable, what))
-        })
+        let pieces = self.inner.want(place, range, lane, 0)?.all().await?;
+        count(&self.inner.counters.served_bytes, pieces.len() as u64);
+        Ok(pieces)
     }
 
-    /// The bytes of `range` anew, whatever is in memory of them.
+    /// The bytes of `range` anew, whatever is in memory of them: that is forgotten. Cancel-safe.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -127,7 +104,14 @@ impl Extents {
         place: &Arc<Place>,
         range: Range<u64>,
     ) -> Result<Pieces, SourceError> {
-        self.read(place, range, Lane::Block).await
+        let inner = &self.inner;
+        for (key, part) in cells(place, range.clone(), 0) {
+            inner.settle(&inner.table.forget(key, &part));
+        }
+        let alone = inner.table.number();
+        let pieces = inner.want(place, range, Lane::Block, alone)?.all().await?;
+        count(&inner.counters.served_bytes, pieces.len() as u64);
+        Ok(pieces)
     }
 
     /// What the object is now.
@@ -135,77 +119,48 @@ impl Extents {
     /// # Errors
     /// Those of the source.
     pub async fn stat(&self, place: &Arc<Place>) -> Result<ObjectStamp, SourceError> {
-        let handle = self.sources.handle();
-        let handle = handle
-            .map_err(|error| SourceError::new(SourceErrorKind::Unreachable, error.to_string()))?;
-        let place = Arc::clone(place);
-        let asking = handle.spawn(async move { place.source.source.stat(&place.path).await });
-        asking.await.unwrap_or_else(|_| {
-            let what = "the read was ended: this node is stopping";
-            Err(SourceError::new(SourceErrorKind::Unreachable, what))
-        })
+        let handle = self.inner.handle()?;
+        let (inner, place) = (Arc::clone(&self.inner), Arc::clone(place));
+        let asking = self.inner.tasks.spawn_on(
+            async move {
+                tokio::select! {
+                    stamp = place.source.source.stat(&place.path) => stamp,
+                    () = inner.closing.cancelled() => Err(stopping()),
+                }
+            },
+            &handle,
+        );
+        asking.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     /// The reads of one response.
     #[must_use]
     pub fn planned(&self) -> Planned {
-        Planned {
-            extents: self.clone(),
+        Planned::new(&self.inner)
+    }
+
+    /// What reads cost so far, and hold now.
+    #[must_use]
+    pub fn stats(&self) -> ExtentStats {
+        let held = self.inner.budget.held();
+        ExtentStats {
+            n_fetches: self.inner.tasks.len() as u64,
+            in_flight_bytes: held.in_flight,
+            landed_bytes: held.landed,
+            bytes_max: self.inner.bytes_max,
+            ..self.inner.counters.stats()
         }
     }
-}
 
-impl Planned {
-    /// Says that `range` will be wanted next, after everything announced before. Neighbours merge
-    /// into one read.
-    pub fn announce(&mut self, place: &Arc<Place>, range: Range<u64>) -> Ticket {
-        Ticket {
-            extents: self.extents.clone(),
-            place: Arc::clone(place),
-            range,
-        }
+    /// Ends all reads: who waits gets an error, and nobody is taken in any more. Waits at most
+    /// `timeout` for what is under way. Answers whether all of it has ended.
+    pub async fn close(&self, timeout: Duration) -> bool {
+        let inner = &self.inner;
+        inner.closing.cancel();
+        inner.settle(&inner.table.close(&stopping()));
+        inner.tasks.close();
+        tokio::time::timeout(timeout, inner.tasks.wait())
+            .await
+            .is_ok()
     }
-
-    /// Nothing more will be announced for now: reads what was.
-    pub fn issue(&mut self) {}
-}
-
-impl Ticket {
-    /// The bytes. Cancel-safe in the sense that a later call of another reader loses nothing.
-    ///
-    /// # Errors
-    /// As [`Extents::read`].
-    pub async fn bytes(self) -> Result<Pieces, SourceError> {
-        let (place, range) = (&self.place, self.range.clone());
-        self.extents.read(place, range, Lane::Stream).await
-    }
-}
-
-impl Pieces {
-    /// Number of bytes.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.parts.iter().map(Bytes::len).sum()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The pieces in order.
-    #[must_use]
-    pub fn parts(&self) -> &[Bytes] {
-        &self.parts
-    }
-
-    /// Whether somebody has found these very bytes to be the block before.
-    #[must_use]
-    pub const fn is_proved(&self, _cid: &Cid) -> bool {
-        false
-    }
-
-    /// Remembers that they are.
-    pub const fn prove(&self, _cid: &Cid) {}
 }

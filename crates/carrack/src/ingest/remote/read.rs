@@ -1,0 +1,271 @@
+//! Objects are read and hashed as their bytes arrive.
+//!
+//! In       an object's path and version; the whole of it, or a range of its leaves.
+//! Out      digests, and the version whose bytes were hashed.
+//! Limits   one piece of a body is held at a time.
+//! Not here how many reads go on at once and what becomes of the digests (`ingest::remote`).
+//!
+//! A read that breaks off goes on where it stopped, under the same version: the hasher's state is
+//! kept, no byte is fetched again.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::Semaphore;
+
+use super::cut::Cutter;
+use crate::ingest::hash::{Digest, LeafRule};
+use crate::source::validator::ObjectStamp;
+use crate::source::{Source, SourceError, SourceErrorKind};
+
+/// How often an object that changes while it is read is read again.
+pub(super) const ATTEMPTS_MAX: u32 = 3;
+/// Longest time that a read is tried without a single byte coming.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// First and longest wait between two tries.
+const WAIT_MIN: Duration = Duration::from_millis(100);
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// What every read of one add shares.
+pub(super) struct Reads {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) rule: LeafRule,
+    /// Reads that may go on at once.
+    pub(super) permits: Semaphore,
+    /// Reads that wait because the source asked for it.
+    pub(super) n_throttled: AtomicU64,
+    /// Small enough to be read by one request, in bytes.
+    pub(super) whole_len_max: u64,
+}
+
+/// One thing to find out.
+pub(super) struct Job {
+    pub(super) token: u64,
+    pub(super) path: Arc<[u8]>,
+    pub(super) task: Task,
+}
+
+pub(super) enum Task {
+    /// What the object is now.
+    Stat,
+    /// All of its bytes.
+    Whole {
+        stamp: ObjectStamp,
+        /// The listing did not tell enough to be held to.
+        stat_first: bool,
+        /// What is remembered of it.
+        known: Option<Arc<ObjectStamp>>,
+    },
+    /// Leaves `first..first + n`.
+    Range {
+        stamp: Arc<ObjectStamp>,
+        first: u64,
+        n: u64,
+    },
+}
+
+/// What came of a job.
+pub(super) struct Outcome {
+    pub(super) token: u64,
+    pub(super) result: Result<Found, SourceError>,
+}
+
+pub(super) enum Found {
+    /// The object is this now, and was not read.
+    Stamp(ObjectStamp),
+    /// The version whose bytes were hashed, the first leaf, and the digests.
+    Leaves(Arc<ObjectStamp>, u64, Vec<Digest>),
+}
+
+/// Whether an object that was `known` is still the same; more than the length must speak for it.
+pub(in crate::ingest) fn is_same(known: &ObjectStamp, now: &ObjectStamp) -> bool {
+    let tells = (known.version.is_some() && now.version.is_some())
+        || (known.etag.is_some() && now.etag.is_some())
+        || (known.modified.is_some() && now.modified.is_some());
+    tells && known.agrees_with(now)
+}
+
+impl Reads {
+    /// Does a job. Cancel-safe: it only reads.
+    pub(super) async fn run(self: Arc<Self>, job: Job) -> Outcome {
+        let Job { token, path, task } = job;
+        let result = match self.permits.acquire().await {
+            Err(_) => Err(SourceError::new(
+                SourceErrorKind::Unreachable,
+                "the add has ended",
+            )),
+            Ok(_permit) => match task {
+                Task::Stat => self.stat(&path).await.map(Found::Stamp),
+                Task::Range { stamp, first, n } => {
+                    let digests = self.leaves(&path, &stamp, first, n).await;
+                    digests.map(|digests| Found::Leaves(stamp, first, digests))
+                }
+                Task::Whole {
+                    stamp,
+                    stat_first,
+                    known,
+                } => self.whole(&path, stamp, stat_first, known).await,
+            },
+        };
+        Outcome { token, result }
+    }
+
+    async fn whole(
+        &self,
+        path: &[u8],
+        mut stamp: ObjectStamp,
+        mut stat_first: bool,
+        known: Option<Arc<ObjectStamp>>,
+    ) -> Result<Found, SourceError> {
+        let mut attempt = 1;
+        loop {
+            if stat_first {
+                stamp = self.stat(path).await?;
+                if stamp.size > self.whole_len_max
+                    || known.as_ref().is_some_and(|known| is_same(known, &stamp))
+                {
+                    return Ok(Found::Stamp(stamp));
+                }
+            }
+            match self.leaves(path, &stamp, 0, u64::MAX).await {
+                Ok(digests) => return Ok(Found::Leaves(Arc::new(stamp), 0, digests)),
+                Err(error) if error.kind == SourceErrorKind::Changed && attempt < ATTEMPTS_MAX => {
+                    (attempt, stat_first) = (attempt + 1, true);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn stat(&self, path: &[u8]) -> Result<ObjectStamp, SourceError> {
+        stat(&*self.source, path, &self.n_throttled).await
+    }
+
+    async fn leaves(
+        &self,
+        path: &[u8],
+        stamp: &ObjectStamp,
+        first: u64,
+        n: u64,
+    ) -> Result<Vec<Digest>, SourceError> {
+        let mut cutter = Cutter::new(self.rule, stamp.size, first, n);
+        let start = self.rule.leaf(first, stamp.size).0;
+        let end = self.rule.leaf(first.saturating_add(n), stamp.size).0;
+        let range = start..end.min(stamp.size);
+        let (source, throttled) = (&*self.source, &self.n_throttled);
+        each_piece(source, path, stamp, range, throttled, |piece| {
+            cutter.push(&piece);
+        })
+        .await?;
+        cutter.finish().ok_or_else(cut_short)
+    }
+}
+
+/// Calls `on` with the bytes of `range` in order, each once, however often the connection breaks.
+/// Cancel-safe: what was given was given.
+pub(in crate::ingest) async fn each_piece(
+    source: &dyn Source,
+    path: &[u8],
+    stamp: &ObjectStamp,
+    range: Range<u64>,
+    n_throttled: &AtomicU64,
+    mut on: impl FnMut(Bytes) + Send,
+) -> Result<(), SourceError> {
+    let Range { mut start, end } = range;
+    let mut patience = Patience::new();
+    while start < end {
+        let failure = match source.read(path, stamp, start..end).await {
+            Err(error) => error,
+            Ok(mut pieces) => loop {
+                match pieces.next().await {
+                    Some(Ok(piece)) => {
+                        start = start.saturating_add(piece.len() as u64);
+                        patience = Patience::new();
+                        on(piece);
+                    }
+                    Some(Err(error)) => break error,
+                    None => break cut_short(),
+                }
+            },
+        };
+        if start >= end {
+            break; // All came; how the connection ended does not matter.
+        }
+        match failure.is_passing() {
+            true => patience.wait(n_throttled, failure).await?,
+            false => return Err(failure),
+        }
+    }
+    Ok(())
+}
+
+/// What the object at `path` is, asked until there is an answer. Cancel-safe.
+pub(in crate::ingest) async fn stat(
+    source: &dyn Source,
+    path: &[u8],
+    n_throttled: &AtomicU64,
+) -> Result<ObjectStamp, SourceError> {
+    let mut patience = Patience::new();
+    loop {
+        match source.stat(path).await {
+            Err(error) if error.is_passing() => patience.wait(n_throttled, error).await?,
+            outcome => return outcome,
+        }
+    }
+}
+
+fn cut_short() -> SourceError {
+    SourceError::new(SourceErrorKind::Unreachable, "the answer ended early")
+}
+
+/// How long a read without any progress is tried again.
+struct Patience {
+    since: Instant,
+    next_wait: Duration,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            next_wait: WAIT_MIN,
+        }
+    }
+
+    /// Waits before the next try, or gives the error up.
+    async fn wait(
+        &mut self,
+        n_throttled: &AtomicU64,
+        error: SourceError,
+    ) -> Result<(), SourceError> {
+        let wait = self.next_wait.max(error.retry_after.unwrap_or_default());
+        if self.since.elapsed() + wait > PATIENCE {
+            return Err(error);
+        }
+        self.next_wait = (self.next_wait * 2).min(WAIT_MAX);
+        let counter = (error.kind == SourceErrorKind::Throttled).then_some(n_throttled);
+        let _counted = counter.map(Counted::new);
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+}
+
+/// Counts one while it lives.
+struct Counted<'a>(&'a AtomicU64);
+
+impl<'a> Counted<'a> {
+    fn new(counter: &'a AtomicU64) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
