@@ -246,6 +246,12 @@ impl Budget {
         }
     }
 
+    /// The bound.
+    #[cfg(all(test, feature = "model"))]
+    pub(super) const fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
     /// Whether nobody holds, waits for or was granted anything.
     #[cfg(test)]
     pub(super) fn is_idle(&self) -> bool {
