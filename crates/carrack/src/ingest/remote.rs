@@ -40,7 +40,7 @@ use crate::ingest::assembly::{Assembly, Place, Watcher};
 use crate::ingest::journal::Journal;
 use crate::ingest::sink::Origin;
 use crate::ingest::tree::Parent;
-use crate::ingest::{AddReport, Progress};
+use crate::ingest::{AddReport, Changes, Progress};
 use crate::source::validator::ObjectStamp;
 use crate::source::{Listed, Source, SourceError, SourceErrorKind};
 use crate::store::Store;
@@ -77,8 +77,24 @@ pub fn add(
     progress: &mut dyn Progress,
     stop: &AtomicBool,
 ) -> Result<AddReport> {
+    add_audited(store, sources, targets, options, progress, stop, false).map(|done| done.0)
+}
+
+/// Adds, and with `audit` compares with what earlier adds found.
+///
+/// # Errors
+/// As [`add`].
+pub(in crate::ingest) fn add_audited(
+    store: &Arc<Store>,
+    sources: &Sources,
+    targets: &[Target],
+    options: &AddOptions,
+    progress: &mut dyn Progress,
+    stop: &AtomicBool,
+    audit: bool,
+) -> Result<(AddReport, Changes)> {
     let Some(first) = targets.first() else {
-        return Ok(AddReport::default());
+        return Ok(Default::default());
     };
     if targets.iter().any(|one| one.source.id != first.source.id) {
         let what = "what lies in several sources cannot be wrapped into one directory";
@@ -99,7 +115,8 @@ pub fn add(
     let handle = sources.handle()?;
     let _ingest = store.ingest_lock();
     let assembly = Assembly::new(store, origin, options, watcher)?;
-    RemoteAdder::new(assembly, handle, Arc::clone(&first.source.source)).run(targets)
+    let source = Arc::clone(&first.source.source);
+    RemoteAdder::new(assembly, handle, source).run(targets, audit)
 }
 
 struct RemoteAdder<'a> {
@@ -113,6 +130,8 @@ struct RemoteAdder<'a> {
     objects: HashMap<u64, Object>,
     /// Big objects whose ranges were not all handed out.
     feeding: VecDeque<u64>,
+    /// The argument that is gone through.
+    top: PathBuf,
     n_listed: u64,
     n_done: u64,
     n_failed_in_a_row: u32,
@@ -173,6 +192,7 @@ impl<'a> RemoteAdder<'a> {
             queue: VecDeque::new(),
             objects: HashMap::new(),
             feeding: VecDeque::new(),
+            top: PathBuf::new(),
             n_listed: 0,
             n_done: 0,
             n_failed_in_a_row: 0,
@@ -180,7 +200,10 @@ impl<'a> RemoteAdder<'a> {
         }
     }
 
-    fn run(&mut self, targets: &[Target]) -> Result<AddReport> {
+    fn run(&mut self, targets: &[Target], audit: bool) -> Result<(AddReport, Changes)> {
+        if audit {
+            self.assembly.audit();
+        }
         let outcome = self.run_all(targets);
         if outcome.is_err() {
             // What is whole stays: the next add goes on there. The first error is told.
@@ -197,12 +220,15 @@ impl<'a> RemoteAdder<'a> {
             targets.len()
         };
         for (index, target) in targets.iter().take(n_roots).enumerate() {
-            roots.extend(self.assembly.root(index, &path_of(&target.path))?);
+            roots.extend(self.assembly.root(index, &path_of(folder(&target.path)))?);
         }
+        self.assembly.sink.checkpoint()?;
+        let tops = targets.iter().map(|target| path_of(folder(&target.path)));
+        let changes = self.assembly.finish_audit(&tops.collect::<Vec<_>>())?;
         self.assembly.sink.checkpoint()?;
         let mut report = std::mem::take(&mut self.assembly.report);
         report.roots = roots;
-        Ok(report)
+        Ok((report, changes))
     }
 
     fn run_all(&mut self, targets: &[Target]) -> Result<()> {
@@ -249,8 +275,9 @@ impl<'a> RemoteAdder<'a> {
 
     /// One argument, and everything below it, as far as it is listed.
     fn target(&mut self, target: &Target, place: Place) -> Result<()> {
+        self.top = path_of(folder(&target.path));
         let mut listing = self.list(target.path.clone());
-        let mut walk = Walk::new(target.path.clone(), place);
+        let mut walk = Walk::new(folder(&target.path).to_vec(), place);
         let mut lone: Option<ObjectStamp> = None;
         let n_before = self.n_listed;
         loop {
@@ -264,7 +291,9 @@ impl<'a> RemoteAdder<'a> {
                     Listed::Odd { path, why } => {
                         self.assembly.name_left_out(&path_of(&path), why);
                     }
-                    Listed::Object { path, stamp } if path == target.path => lone = Some(stamp),
+                    Listed::Object { path, stamp } if path == folder(&target.path) => {
+                        lone = Some(stamp)
+                    }
                     Listed::Object { path, stamp } => self.object(&mut walk, &path, stamp)?,
                 }
                 self.fill(None)?;
@@ -279,7 +308,7 @@ impl<'a> RemoteAdder<'a> {
         match lone {
             Some(stamp) if walk.is_empty() => return self.file(&target.path, stamp, place),
             Some(_) => {
-                let path = path_of(&target.path);
+                let path = path_of(folder(&target.path));
                 let why = "a folder has the same name".to_owned();
                 self.assembly.name_left_out(&path, why);
             }
@@ -346,7 +375,15 @@ impl<'a> RemoteAdder<'a> {
             && is_same(known_stamp, &stamp)
         {
             self.n_done += 1;
-            return self.assembly.unchanged(known, place);
+            return self.assembly.unchanged(&path_of(path), known, place);
+        }
+        if known.is_none() && !stat_first {
+            let now = Validator::from(stamp.clone());
+            let moved = self.assembly.moved(&self.top, &path_of(path), &now)?;
+            if let Some(known) = moved {
+                self.n_done += 1;
+                return self.assembly.unchanged(&path_of(path), &known, place);
+            }
         }
         let token = self.assembly.token();
         let path: Arc<[u8]> = path.into();
@@ -547,7 +584,7 @@ impl<'a> RemoteAdder<'a> {
             if let Some(known) = known {
                 self.objects.remove(&token);
                 self.n_done += 1;
-                return self.assembly.unchanged(&known, place);
+                return self.assembly.unchanged(&path, &known, place);
             }
         }
         if stamp.size <= self.reads.whole_len_max {
@@ -632,6 +669,11 @@ impl<'a> RemoteAdder<'a> {
         self.assembly
             .left_out(&path_of(&object.path), why, object.place)
     }
+}
+
+/// The path of a folder: web servers' end in a slash.
+fn folder(path: &[u8]) -> &[u8] {
+    path.strip_suffix(b"/").unwrap_or(path)
 }
 
 fn cannot_list(url: &[u8], error: SourceError) -> Error {

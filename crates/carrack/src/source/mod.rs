@@ -10,21 +10,31 @@
 //! Sources hold nothing but configuration, credentials and idle connections: any number of reads
 //! may go on at once, and dropping what a method returned ends that read.
 
+mod date;
 pub mod health;
+mod http;
 pub mod limiter;
+mod listing;
 pub mod local;
+pub mod look;
+pub mod resume;
+mod s3;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod url;
 pub mod validator;
+mod web;
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
 
+use self::url::{Scheme, SourceUrl};
 use self::validator::ObjectStamp;
 use crate::error::{Error, ErrorKind};
 
@@ -212,10 +222,45 @@ pub struct SourceConfig {
 /// `Unusable` if what is configured cannot be a source.
 pub fn open(
     config: &SourceConfig,
-    _environment: &Environment,
-) -> Result<std::sync::Arc<dyn Source>, SourceError> {
-    Err(SourceError::new(
-        SourceErrorKind::Unusable,
-        format!("{} is no place that carrack can read", config.url),
-    ))
+    environment: &Environment,
+) -> Result<Arc<dyn Source>, SourceError> {
+    let url = SourceUrl::parse(&config.url)
+        .map_err(|error| SourceError::new(SourceErrorKind::Unusable, error.to_string()))?;
+    let Some(url) = url else {
+        return Err(SourceError::new(
+            SourceErrorKind::Unusable,
+            format!("{} is no place that carrack can read", config.url),
+        ));
+    };
+    http::install_crypto();
+    match url.scheme() {
+        Scheme::S3 => Ok(Arc::new(s3::S3::new(config, &url, environment)?)),
+        Scheme::Http | Scheme::Https => Ok(Arc::new(web::Web::new(config, &url)?)),
+        Scheme::Gcs | Scheme::Azure => Err(SourceError::new(
+            SourceErrorKind::Unusable,
+            format!("{} is no place that carrack can read", config.url),
+        )),
+    }
 }
+
+/// Bytes that came from elsewhere, for an error: what is not printable is escaped, and what is
+/// long is cut.
+fn printable(bytes: &[u8]) -> String {
+    const LEN_MAX: usize = 300;
+    let text = String::from_utf8_lossy(bytes.get(..LEN_MAX).unwrap_or(bytes));
+    let mut out = String::with_capacity(text.len());
+    for symbol in text.chars() {
+        if symbol.is_control() {
+            out.extend(symbol.escape_default());
+        } else {
+            out.push(symbol);
+        }
+    }
+    if bytes.len() > LEN_MAX {
+        out.push_str("...");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

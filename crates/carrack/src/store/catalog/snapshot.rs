@@ -11,7 +11,7 @@ use carrack_formats::Cid;
 
 use super::record::{
     ContainerRecord, DirRecord, PathKey, PathRecord, RootId, RootRecord, SOURCE_FIRST,
-    SourceRecord, StaleMark, segment_from_bytes,
+    SourceRecord, StaleMark, segment_from_bytes, source_range,
 };
 use super::{
     Bytes, CONTAINERS, DIRS, MEMBERS, META, NEXT_SOURCE, PACKS, PATHS, ROOT_CIDS, ROOTS, SEGMENTS,
@@ -139,6 +139,26 @@ impl Snapshot {
         Ok(Paths { rows })
     }
 
+    /// Files and symlinks of a source, under every profile.
+    ///
+    /// # Errors
+    /// As [`Self::paths_below`].
+    pub fn paths_of(&self, source: u32) -> Result<Paths> {
+        let (start, end) = source_range(source);
+        let rows = storage(self.paths.range(start.as_slice()..end.as_slice()))?;
+        Ok(Paths { rows })
+    }
+
+    /// Directories of a source, under every profile.
+    ///
+    /// # Errors
+    /// As [`Self::paths_below`].
+    pub fn dirs_of(&self, source: u32) -> Result<Dirs> {
+        let (start, end) = source_range(source);
+        let rows = storage(self.dirs.range(start.as_slice()..end.as_slice()))?;
+        Ok(Dirs { rows })
+    }
+
     /// What the last add built for a directory.
     ///
     /// # Errors
@@ -147,6 +167,24 @@ impl Snapshot {
         let row = storage(self.dirs.get(key.to_bytes().as_slice()))?;
         row.map(|row| DirRecord::from_bytes(row.value()))
             .transpose()
+    }
+
+    /// All files and symlinks of all sources and profiles.
+    ///
+    /// # Errors
+    /// As [`Self::paths_below`].
+    pub fn all_paths(&self) -> Result<Paths> {
+        let rows = storage(self.paths.range::<&[u8]>(..))?;
+        Ok(Paths { rows })
+    }
+
+    /// All containers, ascending.
+    ///
+    /// # Errors
+    /// As [`Self::paths_below`].
+    pub fn containers(&self) -> Result<Containers> {
+        let rows = storage(self.containers.range::<u64>(..))?;
+        Ok(Containers { rows })
     }
 
     /// Directories at `top` and below, in the order of a walk by name.
@@ -305,6 +343,29 @@ pub struct Paths {
 /// Rows of `dirs`; see [`Snapshot::dirs_below`].
 pub struct Dirs {
     rows: Range<'static, Bytes, Bytes>,
+}
+
+/// Rows of `containers`; see [`Snapshot::containers`].
+pub struct Containers {
+    rows: Range<'static, u64, Bytes>,
+}
+
+impl Iterator for Containers {
+    type Item = Result<(ContainerId, ContainerRecord)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = self.rows.next()?;
+        Some(storage(row).and_then(|(id, value)| {
+            let record = ContainerRecord::from_bytes(value.value())?;
+            Ok((ContainerId(id.value()), record))
+        }))
+    }
+}
+
+impl std::fmt::Debug for Containers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Containers").finish_non_exhaustive()
+    }
 }
 
 impl Iterator for Paths {

@@ -1,0 +1,220 @@
+//! Pages of a bucket's listing, and the errors of its server.
+//!
+//! In       XML: `ListBucketResult`, `Error`.
+//! Out      keys with what is told of their objects, and where the next page begins.
+//! Limits   [`ENTRIES_MAX`] keys a page, [`TEXT_LEN_MAX`] bytes a value; values that are not known
+//!          here are skipped, entities other than XML's five are refused.
+//! Not here what a key may be called (`source::s3`).
+//!
+//! Spec: Amazon S3 API reference, `ListObjectsV2`.
+
+use percent_encoding::percent_decode;
+use quick_xml::Reader;
+use quick_xml::events::Event;
+
+use super::ENTRIES_MAX;
+use crate::source::validator::ObjectStamp;
+use crate::source::{date, http};
+
+/// Longest value: a key of 1,024 bytes, each percent-encoded, is the longest there can be; what a
+/// person is told in an error may be longer.
+const TEXT_LEN_MAX: usize = 16 * 1024;
+
+/// One page.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::source) struct Page {
+    /// In the order of the page.
+    pub(in crate::source) objects: Vec<Item>,
+    /// Where the next page begins; `None`: this is the last.
+    pub(in crate::source) next: Option<String>,
+}
+
+/// One object.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::source) struct Item {
+    /// Its key, decoded.
+    pub(in crate::source) key: Vec<u8>,
+    /// What the listing tells of it.
+    pub(in crate::source) stamp: ObjectStamp,
+}
+
+/// An error that a server explains.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::source) struct Fault {
+    /// `NoSuchKey`, `SlowDown`, ...
+    pub(in crate::source) code: String,
+    /// For people.
+    pub(in crate::source) message: String,
+    /// Where the bucket really is.
+    pub(in crate::source) region: String,
+}
+
+/// Why a page cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("byte {offset} of the listing: {why}")]
+pub(in crate::source) struct BadPage {
+    offset: u64,
+    why: String,
+}
+
+/// Reads a page that was asked for with `encoding-type=url`.
+pub(in crate::source) fn page(xml: &[u8]) -> Result<Page, BadPage> {
+    let mut raw_keys: Vec<(Vec<u8>, ObjectStamp)> = Vec::new();
+    let (mut key, mut stamp) = (None, ObjectStamp::default());
+    let (mut encoded, mut truncated, mut is_listing, mut size) = (false, false, false, None);
+    let mut next = None;
+    walk(xml, |path, text| {
+        match path {
+            ["ListBucketResult"] => is_listing = true,
+            ["ListBucketResult", "EncodingType"] => encoded = text == "url",
+            ["ListBucketResult", "IsTruncated"] => truncated = text == "true",
+            ["ListBucketResult", "NextContinuationToken"] => next = Some(text.to_owned()),
+            ["ListBucketResult", "Contents", "Key"] => key = Some(text.as_bytes().to_vec()),
+            ["ListBucketResult", "Contents", "Size"] => size = text.trim().parse().ok(),
+            ["ListBucketResult", "Contents", "ETag"] => stamp.etag = http::strong_etag(text.trim()),
+            ["ListBucketResult", "Contents", "LastModified"] => {
+                stamp.modified = date::from_iso(text)
+            }
+            ["ListBucketResult", "Contents"] => {
+                let (Some(key), Some(size)) = (key.take(), size.take()) else {
+                    return Err("an object without a key or a size".to_owned());
+                };
+                if raw_keys.len() >= ENTRIES_MAX {
+                    return Err(format!("more than {ENTRIES_MAX} objects"));
+                }
+                let stamp = std::mem::take(&mut stamp);
+                raw_keys.push((key, ObjectStamp { size, ..stamp }));
+            }
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let bad = |why: &str| BadPage {
+        offset: 0,
+        why: why.to_owned(),
+    };
+    if !is_listing {
+        return Err(bad("no listing of a bucket"));
+    }
+    if truncated && next.as_ref().is_none_or(String::is_empty) {
+        return Err(bad("there is a next page, but not where it begins"));
+    }
+    let objects = raw_keys.into_iter().map(|(key, stamp)| Item {
+        key: if encoded { decode(&key) } else { key },
+        stamp,
+    });
+    Ok(Page {
+        objects: objects.collect(),
+        next: next.filter(|_| truncated),
+    })
+}
+
+/// What a server says went wrong; empty if it does not say it in XML.
+pub(in crate::source) fn fault(xml: &[u8]) -> Fault {
+    let mut fault = Fault::default();
+    let read = walk(xml, |path, text| {
+        match path {
+            ["Error", "Code"] => text.clone_into(&mut fault.code),
+            ["Error", "Message"] => text.clone_into(&mut fault.message),
+            ["Error", "Region"] => text.clone_into(&mut fault.region),
+            _ => {}
+        }
+        Ok(())
+    });
+    // What was read before it became unreadable is as good as it was.
+    let _ = read;
+    fault
+}
+
+/// `application/x-www-form-urlencoded`: servers write a space as `+` or as `%20`, and `+` as `%2B`.
+fn decode(key: &[u8]) -> Vec<u8> {
+    let spaced: Vec<u8> = key
+        .iter()
+        .map(|b| if *b == b'+' { b' ' } else { *b })
+        .collect();
+    percent_decode(&spaced).collect()
+}
+
+/// Calls `visit` at the end of each element with the names down to it and the text in it.
+fn walk(
+    xml: &[u8],
+    mut visit: impl FnMut(&[&str], &str) -> Result<(), String>,
+) -> Result<(), BadPage> {
+    let mut reader = Reader::from_reader(xml);
+    let mut path: Vec<String> = Vec::new();
+    let mut text = String::new();
+    loop {
+        let bad = |offset, why| BadPage { offset, why };
+        let offset = reader.buffer_position();
+        let event = reader.read_event();
+        match event.map_err(|error| bad(offset, error.to_string()))? {
+            Event::Start(start) => {
+                if path.len() >= 8 {
+                    return Err(bad(offset, "nested too deeply".to_owned()));
+                }
+                let name = String::from_utf8_lossy(start.local_name().as_ref()).into_owned();
+                path.push(name);
+                text.clear();
+            }
+            Event::Empty(start) => {
+                let name = String::from_utf8_lossy(start.local_name().as_ref()).into_owned();
+                path.push(name);
+                see(&path, "", &mut visit).map_err(|why| bad(offset, why))?;
+                path.pop();
+                text.clear();
+            }
+            Event::End(_) => {
+                see(&path, &text, &mut visit).map_err(|why| bad(offset, why))?;
+                path.pop();
+                text.clear();
+            }
+            Event::Text(part) => {
+                let part = part
+                    .decode()
+                    .map_err(|error| bad(offset, error.to_string()))?;
+                text.push_str(&part);
+            }
+            Event::CData(part) => {
+                let part = part
+                    .decode()
+                    .map_err(|error| bad(offset, error.to_string()))?;
+                text.push_str(&part);
+            }
+            Event::GeneralRef(name) => {
+                let Some(symbol) = entity(&name) else {
+                    return Err(bad(offset, "an entity that XML does not define".to_owned()));
+                };
+                text.push(symbol);
+            }
+            Event::Eof if path.is_empty() => return Ok(()),
+            Event::Eof => return Err(bad(offset, "it ends inside an element".to_owned())),
+            _ => {}
+        }
+        if text.len() > TEXT_LEN_MAX {
+            return Err(bad(offset, "a value is too long".to_owned()));
+        }
+    }
+}
+
+fn see(
+    path: &[String],
+    text: &str,
+    visit: &mut impl FnMut(&[&str], &str) -> Result<(), String>,
+) -> Result<(), String> {
+    let names: Vec<&str> = path.iter().map(String::as_str).collect();
+    visit(&names, text)
+}
+
+fn entity(name: &quick_xml::events::BytesRef<'_>) -> Option<char> {
+    if let Ok(Some(symbol)) = name.resolve_char_ref() {
+        return Some(symbol);
+    }
+    match name.decode().ok()?.as_ref() {
+        "amp" => Some('&'),
+        "lt" => Some('<'),
+        "gt" => Some('>'),
+        "quot" => Some('"'),
+        "apos" => Some('\''),
+        _ => None,
+    }
+}

@@ -1,0 +1,275 @@
+//! Web servers: a file, a directory that shows what it has, or a list of files.
+//!
+//! In       a URL; one that ends in `/` is a directory, any other a file.
+//! Out      a [`Source`] of the file, or of the files below the directory.
+//! Limits   [`REDIRECTS_MAX`] redirects a request, never from https to http; [`DEPTH_MAX`]
+//!          directories deep; [`STATS_MAX`] files are asked at once what they are.
+//! Not here user names and passwords in URLs; they are refused (`source::url`).
+
+mod login;
+mod walk;
+
+use std::ops::Range;
+
+use ::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, LOCATION, RANGE};
+use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use bytes::Bytes;
+use futures_util::stream;
+use reqwest::{Response, Url};
+
+use crate::source::http::{
+    Engine, Wanted, check_bounds, content_len, content_range, stamp_of, status_error, text, whole,
+};
+use crate::source::url::{SourceUrl, encode_path, odd_key};
+use crate::source::validator::ObjectStamp;
+use crate::source::{
+    BoxFuture, ByteStream, ObjectStream, Source, SourceConfig, SourceError, SourceErrorKind, http,
+    printable,
+};
+
+const REDIRECTS_MAX: usize = 5;
+/// Deeper than any data set; a server that links in circles ends here.
+const DEPTH_MAX: usize = 64;
+/// Servers limit the connections of one client to some tens.
+const STATS_MAX: usize = 16;
+/// Servers that can tell programs what they have are asked to.
+const LISTINGS: &str = "application/json, application/xml;q=0.9, text/html;q=0.8, */*;q=0.1";
+
+/// A place on a web server.
+#[derive(Debug)]
+pub(super) struct Web {
+    url: String,
+    /// What paths are relative to: the URL up to its last `/`.
+    directory: Url,
+    /// The file that the URL names; empty if it names a directory.
+    file: String,
+    /// What the server wants to know before it answers. Sent to this server only.
+    login: HeaderMap,
+    engine: Engine,
+}
+
+/// What an answer's head told of a file.
+struct Head {
+    stamp: ObjectStamp,
+    /// May be a list of files.
+    is_text: bool,
+}
+
+impl Web {
+    pub(super) fn new(config: &SourceConfig, url: &SourceUrl) -> Result<Self, SourceError> {
+        let spelled = url.to_string();
+        let slash = spelled.rfind('/').map_or(0, |at| at + 1);
+        let (directory, file) = spelled.split_at(slash);
+        let directory =
+            Url::parse(directory).map_err(|error| unusable(&format!("{spelled}: {error}")))?;
+        Ok(Self {
+            directory,
+            file: file.to_owned(),
+            login: login::headers(&config.credentials)?,
+            engine: Engine::new()?,
+            url: spelled,
+        })
+    }
+
+    /// The URL of the file or directory at `path`.
+    fn target(&self, path: &[u8]) -> Result<Url, SourceError> {
+        let rest = if path.is_empty() {
+            self.file.clone()
+        } else {
+            encode_path(path)
+        };
+        let names = path.strip_suffix(b"/").unwrap_or(path);
+        if let Some(why) = odd_key(names) {
+            let path = printable(path);
+            return Err(unusable(&format!("{}: the path {path} {why}", self.url)));
+        }
+        Url::parse(&format!("{}{rest}", self.directory))
+            .map_err(|error| unusable(&format!("{}: {error}", self.url)))
+    }
+
+    /// Sends a request and follows where it is sent on to; the answer is a success. Also the URL
+    /// that it came from.
+    async fn send(
+        &self,
+        method: Method,
+        mut url: Url,
+        headers: &HeaderMap,
+    ) -> Result<(Response, Url), SourceError> {
+        let what = url.to_string();
+        for _ in 0..=REDIRECTS_MAX {
+            let mut request = reqwest::Request::new(method.clone(), url.clone());
+            *request.headers_mut() = headers.clone();
+            if url.origin() == self.directory.origin() {
+                request.headers_mut().extend(self.login.clone());
+            }
+            let response = self.engine.send(request, &what).await?;
+            let status = response.status();
+            if status.is_success() {
+                return Ok((response, url));
+            }
+            if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Err(self.refusal(&response, &what));
+            }
+            url = redirect(&response, &url, &what)?;
+        }
+        Err(unusable(&format!(
+            "{what}: more than {REDIRECTS_MAX} redirects"
+        )))
+    }
+
+    fn refusal(&self, response: &Response, what: &str) -> SourceError {
+        let mut error = status_error(response.status(), response.headers(), what);
+        if error.kind == SourceErrorKind::Denied {
+            error.what.push_str(if self.login.is_empty() {
+                ": if it wants a login, put the header line into a file and name it by \
+                 --credentials file:PATH"
+            } else {
+                ": it does not take the login of --credentials"
+            });
+        }
+        error
+    }
+
+    /// What the file at `url` is: by its head, or by its first byte where servers do not answer
+    /// that.
+    async fn head(&self, url: &Url) -> Result<Head, SourceError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        match self.send(Method::HEAD, url.clone(), &headers).await {
+            Ok((response, end)) => {
+                refuse_directory(url, &end)?;
+                if let Some(size) = content_len(response.headers()) {
+                    return Ok(head_of(response.headers(), size));
+                }
+            }
+            Err(error) if error.is_passing() || error.kind == SourceErrorKind::Missing => {
+                return Err(error);
+            }
+            // A server that has no HEAD says so in many ways: 405, 400, 403.
+            Err(_) => {}
+        }
+        headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
+        let what = url.to_string();
+        let sent = self.send(Method::GET, url.clone(), &headers).await;
+        let (response, end) = match sent {
+            // No first byte: an empty file.
+            Err(error) if error.kind == SourceErrorKind::Changed => {
+                headers.remove(RANGE);
+                self.send(Method::GET, url.clone(), &headers).await?
+            }
+            sent => sent?,
+        };
+        refuse_directory(url, &end)?;
+        let size = match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let range = text(response.headers(), &::http::header::CONTENT_RANGE);
+                range.and_then(content_range).map(|(_, total)| total)
+            }
+            _ => content_len(response.headers()),
+        };
+        let Some(size) = size else {
+            return Err(unusable(&format!(
+                "{what}: the server does not tell its length: it is no file, or is made anew for \
+                 each request"
+            )));
+        };
+        Ok(head_of(response.headers(), size))
+    }
+
+    async fn read_file(
+        &self,
+        path: &[u8],
+        expected: &ObjectStamp,
+        range: Range<u64>,
+    ) -> Result<ByteStream, SourceError> {
+        let url = self.target(path)?;
+        let what = url.to_string();
+        check_bounds(&what, expected, &range)?;
+        if range.is_empty() {
+            return Ok(Box::pin(stream::empty()));
+        }
+        let wanted = Wanted {
+            what: &what,
+            expected,
+            range,
+            stored_encoding: false,
+        };
+        let (response, _) = self.send(Method::GET, url, &wanted.headers()).await?;
+        wanted.body(response)
+    }
+
+    /// A page of a listing or a manifest, and the URL that it came from.
+    async fn page(&self, url: Url) -> Result<(Bytes, Url), SourceError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static(LISTINGS));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let what = url.to_string();
+        let (response, url) = self.send(Method::GET, url, &headers).await?;
+        let body = whole(response, http::BODY_LEN_MAX, &what).await?;
+        Ok((body, url))
+    }
+}
+
+impl Source for Web {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn stat<'a>(&'a self, path: &'a [u8]) -> BoxFuture<'a, Result<ObjectStamp, SourceError>> {
+        Box::pin(async move {
+            let url = self.target(path)?;
+            Ok(self.head(&url).await?.stamp)
+        })
+    }
+
+    fn read<'a>(
+        &'a self,
+        path: &'a [u8],
+        expected: &'a ObjectStamp,
+        range: Range<u64>,
+    ) -> BoxFuture<'a, Result<ByteStream, SourceError>> {
+        Box::pin(self.read_file(path, expected, range))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a [u8]) -> ObjectStream<'a> {
+        walk::list(self, prefix)
+    }
+}
+
+fn head_of(headers: &HeaderMap, size: u64) -> Head {
+    let kind = text(headers, &CONTENT_TYPE).unwrap_or("");
+    Head {
+        stamp: stamp_of(headers, size),
+        is_text: kind.is_empty() || kind.starts_with("text/") || kind.starts_with("binary/"),
+    }
+}
+
+/// A file's URL that is sent on to the same with a `/` is a directory's.
+fn refuse_directory(asked: &Url, found: &Url) -> Result<(), SourceError> {
+    if asked.path().ends_with('/') || !found.path().ends_with('/') {
+        return Ok(());
+    }
+    Err(SourceError::new(
+        SourceErrorKind::Missing,
+        format!("{asked} is a directory: its URL is {asked}/"),
+    ))
+}
+
+fn redirect(response: &Response, from: &Url, what: &str) -> Result<Url, SourceError> {
+    let location = response.headers().get(LOCATION);
+    let location = location.and_then(|location| location.to_str().ok());
+    let to = location.and_then(|location| from.join(location).ok());
+    let Some(to) = to.filter(|to| matches!(to.scheme(), "http" | "https")) else {
+        return Err(unusable(&format!("{what}: a redirect to nowhere")));
+    };
+    if from.scheme() == "https" && to.scheme() == "http" {
+        return Err(unusable(&format!(
+            "{what}: it is sent on to a connection that is not encrypted"
+        )));
+    }
+    Ok(to)
+}
+
+fn unusable(why: &str) -> SourceError {
+    SourceError::new(SourceErrorKind::Unusable, why)
+}
