@@ -88,6 +88,7 @@ impl Inner {
         for (key, range) in cells(place, range, alone) {
             let want = Want {
                 lane,
+                flow: place.container.0,
                 cuts: &[],
                 deliver: true,
                 fetch_max: u64::MAX,
@@ -152,6 +153,7 @@ impl Inner {
             };
             let want = Want {
                 lane: Lane::Ahead,
+                flow: place.container.0,
                 cuts: &[],
                 deliver: true,
                 fetch_max: missing,

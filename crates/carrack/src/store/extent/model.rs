@@ -68,6 +68,7 @@ fn error(kind: SourceErrorKind, what: &str) -> SourceError {
 const fn want() -> Want<'static> {
     Want {
         lane: Lane::Block,
+        flow: 0,
         cuts: &[],
         deliver: true,
         fetch_max: u64::MAX,

@@ -57,6 +57,8 @@ struct State {
     /// What is closed and waits for room.
     deferred: VecDeque<Run>,
     run_len: u64,
+    /// Names the response among those who wait for a source. No container has such a number.
+    flow: u64,
     /// Bytes of tickets whose runs were issued.
     ahead: u64,
     /// Where it is among those who read the same object.
@@ -69,6 +71,7 @@ struct Run {
     place: Arc<Place>,
     key: Key,
     range: Range<u64>,
+    flow: u64,
     members: Vec<(Arc<Slot>, Range<u64>)>,
 }
 
@@ -92,6 +95,7 @@ impl Planned {
             inner: Arc::clone(inner),
             state: Mutex::new(State {
                 run_len: RUN_LEN_FIRST,
+                flow: inner.table.number() | 1 << 63,
                 ..State::default()
             }),
         };
@@ -148,7 +152,10 @@ impl Ticket {
     pub async fn bytes(self) -> Result<Pieces, SourceError> {
         let inner = &self.plan.inner;
         if let Some(mut pace) = self.plan.pace(&self.place, &self.range) {
-            pace.wait().await;
+            tokio::select! {
+                () = pace.wait() => {}
+                () = inner.closing.cancelled() => return Err(super::inner::stopping()),
+            }
         }
         self.plan.force(&self.slot);
         let coming = inner.want(&self.place, self.range.clone(), Lane::Stream, 0)?;
@@ -257,6 +264,7 @@ impl State {
             place: Arc::clone(place),
             key,
             range: range.clone(),
+            flow: self.flow,
             members: Vec::new(),
         });
         run.range.end = range.end;
@@ -304,6 +312,7 @@ impl Run {
         let cuts: Vec<u64> = self.members.iter().map(|(_, range)| range.start).collect();
         let want = Want {
             lane,
+            flow: self.flow,
             cuts: &cuts,
             deliver: false,
             fetch_max,
@@ -318,6 +327,7 @@ impl Run {
         for (slot, range) in &self.members {
             let want = Want {
                 lane,
+                flow: self.flow,
                 cuts: &[],
                 deliver: false,
                 fetch_max: 0,

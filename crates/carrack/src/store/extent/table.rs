@@ -151,6 +151,8 @@ impl Opened {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Want<'a> {
     pub(super) lane: Lane,
+    /// Who it is for: these take turns.
+    pub(super) flow: u64,
     /// Where ranges that will be asked for begin, ascending.
     pub(super) cuts: &'a [u64],
     /// Whether the bytes are wanted now, or only to be read.
@@ -286,7 +288,7 @@ impl Table {
                     None => opened.push(Opened {
                         key,
                         id: self.number(),
-                        control: Control::new(want.lane),
+                        control: Control::new(want.lane, want.flow),
                         pieces: vec![piece],
                     }),
                 }
