@@ -101,7 +101,11 @@ pub fn rescan_with(
     Ok(Rescanned { report, changes })
 }
 
-fn import_again(
+/// Imports the CAR at a place again.
+///
+/// # Errors
+/// Those of importing.
+pub fn import_again(
     store: &Arc<Store>,
     sources: &Sources,
     place: &Place,
