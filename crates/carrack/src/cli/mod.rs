@@ -78,6 +78,15 @@ impl Env<'_> {
         self.blocks.extents().sources()
     }
 
+    /// The same for a single object: a source that is made for it is the folder that it lies in.
+    ///
+    /// # Errors
+    /// As [`Self::target`].
+    pub fn target_in_parent(&self, url: &OsStr) -> Result<Target> {
+        let (store, sources) = (self.blocks.store(), self.sources());
+        crate::ingest::remote::target::object(store, sources, url, self.environment)
+    }
+
     /// The source of a URL of the command line, and the path below it.
     ///
     /// # Errors

@@ -11,7 +11,9 @@
 //! may go on at once, and dropping what a method returned ends that read.
 
 mod date;
+pub mod health;
 mod http;
+pub mod limiter;
 mod listing;
 pub mod local;
 pub mod look;
@@ -230,6 +232,8 @@ pub fn open(
             format!("{} is no place that carrack can read", config.url),
         ));
     };
+    // Every client of this process takes its TLS from here. Another may have set it already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     match url.scheme() {
         Scheme::S3 => Ok(Arc::new(s3::S3::new(config, &url, environment)?)),
         Scheme::Http | Scheme::Https => Ok(Arc::new(web::Web::new(config, &url)?)),

@@ -18,5 +18,6 @@ mod commands;
 mod crash;
 mod disk_full;
 mod peers;
+mod sources;
 mod staleness;
 mod support;

@@ -9,6 +9,7 @@ mod cids;
 mod clients;
 pub(crate) mod kubo;
 mod s3;
+mod sources;
 
 use std::path::PathBuf;
 use std::process::Command;
