@@ -92,6 +92,12 @@ impl Error {
         self.kind
     }
 
+    /// The cause, for an error that says the same with other words.
+    #[must_use]
+    pub fn into_source(self) -> Option<Box<dyn std::error::Error + Send + Sync + 'static>> {
+        self.source
+    }
+
     /// This level and every cause below it, joined by `: `.
     #[must_use]
     pub fn chain(&self) -> String {

@@ -49,6 +49,9 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Show what the store holds and which sources changed.
     Status,
+    /// Look at the index, check it, or make it anew.
+    #[command(subcommand)]
+    Index(IndexCommand),
     /// Drop roots, and what only they need. Source files are never touched.
     Rm(RmArgs),
     /// Look into a CID.
@@ -135,6 +138,9 @@ pub struct ImportArgs {
     /// Copy the blocks into carrack's own packs instead of leaving them where they are.
     #[arg(long)]
     pub copy: bool,
+    /// Read and verify all of a CAR elsewhere, even if an index tells where its blocks are.
+    #[arg(long)]
+    pub verify: bool,
     /// Keep the good blocks of a damaged CAR.
     #[arg(long)]
     pub salvage: bool,
@@ -187,6 +193,21 @@ pub struct ExportArgs {
 pub struct VerifyArgs {
     /// CID of a root; without it, all roots.
     pub target: Option<String>,
+}
+
+/// `carrack index …`.
+#[derive(Debug, Subcommand)]
+pub enum IndexCommand {
+    /// Show segments, entries and disk use.
+    Status,
+    /// Read the whole index and compare it with its checksums.
+    Verify,
+    /// Make the index anew from packs, CARs and the nodes of files. Files are not read.
+    Rebuild {
+        /// Hash every block of packs and CARs, and leave out those that are not what they were.
+        #[arg(long)]
+        verify: bool,
+    },
 }
 
 /// `carrack rm`.

@@ -78,6 +78,15 @@ impl Env<'_> {
         self.blocks.extents().sources()
     }
 
+    /// The same for a single object: a source that is made for it is the folder that it lies in.
+    ///
+    /// # Errors
+    /// As [`Self::target`].
+    pub fn target_in_parent(&self, url: &OsStr) -> Result<Target> {
+        let (store, sources) = (self.blocks.store(), self.sources());
+        crate::ingest::remote::target::object(store, sources, url, self.environment)
+    }
+
     /// The source of a URL of the command line, and the path below it.
     ///
     /// # Errors
@@ -130,10 +139,14 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
     let data_dir = data_dir(cli)?;
     let environment = environment();
     if let Command::Serve(serve) = &cli.command {
-        let store = open(&data_dir, Duration::ZERO)?;
+        let store = open(&data_dir, OpenMode::Create, Duration::ZERO)?;
         return commands::serve::run(store, &data_dir, serve, environment, out).map(|()| 0);
     }
-    let store = match open_or_none(&data_dir)? {
+    let mode = match &cli.command {
+        Command::Index(_) => OpenMode::AnyIndex,
+        _ => OpenMode::Create,
+    };
+    let store = match open_or_none(&data_dir, mode)? {
         Some(store) => store,
         None => match control::forward(
             &data_dir,
@@ -142,7 +155,7 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
             cli.reads_stdin(),
             out.terminal,
         ) {
-            Err(error) if error.kind() == ErrorKind::Busy => open(&data_dir, STORE_WAIT)?,
+            Err(error) if error.kind() == ErrorKind::Busy => open(&data_dir, mode, STORE_WAIT)?,
             outcome => return outcome,
         },
     };
@@ -247,18 +260,18 @@ impl Cli {
     }
 }
 
-fn open_or_none(data_dir: &Path) -> Result<Option<Arc<Store>>> {
-    match Store::open(data_dir, OpenMode::Create) {
+fn open_or_none(data_dir: &Path, mode: OpenMode) -> Result<Option<Arc<Store>>> {
+    match Store::open(data_dir, mode) {
         Ok(store) => Ok(Some(Arc::new(store))),
         Err(error) if error.kind() == ErrorKind::Busy => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn open(data_dir: &Path, wait: Duration) -> Result<Arc<Store>> {
+fn open(data_dir: &Path, mode: OpenMode, wait: Duration) -> Result<Arc<Store>> {
     let started = Instant::now();
     loop {
-        match Store::open(data_dir, OpenMode::Create) {
+        match Store::open(data_dir, mode) {
             Err(error) if error.kind() == ErrorKind::Busy && started.elapsed() < wait => {
                 std::thread::sleep(Duration::from_millis(50));
             }

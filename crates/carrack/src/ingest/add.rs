@@ -31,7 +31,7 @@ use crate::ingest::journal::Journal;
 use crate::ingest::scan::{self, Ahead, Entry, EntryKind};
 use crate::ingest::sink::Origin;
 use crate::ingest::tree::Parent;
-use crate::ingest::{AddReport, Progress};
+use crate::ingest::{AddReport, Changes, Progress};
 use crate::source::local::validator_of;
 use crate::store::Store;
 
@@ -60,6 +60,21 @@ pub fn add(
     progress: &mut dyn Progress,
     stop: &AtomicBool,
 ) -> Result<AddReport> {
+    add_audited(store, paths, options, progress, stop, false).map(|done| done.0)
+}
+
+/// Adds, and with `audit` compares with what earlier adds found.
+///
+/// # Errors
+/// As [`add`].
+pub(in crate::ingest) fn add_audited(
+    store: &Arc<Store>,
+    paths: &[PathBuf],
+    options: &AddOptions,
+    progress: &mut dyn Progress,
+    stop: &AtomicBool,
+    audit: bool,
+) -> Result<(AddReport, Changes)> {
     let targets = Targets::new(paths, options.wrap)?;
     let total = Arc::new(AtomicU64::new(0));
     let measured = Arc::new(AtomicBool::new(false));
@@ -80,7 +95,8 @@ pub fn add(
             total: &total,
             measured: &measured,
         };
-        let outcome = Adder::new(store, options, watcher).and_then(|mut adder| adder.run(&targets));
+        let outcome =
+            Adder::new(store, options, watcher).and_then(|mut adder| adder.run(&targets, audit));
         over.store(true, Ordering::Relaxed); // Nobody waits for an estimate any more.
         outcome
     })
@@ -131,6 +147,8 @@ struct Adder<'a> {
     again: VecDeque<(Place, PathBuf, u32)>,
     batch: Vec<(u64, PathBuf)>,
     batch_len: u64,
+    /// The argument that is gone through.
+    top: PathBuf,
     /// The store's directory, which changes while it is read.
     own_dir: PathBuf,
 }
@@ -155,11 +173,15 @@ impl<'a> Adder<'a> {
             again: VecDeque::new(),
             batch: Vec::new(),
             batch_len: 0,
+            top: PathBuf::new(),
             own_dir: std::fs::canonicalize(store.dir()).unwrap_or_default(),
         })
     }
 
-    fn run(&mut self, targets: &Targets) -> Result<AddReport> {
+    fn run(&mut self, targets: &Targets, audit: bool) -> Result<(AddReport, Changes)> {
+        if audit {
+            self.assembly.audit();
+        }
         let outcome = self.run_all(&targets.unique);
         if outcome.is_err() {
             // What is whole stays: the next add goes on there. The first error is told.
@@ -174,6 +196,9 @@ impl<'a> Adder<'a> {
             roots.push(self.assembly.root(index, path)?);
         }
         self.assembly.sink.checkpoint()?;
+        let tops = targets.unique.iter().map(|target| target.1.clone());
+        let changes = self.assembly.finish_audit(&tops.collect::<Vec<_>>())?;
+        self.assembly.sink.checkpoint()?;
         let mut report = std::mem::take(&mut self.assembly.report);
         let places: &[usize] = if self.assembly.options.wrap {
             &[0]
@@ -182,7 +207,7 @@ impl<'a> Adder<'a> {
         };
         let made = places.iter().filter_map(|place| roots.get(*place)?.clone());
         report.roots = made.collect();
-        Ok(report)
+        Ok((report, changes))
     }
 
     fn run_all(&mut self, targets: &[(OsString, PathBuf)]) -> Result<()> {
@@ -234,6 +259,7 @@ impl<'a> Adder<'a> {
 
     /// One argument, and everything below it.
     fn target(&mut self, path: &Path, place: Place) -> Result<()> {
+        path.clone_into(&mut self.top);
         let meta = std::fs::symlink_metadata(path).context(ErrorKind::Invalid, || {
             format!("cannot add {}", path.display())
         })?;

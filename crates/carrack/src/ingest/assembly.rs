@@ -5,6 +5,7 @@
 //! Limits   those of `ingest::tree` and `ingest::sink`; of a big file what `assembly::growing` says.
 //! Not here finding files and reading them (`ingest::add`, `ingest::remote`).
 
+mod audit;
 pub(super) mod growing;
 
 use std::path::Path;
@@ -54,6 +55,7 @@ pub(super) struct Assembly<'a> {
     sums: Vec<Option<Sum>>,
     next_token: u64,
     bytes_seen: u64,
+    audit: Option<audit::Audit>,
     /// What is said to be under way.
     pub(super) label: String,
 }
@@ -81,6 +83,7 @@ impl<'a> Assembly<'a> {
             sums: Vec::new(),
             next_token: 0,
             bytes_seen: 0,
+            audit: None,
             label: "hashing".to_owned(),
         })
     }
@@ -115,7 +118,8 @@ impl<'a> Assembly<'a> {
     }
 
     /// A file that an earlier add read and that is still the same.
-    pub(super) fn unchanged(&mut self, known: &KnownFile, place: Place) -> Result<()> {
+    pub(super) fn unchanged(&mut self, path: &Path, known: &KnownFile, place: Place) -> Result<()> {
+        self.is_there(path);
         self.report.files_unchanged += 1;
         self.seen(known.validator.size());
         self.member(place.root, known.container);
@@ -125,6 +129,7 @@ impl<'a> Assembly<'a> {
 
     pub(super) fn symlink(&mut self, path: &Path, target: &[u8], place: Place) -> Result<()> {
         self.report.symlinks += 1;
+        self.is_there(path);
         let (built, block) = dir::symlink(target, &self.options.profile);
         let dag_len = block.len() as u64;
         let sum = Sum {
@@ -138,6 +143,7 @@ impl<'a> Assembly<'a> {
         let pack = match known.filter(|known| known.sum.cid == built.cid) {
             Some(known) => known.pack,
             None => {
+                self.count_new(path)?;
                 let pack = Some(self.sink.node(&built.cid, &block)?);
                 let validator = Validator::default(); // What it points to tells whether it changed.
                 self.sink
@@ -158,6 +164,7 @@ impl<'a> Assembly<'a> {
     /// Counts something that has no place in the tree.
     pub(super) fn name_left_out(&mut self, path: &Path, why: String) {
         self.report.n_left_out += 1;
+        self.is_there(path);
         if self.report.left_out.len() < LEFT_OUT_SHOWN_MAX {
             let path = self.sink.shown(path);
             self.report.left_out.push(LeftOut { path, why });

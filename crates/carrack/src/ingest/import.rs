@@ -10,6 +10,7 @@
 //! Nothing of a CAR becomes visible unless all of it verified; `salvage` keeps the good blocks.
 
 mod copy;
+pub mod remote;
 
 use std::io::Read;
 use std::path::Path;
@@ -85,6 +86,8 @@ pub struct ImportReport {
     pub bytes: u64,
     /// The CAR had not changed since an earlier import: it was not read.
     pub unchanged: bool,
+    /// The index that told where the sections are, if the CAR was not read for it.
+    pub index: Option<String>,
     /// Bad blocks that salvaging passed over.
     pub n_bad: u64,
     /// The first of them.
@@ -227,7 +230,7 @@ fn promise(
     }
     let added = roots.iter().map(|root| AddedRoot {
         cid: *root,
-        path: path.to_owned(),
+        path: sink.shown(path),
         bytes: report.bytes,
         n_blocks: report.n_blocks,
         n_files: 1,

@@ -11,6 +11,7 @@ pub mod hash;
 pub mod import;
 pub mod journal;
 pub mod remote;
+pub mod rescan;
 pub mod scan;
 pub mod sink;
 #[cfg(test)]
@@ -89,6 +90,27 @@ pub struct AddReport {
     pub n_left_out: u64,
     /// The first of them, at most [`LEFT_OUT_SHOWN_MAX`].
     pub left_out: Vec<LeftOut>,
+}
+
+/// Files that are not what they were at an earlier add.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// New ones.
+    pub added: u64,
+    /// Other versions.
+    pub changed: u64,
+    /// The same at another path.
+    pub moved: u64,
+    /// Gone.
+    pub vanished: u64,
+}
+
+impl Changes {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl AddReport {

@@ -40,7 +40,7 @@ use crate::ingest::assembly::{Assembly, Place, Watcher};
 use crate::ingest::journal::Journal;
 use crate::ingest::sink::Origin;
 use crate::ingest::tree::Parent;
-use crate::ingest::{AddReport, Progress};
+use crate::ingest::{AddReport, Changes, Progress};
 use crate::source::validator::ObjectStamp;
 use crate::source::{Listed, Source, SourceError, SourceErrorKind};
 use crate::store::Store;
@@ -77,8 +77,24 @@ pub fn add(
     progress: &mut dyn Progress,
     stop: &AtomicBool,
 ) -> Result<AddReport> {
+    add_audited(store, sources, targets, options, progress, stop, false).map(|done| done.0)
+}
+
+/// Adds, and with `audit` compares with what earlier adds found.
+///
+/// # Errors
+/// As [`add`].
+pub(in crate::ingest) fn add_audited(
+    store: &Arc<Store>,
+    sources: &Sources,
+    targets: &[Target],
+    options: &AddOptions,
+    progress: &mut dyn Progress,
+    stop: &AtomicBool,
+    audit: bool,
+) -> Result<(AddReport, Changes)> {
     let Some(first) = targets.first() else {
-        return Ok(AddReport::default());
+        return Ok(Default::default());
     };
     if targets.iter().any(|one| one.source.id != first.source.id) {
         let what = "what lies in several sources cannot be wrapped into one directory";
@@ -99,7 +115,8 @@ pub fn add(
     let handle = sources.handle()?;
     let _ingest = store.ingest_lock();
     let assembly = Assembly::new(store, origin, options, watcher)?;
-    RemoteAdder::new(assembly, handle, Arc::clone(&first.source.source)).run(targets)
+    let source = Arc::clone(&first.source.source);
+    RemoteAdder::new(assembly, handle, source).run(targets, audit)
 }
 
 struct RemoteAdder<'a> {
@@ -113,6 +130,8 @@ struct RemoteAdder<'a> {
     objects: HashMap<u64, Object>,
     /// Big objects whose ranges were not all handed out.
     feeding: VecDeque<u64>,
+    /// The argument that is gone through.
+    top: PathBuf,
     n_listed: u64,
     n_done: u64,
     n_failed_in_a_row: u32,
@@ -173,6 +192,7 @@ impl<'a> RemoteAdder<'a> {
             queue: VecDeque::new(),
             objects: HashMap::new(),
             feeding: VecDeque::new(),
+            top: PathBuf::new(),
             n_listed: 0,
             n_done: 0,
             n_failed_in_a_row: 0,
@@ -180,7 +200,10 @@ impl<'a> RemoteAdder<'a> {
         }
     }
 
-    fn run(&mut self, targets: &[Target]) -> Result<AddReport> {
+    fn run(&mut self, targets: &[Target], audit: bool) -> Result<(AddReport, Changes)> {
+        if audit {
+            self.assembly.audit();
+        }
         let outcome = self.run_all(targets);
         if outcome.is_err() {
             // What is whole stays: the next add goes on there. The first error is told.
@@ -200,9 +223,12 @@ impl<'a> RemoteAdder<'a> {
             roots.extend(self.assembly.root(index, &path_of(&target.path))?);
         }
         self.assembly.sink.checkpoint()?;
+        let tops = targets.iter().map(|target| path_of(&target.path));
+        let changes = self.assembly.finish_audit(&tops.collect::<Vec<_>>())?;
+        self.assembly.sink.checkpoint()?;
         let mut report = std::mem::take(&mut self.assembly.report);
         report.roots = roots;
-        Ok(report)
+        Ok((report, changes))
     }
 
     fn run_all(&mut self, targets: &[Target]) -> Result<()> {
@@ -249,6 +275,7 @@ impl<'a> RemoteAdder<'a> {
 
     /// One argument, and everything below it, as far as it is listed.
     fn target(&mut self, target: &Target, place: Place) -> Result<()> {
+        self.top = path_of(&target.path);
         let mut listing = self.list(target.path.clone());
         let mut walk = Walk::new(target.path.clone(), place);
         let mut lone: Option<ObjectStamp> = None;
@@ -346,7 +373,15 @@ impl<'a> RemoteAdder<'a> {
             && is_same(known_stamp, &stamp)
         {
             self.n_done += 1;
-            return self.assembly.unchanged(known, place);
+            return self.assembly.unchanged(&path_of(path), known, place);
+        }
+        if known.is_none() && !stat_first {
+            let now = Validator::from(stamp.clone());
+            let moved = self.assembly.moved(&self.top, &path_of(path), &now)?;
+            if let Some(known) = moved {
+                self.n_done += 1;
+                return self.assembly.unchanged(&path_of(path), &known, place);
+            }
         }
         let token = self.assembly.token();
         let path: Arc<[u8]> = path.into();
@@ -547,7 +582,7 @@ impl<'a> RemoteAdder<'a> {
             if let Some(known) = known {
                 self.objects.remove(&token);
                 self.n_done += 1;
-                return self.assembly.unchanged(&known, place);
+                return self.assembly.unchanged(&path, &known, place);
             }
         }
         if stamp.size <= self.reads.whole_len_max {

@@ -36,7 +36,7 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 const ROWS_MAX: usize = 100_000;
 
 /// A file known from an earlier ingest.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct KnownFile {
     /// What it was.
     pub validator: Validator,
@@ -386,6 +386,47 @@ impl<'a> Sink<'a> {
                 n_files: 1,
             },
         }))
+    }
+
+    /// Whether an earlier ingest left a row of this file.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn has_row(&self, path: &Path, profile: u32) -> Result<bool> {
+        let row = self.store.catalog().path(&self.origin.key(path, profile))?;
+        Ok(row.is_some())
+    }
+
+    /// Calls `found` with each file and symlink that earlier ingests know at `top` and below.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn rows_below(
+        &self,
+        top: &Path,
+        profile: u32,
+        found: &mut dyn FnMut(&Path, &PathRecord),
+    ) -> Result<()> {
+        let catalog = self.store.catalog();
+        for row in catalog.paths_below(&self.origin.key(top, profile))? {
+            let (key, record) = row?;
+            found(
+                &self.origin.base.join(OsStr::from_bytes(&key.path)),
+                &record,
+            );
+        }
+        Ok(())
+    }
+
+    /// Forgets a file that is gone. What an older root has of it stays.
+    pub fn forget_file(&mut self, path: &Path, profile: u32) {
+        self.batch.remove_path(&self.origin.key(path, profile));
+        self.n_rows += 1;
+    }
+
+    /// A container was found again.
+    pub fn back_in_service(&mut self, container: ContainerId) {
+        self.batch.clear_stale(container);
     }
 
     /// What an earlier ingest knows of a directory with just these entries.

@@ -23,7 +23,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use reqwest::{Client, Request, Response};
 
-use crate::source::validator::ObjectStamp;
+use crate::source::validator::{FileTime, ObjectStamp};
 use crate::source::{ByteStream, SourceError, SourceErrorKind, date};
 
 /// A server in another continent answers a connection in 0.3 s; a lost packet costs 1 to 3 s.
@@ -122,7 +122,13 @@ impl Wanted<'_> {
         if let Some(etag) = &self.expected.etag {
             set(&mut headers, IF_MATCH, etag);
         } else if let (None, Some(time)) = (&self.expected.version, self.expected.modified) {
-            set(&mut headers, IF_UNMODIFIED_SINCE, &date::to_http(time));
+            // Headers tell whole seconds, but servers on file systems compare all of their digits:
+            // a second later is the first time that cannot refuse the version itself.
+            let after = FileTime {
+                secs: time.secs.saturating_add(1),
+                nanos: 0,
+            };
+            set(&mut headers, IF_UNMODIFIED_SINCE, &date::to_http(after));
         }
         headers
     }

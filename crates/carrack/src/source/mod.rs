@@ -11,7 +11,9 @@
 //! may go on at once, and dropping what a method returned ends that read.
 
 mod date;
+pub mod health;
 mod http;
+pub mod limiter;
 mod listing;
 pub mod local;
 pub mod resume;

@@ -19,6 +19,7 @@ pub mod index;
 pub mod location;
 mod maintain;
 pub mod pack;
+pub mod rebuild;
 mod recover;
 pub mod resolve;
 pub mod sources;
@@ -37,9 +38,9 @@ use self::gate::WriteGate;
 use self::index::{Index, RunWriter, SegmentId, segment_name};
 use self::location::ContainerId;
 use self::pack::{PackId, PackWriter};
-use crate::error::{Context, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 
-pub use self::maintain::merge_once;
+pub use self::maintain::{Merger, Step, merge_once};
 
 /// What to do with a directory that holds no store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +49,32 @@ pub enum OpenMode {
     Create,
     /// Fail with `NotFound`, and leave the directory alone.
     Existing,
+    /// As `Existing`, whatever became of the index: what of it cannot be read is as if it were not
+    /// there. For looking at it and for making it anew, not for serving.
+    AnyIndex,
+}
+
+/// Bytes of a data directory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// The catalog.
+    pub catalog: u64,
+    /// Index segments, those included that a merge is writing.
+    pub index: u64,
+    /// Packs.
+    pub packs: u64,
+    /// Journals of files being added.
+    pub journal: u64,
+    /// The lock and the like.
+    pub other: u64,
+}
+
+impl DiskUse {
+    /// All of it.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.catalog + self.index + self.packs + self.journal + self.other
+    }
 }
 
 /// An open store. Share it by `Arc`.
@@ -57,6 +84,8 @@ pub struct Store {
     gate: Arc<WriteGate>,
     catalog: Catalog,
     index: Index,
+    /// Listed segments that could not be opened; see [`OpenMode::AnyIndex`].
+    lost_segments: Mutex<Vec<(SegmentId, Error)>>,
     ids: Ids,
     /// Held while the catalog, the index and their files change.
     commit_lock: Mutex<()>,
@@ -108,12 +137,17 @@ impl Store {
         let snapshot = catalog.snapshot();
         let segments = snapshot.segments()?;
         recover::remove_unlisted(dir, &segments, &snapshot.packs()?)?;
-        let index = Index::open(&dir.join(recover::SEGMENTS), &segments)?;
+        let segment_dir = dir.join(recover::SEGMENTS);
+        let (index, lost_segments) = match mode {
+            OpenMode::AnyIndex => Index::open_what_is_left(&segment_dir, &segments),
+            _ => (Index::open(&segment_dir, &segments)?, Vec::new()),
+        };
         Ok(Self {
             dir: dir.to_owned(),
             gate: Arc::new(WriteGate::default()),
             catalog,
             index,
+            lost_segments: Mutex::new(lost_segments),
             ids: Ids {
                 container: AtomicU64::new(next.container),
                 root: AtomicU64::new(next.root),
@@ -150,12 +184,12 @@ impl Store {
         self.dir.join(recover::PACKS).join(name)
     }
 
-    /// Bytes of everything below the data directory.
+    /// Bytes of everything below the data directory, by what it is.
     ///
     /// # Errors
     /// `Unavailable` if it cannot be looked at.
-    pub fn disk_len(&self) -> Result<u64> {
-        let mut total = 0;
+    pub fn disk_use(&self) -> Result<DiskUse> {
+        let mut used = DiskUse::default();
         let mut left = vec![self.dir.clone()];
         while let Some(dir) = left.pop() {
             let unreadable = || format!("cannot look at {}", dir.display());
@@ -163,14 +197,31 @@ impl Store {
                 // What a merge has just removed does not count.
                 let Ok(entry) = entry else { continue };
                 let Ok(meta) = entry.metadata() else { continue };
+                let path = entry.path();
                 if meta.is_dir() {
-                    left.push(entry.path());
-                } else {
-                    total += meta.len();
+                    left.push(path);
+                    continue;
                 }
+                let below = path.strip_prefix(&self.dir).unwrap_or(&path);
+                let top = below.iter().next().and_then(|name| name.to_str());
+                *match top.unwrap_or_default() {
+                    recover::CATALOG => &mut used.catalog,
+                    recover::SEGMENTS => &mut used.index,
+                    recover::PACKS => &mut used.packs,
+                    recover::JOURNAL => &mut used.journal,
+                    _ => &mut used.other,
+                } += meta.len();
             }
         }
-        Ok(total)
+        Ok(used)
+    }
+
+    /// What is wrong with each listed segment that could not be opened; see
+    /// [`OpenMode::AnyIndex`].
+    #[must_use]
+    pub fn lost_segments(&self) -> Vec<String> {
+        let lost = hold(&self.lost_segments);
+        lost.iter().map(|(_, error)| error.chain()).collect()
     }
 
     /// Whether any source is configured beside this machine's paths.
@@ -285,6 +336,7 @@ impl Store {
         if !added.is_empty() || !removed_segments.is_empty() {
             self.index.replace(&removed_segments, added);
         }
+        hold(&self.lost_segments).retain(|(id, _)| !removed_segments.contains(id));
         // Readers that still hold them keep them open; the next opening removes what stays.
         for id in removed_segments {
             let _ = std::fs::remove_file(dir.join(segment_name(id)));

@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::source::health::{Health, SourceState};
+use crate::source::limiter::Limiter;
 use crate::source::{Environment, Source, SourceConfig};
 use crate::store::Store;
 use crate::store::catalog::SourceRecord;
@@ -49,13 +51,35 @@ pub struct OpenSource {
     pub name: String,
     /// The place itself.
     pub source: Arc<dyn Source>,
+    /// How many requests it is asked at a time.
+    pub limiter: Arc<Limiter>,
+    /// Whether it answers.
+    pub health: Health,
 }
 
 impl OpenSource {
-    /// Whether it does not answer, as far as is known.
+    /// A source that was just opened.
     #[must_use]
-    pub const fn is_down(&self) -> bool {
-        false
+    pub fn new(id: u32, name: String, source: Arc<dyn Source>) -> Self {
+        Self {
+            id,
+            name,
+            source,
+            limiter: Arc::default(),
+            health: Health::default(),
+        }
+    }
+
+    /// What is known of it.
+    #[must_use]
+    pub fn state(&self) -> SourceState {
+        self.health.state()
+    }
+
+    /// Whether it did not answer, and is not to be asked yet.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        matches!(self.state(), SourceState::Down { retry_in, .. } if !retry_in.is_zero())
     }
 }
 
@@ -128,11 +152,7 @@ impl Sources {
         let lent = hold(&self.lent).get(&id).cloned();
         let environment = lent.unwrap_or_else(|| self.environment());
         let source = self.open_in(&record, &environment)?;
-        let source = Arc::new(OpenSource {
-            id,
-            name: record.name,
-            source,
-        });
+        let source = Arc::new(OpenSource::new(id, record.name, source));
         open.insert(id, Arc::clone(&source));
         Ok(source)
     }
@@ -141,7 +161,7 @@ impl Sources {
     #[cfg(test)]
     pub(crate) fn put(&self, id: u32, source: Arc<dyn Source>) {
         let name = format!("test {id}");
-        let source = Arc::new(OpenSource { id, name, source });
+        let source = Arc::new(OpenSource::new(id, name, source));
         hold(&self.open).insert(id, source);
     }
 
@@ -181,14 +201,15 @@ impl Sources {
     #[cfg(test)]
     pub(crate) fn insert(&self, id: u32, source: Arc<dyn Source>) {
         let name = source.url().to_owned();
-        hold(&self.open).insert(id, Arc::new(OpenSource { id, name, source }));
+        hold(&self.open).insert(id, Arc::new(OpenSource::new(id, name, source)));
     }
 
     /// The sources that do not answer, a sentence each.
     #[must_use]
     pub fn troubles(&self) -> Vec<String> {
         let open = hold(&self.open);
-        let mut down: Vec<_> = open.values().filter(|source| source.is_down()).collect();
+        let is_down = |source: &&Arc<OpenSource>| source.state() != SourceState::Live;
+        let mut down: Vec<_> = open.values().filter(is_down).collect();
         down.sort_by_key(|source| source.id);
         let said = |source: &&Arc<OpenSource>| format!("source {} does not answer", source.name);
         down.iter().map(said).collect()

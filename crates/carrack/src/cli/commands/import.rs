@@ -10,7 +10,9 @@ use crate::cli::Env;
 use crate::cli::args::ImportArgs;
 use crate::cli::output::{bytes, shown};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::import::remote::import_remote;
 use crate::ingest::import::{ImportOptions, ImportReport, import, import_copy};
+use crate::ingest::remote::target::is_url;
 use crate::store::location::Location;
 
 /// Largest block accepted with `--allow-big-blocks`, with room for its CID, in bytes.
@@ -57,6 +59,9 @@ fn one(args: &ImportArgs, env: &mut Env<'_>, file: &OsStr) -> Result<ImportRepor
     if args.allow_big_blocks {
         options.limits.section_len_max = BIG_SECTION_LEN_MAX;
     }
+    if is_url(file) {
+        return import_url(env, file, &options, args.verify, args.copy);
+    }
     let store = env.blocks.store();
     let file = Path::new(file);
     if file == Path::new("-") {
@@ -78,6 +83,27 @@ fn one(args: &ImportArgs, env: &mut Env<'_>, file: &OsStr) -> Result<ImportRepor
         )
     })?;
     import_copy(store, &path, &mut input, &options, env.out, env.stop)
+}
+
+/// Imports a CAR that lies elsewhere.
+///
+/// # Errors
+/// As [`run`].
+pub fn import_url(
+    env: &mut Env<'_>,
+    url: &OsStr,
+    options: &ImportOptions,
+    verify: bool,
+    copy: bool,
+) -> Result<ImportReport> {
+    if copy {
+        let what = "--copy takes CARs of this machine and standard input: fetch it first";
+        return Err(Error::new(ErrorKind::Invalid, what));
+    }
+    let target = env.target_in_parent(url)?;
+    let (store, sources) = (env.blocks.store(), env.blocks.extents().sources());
+    let (out, stop) = (&mut *env.out, env.stop);
+    import_remote(store, sources, &target, options, verify, out, stop)
 }
 
 /// One CAR's roots.
@@ -111,10 +137,10 @@ pub fn print(env: &mut Env<'_>, file: &OsStr, report: &ImportReport, quieter: bo
             .note(&format!("{name}: its root {root} is not in it"));
     }
     if !quieter {
-        let how = if report.unchanged {
-            "unchanged since it was imported"
-        } else {
-            "verified"
+        let how = match &report.index {
+            _ if report.unchanged => "unchanged since it was imported".to_owned(),
+            Some(index) => format!("found by {index}; each is verified when it is read"),
+            None => "verified".to_owned(),
         };
         let (n, len) = (report.n_blocks, bytes(report.bytes));
         env.out.note(&format!("{name}: {n} blocks, {len}, {how}"));

@@ -5,6 +5,7 @@ pub mod cat;
 pub mod cid;
 pub mod export;
 pub mod import;
+pub mod index;
 pub mod ls;
 pub mod rm;
 pub mod serve;
@@ -34,6 +35,7 @@ pub fn run(command: &Command, env: &mut Env<'_>) -> Result<()> {
         Command::Export(args) => export::run(args, env),
         Command::Verify(args) => verify::run(args, env),
         Command::Status => status::run(env),
+        Command::Index(command) => index::run(command, env),
         Command::Rm(args) => rm::run(args, env),
         Command::Cid(command) => cid::run(command, env.out),
         Command::Serve(_) => Err(Error::new(

@@ -26,12 +26,13 @@ use crate::cli::{Env, open_blocks, run_for_client};
 use crate::error::{Context, ErrorKind, Result};
 use crate::gateway::service::Readiness;
 use crate::ingest::AddedRoot;
+use crate::ingest::remote::target::is_url;
 use crate::node::access_log::{AccessLog, LogFormat, LogWriter};
 use crate::node::limits::Limits;
 use crate::node::{self, ServeOptions};
 use crate::source::Environment;
 use crate::store::block::Blocks;
-use crate::store::{Store, merge_once};
+use crate::store::{Merger, Step, Store};
 
 /// Time between two rounds of merging and of saving what was found out of service.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(500);
@@ -236,14 +237,14 @@ fn listen_for_commands(
 }
 
 fn maintain(blocks: &Blocks, stopped: &AtomicBool) {
+    // Of this thread alone: requests come first.
+    let _ = rustix::process::nice(5);
+    let mut merger = Merger::default();
     while !stopped.load(Ordering::Relaxed) {
         blocks.save_stale();
-        match merge_once(blocks.store(), stopped) {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => tracing::warn!(error = error.chain(), "index segments were not merged"),
+        if merger.step(blocks.store(), stopped) == Step::Idle {
+            std::thread::sleep(MAINTENANCE_INTERVAL);
         }
-        std::thread::sleep(MAINTENANCE_INTERVAL);
     }
 }
 
@@ -272,6 +273,14 @@ fn add_all(
     };
     for place in &args.paths {
         let path = Path::new(place);
+        if is_url(place) && ends_with_car(path) {
+            let options = import::default_options();
+            let report = import::import_url(&mut env, place, &options, false, false)?;
+            for root in &report.roots {
+                print_root(env.out, root, address)?;
+            }
+            continue;
+        }
         if is_car(path) {
             let options = import::default_options();
             let report =
@@ -296,9 +305,12 @@ fn add_all(
 }
 
 fn is_car(path: &Path) -> bool {
+    ends_with_car(path) && path.is_file()
+}
+
+fn ends_with_car(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| extension.eq_ignore_ascii_case("car"))
-        && path.is_file()
 }
 
 fn print_root(out: &mut Output, root: &AddedRoot, address: SocketAddr) -> Result<()> {

@@ -56,7 +56,10 @@ impl Adder<'_> {
         if let Some(known) = sink.known_file(&path, self.assembly.profile)?
             && known.validator == *validator
         {
-            return self.assembly.unchanged(&known, place);
+            return self.assembly.unchanged(&path, &known, place);
+        }
+        if let Some(known) = self.assembly.moved(&self.top, &path, validator)? {
+            return self.assembly.unchanged(&path, &known, place);
         }
         if validator.size() > RANGE_LEN || rule.n_leaves(validator.size()) > RANGE_LEAVES_MAX {
             return self.big_file(&path, place, 1);

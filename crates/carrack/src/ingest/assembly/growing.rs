@@ -251,6 +251,8 @@ impl Assembly<'_> {
         pack: Option<ContainerId>,
         sum: Sum,
     ) -> Result<()> {
+        self.is_there(path);
+        self.count_new(path)?;
         if let Some(container) = container {
             self.sink
                 .container(container, ContainerKind::File, path, validator);

@@ -82,7 +82,7 @@ pub(super) enum Found {
 }
 
 /// Whether an object that was `known` is still the same; more than the length must speak for it.
-pub(super) fn is_same(known: &ObjectStamp, now: &ObjectStamp) -> bool {
+pub(in crate::ingest) fn is_same(known: &ObjectStamp, now: &ObjectStamp) -> bool {
     let tells = (known.version.is_some() && now.version.is_some())
         || (known.etag.is_some() && now.etag.is_some())
         || (known.modified.is_some() && now.modified.is_some());

@@ -6,8 +6,9 @@
 //! Not here what a source does (`source`), listing and reading (`ingest::remote`).
 
 use std::borrow::Cow;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -40,6 +41,12 @@ impl Target {
             url.extend_from_slice(&self.path);
         }
         url
+    }
+
+    /// The same, as a path that errors can show.
+    #[must_use]
+    pub fn shown(&self) -> PathBuf {
+        PathBuf::from(OsString::from_vec(self.url()))
     }
 
     /// Its name in a directory.
@@ -79,6 +86,41 @@ pub fn target(
     url: &OsStr,
     environment: &Environment,
 ) -> Result<Target> {
+    find(store, sources, url, environment, |url| url.to_owned())
+}
+
+/// The same for a URL that names one object: a source made for it is the folder it lies in.
+///
+/// # Errors
+/// As [`target`].
+pub fn object(
+    store: &Arc<Store>,
+    sources: &Sources,
+    url: &OsStr,
+    environment: &Environment,
+) -> Result<Target> {
+    find(store, sources, url, environment, |url| {
+        parent(url).to_owned()
+    })
+}
+
+/// The URL of the folder that an object lies in.
+fn parent(url: &str) -> &str {
+    let path_start = url.find("://").map_or(0, |at| at + 3);
+    let path = url.get(path_start..).unwrap_or_default();
+    match path.trim_end_matches('/').rfind('/') {
+        Some(slash) => url.get(..path_start + slash).unwrap_or(url),
+        None => url,
+    }
+}
+
+fn find(
+    store: &Arc<Store>,
+    sources: &Sources,
+    url: &OsStr,
+    environment: &Environment,
+    new_base: impl Fn(&str) -> String,
+) -> Result<Target> {
     let url = url.to_str().ok_or_else(|| {
         let what = "a URL must be UTF-8; percent-encode other bytes";
         Error::new(ErrorKind::Invalid, what)
@@ -96,7 +138,8 @@ pub fn target(
         let source = sources.get(id)?;
         return Ok(Target { source, path });
     }
-    let config = configure(url, environment);
+    let base = new_base(url);
+    let config = configure(&base, environment);
     let record = SourceRecord {
         name: config.url.clone(),
         url: config.url,
@@ -111,7 +154,7 @@ pub fn target(
     batch.put_source(id, &record);
     store.commit(batch)?;
     let source = sources.get(id)?;
-    let path = Vec::new();
+    let path = below(url, &record.url).unwrap_or_default();
     Ok(Target { source, path })
 }
 

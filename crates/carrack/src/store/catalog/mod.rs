@@ -37,7 +37,7 @@ pub use self::record::{
     SOURCE_FIRST, SOURCE_LOCAL, SOURCE_STORE, SourceRecord, StaleMark, StaleReason,
     validator_bytes,
 };
-pub use self::snapshot::{Dirs, Paths, Snapshot};
+pub use self::snapshot::{Containers, Dirs, Paths, Snapshot};
 pub use crate::source::validator::{FileStamp, FileTime, ObjectStamp, Validator};
 
 /// Bytes of redb pages kept in memory.

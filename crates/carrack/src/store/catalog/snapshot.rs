@@ -149,6 +149,24 @@ impl Snapshot {
             .transpose()
     }
 
+    /// All files and symlinks of all sources and profiles.
+    ///
+    /// # Errors
+    /// As [`Self::paths_below`].
+    pub fn all_paths(&self) -> Result<Paths> {
+        let rows = storage(self.paths.range::<&[u8]>(..))?;
+        Ok(Paths { rows })
+    }
+
+    /// All containers, ascending.
+    ///
+    /// # Errors
+    /// As [`Self::paths_below`].
+    pub fn containers(&self) -> Result<Containers> {
+        let rows = storage(self.containers.range::<u64>(..))?;
+        Ok(Containers { rows })
+    }
+
     /// Directories at `top` and below, in the order of a walk by name.
     ///
     /// # Errors
@@ -305,6 +323,29 @@ pub struct Paths {
 /// Rows of `dirs`; see [`Snapshot::dirs_below`].
 pub struct Dirs {
     rows: Range<'static, Bytes, Bytes>,
+}
+
+/// Rows of `containers`; see [`Snapshot::containers`].
+pub struct Containers {
+    rows: Range<'static, u64, Bytes>,
+}
+
+impl Iterator for Containers {
+    type Item = Result<(ContainerId, ContainerRecord)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = self.rows.next()?;
+        Some(storage(row).and_then(|(id, value)| {
+            let record = ContainerRecord::from_bytes(value.value())?;
+            Ok((ContainerId(id.value()), record))
+        }))
+    }
+}
+
+impl std::fmt::Debug for Containers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Containers").finish_non_exhaustive()
+    }
 }
 
 impl Iterator for Paths {

@@ -21,6 +21,7 @@ use super::reserve::Reserved;
 use super::stats::count;
 use super::table::{Cancelled, Opened};
 use super::{Lane, Place};
+use crate::source::limiter::{Outcome, Permit};
 use crate::source::{SourceError, SourceErrorKind};
 
 /// A server that answers does so within this time.
@@ -31,6 +32,9 @@ const IDLE: Duration = Duration::from_secs(20);
 const LINGER: Duration = Duration::from_millis(50);
 /// How long one that has nearly ended may take for the rest.
 const FINISH: Duration = Duration::from_secs(1);
+/// How often the time in a queue is looked at.
+const LOOK_MIN: Duration = Duration::from_millis(10);
+const LOOK_MAX: Duration = Duration::from_secs(1);
 /// Pauses between attempts: they double from the first to the last.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -51,6 +55,7 @@ struct Progress {
     buffer: BytesMut,
     /// When the last piece landed, or the first request was made.
     moved: Instant,
+    n_requests: u32,
 }
 
 impl Job {
@@ -104,16 +109,14 @@ impl Job {
 
     /// Waits for room, then reads with as many attempts as the lane allows.
     async fn read(&mut self) -> Result<(), SourceError> {
-        let source = self.place.source.id;
-        if self.reserved.is_none() {
-            let (len, control) = (self.opened.len(), &self.opened.control);
-            self.reserved = Some(Reserved::wait(&self.inner, source, len, control).await);
-        }
         let mut progress = Progress {
             piece: 0,
             buffer: BytesMut::new(),
             moved: Instant::now(),
+            n_requests: 0,
         };
+        self.down()?;
+        self.reserve(&progress).await?;
         let mut n_failed = 0;
         loop {
             let before = progress.piece;
@@ -125,8 +128,8 @@ impl Job {
             } else {
                 n_failed + 1
             };
-            let (n_max, _) = patience(self.opened.control.lane());
-            if !error.is_passing() || n_failed >= n_max {
+            let (n_max, _) = patience(self.lane());
+            if !error.is_passing() || n_failed >= n_max || progress.n_requests == 0 {
                 return Err(error);
             }
             let pause = pause(n_failed, self.opened.id);
@@ -139,14 +142,105 @@ impl Job {
         }
     }
 
+    /// Takes room in the budget, if it was not yet.
+    async fn reserve(&mut self, progress: &Progress) -> Result<(), SourceError> {
+        if self.reserved.is_some() {
+            return Ok(());
+        }
+        let (len, control) = (self.opened.len(), &self.opened.control);
+        let wait = Reserved::wait(&self.inner, self.place.source.id, len, control);
+        self.reserved = Some(self.in_time(progress, wait).await?);
+        Ok(())
+    }
+
+    /// Waits for a place among the requests of the source, in whatever lane it is by then.
+    async fn permit(&self, progress: &Progress) -> Result<Permit, SourceError> {
+        let (limiter, control) = (&self.place.source.limiter, &self.opened.control);
+        let wait = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    permit = limiter.acquire(control.lane(), self.place.container.0) => {
+                        return permit;
+                    }
+                    () = control.promoted() => {}
+                }
+            }
+        };
+        self.in_time(progress, wait).await
+    }
+
+    /// What somebody waits for waits for its turn no longer than for its bytes.
+    async fn in_time<T>(
+        &self,
+        progress: &Progress,
+        wait: impl Future<Output = T>,
+    ) -> Result<T, SourceError> {
+        let late = async {
+            loop {
+                let left = self.left(progress);
+                if left.is_zero() && self.lane() <= Lane::Stream {
+                    return;
+                }
+                sleep(left.clamp(LOOK_MIN, LOOK_MAX)).await; // The lane may change.
+            }
+        };
+        tokio::select! {
+            biased;
+            done = wait => Ok(done),
+            () = late => {
+                let what = format!("too many reads wait for {}", self.place.source.name);
+                Err(SourceError::new(SourceErrorKind::Throttled, what))
+            }
+        }
+    }
+
+    fn lane(&self) -> Lane {
+        self.opened.control.lane()
+    }
+
+    /// The error of a source that is not to be asked now.
+    fn down(&self) -> Result<(), SourceError> {
+        if !self.place.source.is_down() {
+            return Ok(());
+        }
+        self.place.source.health.ask().map(drop)
+    }
+
     /// Time that it may still take.
     fn left(&self, progress: &Progress) -> Duration {
-        let (_, deadline) = patience(self.opened.control.lane());
+        let (_, deadline) = patience(self.lane());
         deadline.saturating_sub(progress.moved.elapsed())
     }
 
     /// One request, for all that has not come yet.
     async fn attempt(&mut self, progress: &mut Progress) -> Result<(), SourceError> {
+        let place = Arc::clone(&self.place);
+        let permit = self.permit(progress).await?;
+        let leave = place.source.health.ask()?;
+        if progress.n_requests == 0 && self.lane() > Lane::Stream {
+            progress.moved = Instant::now(); // Nobody counts the time in the queue.
+        }
+        let ended = self.request(progress, &permit).await;
+        let Err(error) = &ended else {
+            leave.good();
+            permit.done(Outcome::Good);
+            return ended;
+        };
+        leave.failed(error);
+        permit.done(match error.kind {
+            SourceErrorKind::Throttled => Outcome::Throttled(error.retry_after),
+            SourceErrorKind::Unreachable => Outcome::Failed,
+            _ => Outcome::Good,
+        });
+        ended
+    }
+
+    async fn request(
+        &mut self,
+        progress: &mut Progress,
+        permit: &Permit,
+    ) -> Result<(), SourceError> {
         let Some(range) = self.rest(progress) else {
             return Ok(());
         };
@@ -156,11 +250,13 @@ impl Job {
             let what = format!("{what} from {}: it is slow or hangs", place.source.name);
             SourceError::new(SourceErrorKind::Unreachable, what)
         };
+        progress.n_requests += 1;
         count(&self.inner.counters.n_requests, 1);
         let mut at = range.start;
         let opening = source.read(&place.path, &place.stamp, range.clone());
         let stream = timeout(FIRST_BYTE.min(self.left(progress)), opening).await;
         let mut stream = stream.map_err(|_| slow("no answer"))??;
+        permit.first_byte();
         while at < range.end {
             let part = timeout(IDLE.min(self.left(progress)), stream.next()).await;
             let part = part.map_err(|_| slow("no more bytes"))?;

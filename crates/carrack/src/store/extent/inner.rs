@@ -117,7 +117,8 @@ impl Inner {
         Ok(())
     }
 
-    fn handle(&self) -> Result<Handle, SourceError> {
+    /// The threads that reads run on.
+    pub(super) fn handle(&self) -> Result<Handle, SourceError> {
         if self.closing.is_cancelled() {
             return Err(stopping());
         }

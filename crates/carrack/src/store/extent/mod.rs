@@ -29,14 +29,15 @@ use std::time::Duration;
 
 use self::inner::{Inner, cells, stopping};
 use self::stats::count;
+use crate::source::SourceError;
 use crate::source::validator::ObjectStamp;
-use crate::source::{SourceError, SourceErrorKind};
 use crate::store::location::ContainerId;
 use crate::store::sources::{OpenSource, Sources};
 
 pub use self::pieces::Pieces;
 pub use self::plan::{Planned, Ticket};
 pub use self::stats::ExtentStats;
+pub use crate::source::limiter::Lane;
 
 /// Bounds of all reads of one store.
 #[derive(Debug, Clone)]
@@ -56,19 +57,6 @@ pub struct Place {
     pub path: Box<[u8]>,
     /// Its version.
     pub stamp: Arc<ObjectStamp>,
-}
-
-/// How urgent a read is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lane {
-    /// A block that somebody waits for.
-    Block,
-    /// The next bytes of a response.
-    Stream,
-    /// What will be needed later.
-    Ahead,
-    /// Adding, verifying, rescanning.
-    Background,
 }
 
 /// All reads of one store. Clones share them.
@@ -131,15 +119,18 @@ impl Extents {
     /// # Errors
     /// Those of the source.
     pub async fn stat(&self, place: &Arc<Place>) -> Result<ObjectStamp, SourceError> {
-        let handle = self.sources().handle();
-        let handle = handle
-            .map_err(|error| SourceError::new(SourceErrorKind::Unreachable, error.to_string()))?;
-        let place = Arc::clone(place);
-        let asking = handle.spawn(async move { place.source.source.stat(&place.path).await });
-        asking.await.unwrap_or_else(|_| {
-            let what = "the read was ended: this node is stopping";
-            Err(SourceError::new(SourceErrorKind::Unreachable, what))
-        })
+        let handle = self.inner.handle()?;
+        let (inner, place) = (Arc::clone(&self.inner), Arc::clone(place));
+        let asking = self.inner.tasks.spawn_on(
+            async move {
+                tokio::select! {
+                    stamp = place.source.source.stat(&place.path) => stamp,
+                    () = inner.closing.cancelled() => Err(stopping()),
+                }
+            },
+            &handle,
+        );
+        asking.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     /// The reads of one response.

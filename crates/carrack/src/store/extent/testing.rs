@@ -220,11 +220,8 @@ impl Bench {
 }
 
 pub(super) fn open_source(id: u32, source: &Arc<Scripted>) -> Arc<OpenSource> {
-    Arc::new(OpenSource {
-        id,
-        name: format!("test{id}"),
-        source: Arc::new(Shared(Arc::clone(source))),
-    })
+    let shared = Arc::new(Shared(Arc::clone(source)));
+    Arc::new(OpenSource::new(id, format!("test{id}"), shared))
 }
 
 pub(super) fn object(source: &Arc<OpenSource>, container: u64, size: u64) -> Arc<Place> {

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::testing::{Bench, Deed, Scripted, content, error};
 use super::{Lane, Pieces};
 use crate::source::SourceErrorKind;
+use crate::source::health::SourceState;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -395,5 +396,73 @@ async fn close_ends_all_reads_and_leaves_no_task() {
     let late = bench.extents.read(&place, 0..MIB, Lane::Block).await;
     assert!(late.unwrap_err().what.contains("stopping"));
     drop(planned);
+    bench.at_rest().await;
+}
+
+#[tokio::test]
+async fn ten_thousand_small_objects_take_a_thirtieth_of_the_sequential_time() {
+    const N: u64 = 10_000;
+    let bench = Bench::new(256 * MIB, slow(30));
+    let started = Instant::now();
+    let mut planned = bench.extents.planned();
+    let mut window = std::collections::VecDeque::new();
+    for n in 0..N {
+        window.push_back(planned.announce(&bench.object(n, 32 * KIB), 0..32 * KIB));
+        if window.len() >= 192 {
+            let pieces = window.pop_front().unwrap().bytes().await.unwrap();
+            assert_eq!(pieces.len() as u64, 32 * KIB);
+        }
+    }
+    planned.issue();
+    for ticket in window {
+        assert_eq!(ticket.bytes().await.unwrap().len() as u64, 32 * KIB);
+    }
+    let (took, sequential) = (started.elapsed(), Duration::from_millis(31 * N));
+    assert!(took * 30 < sequential, "{took:?}");
+    assert_eq!(bench.n_requests(), N);
+    assert!(bench.source.n_open_max.load(Ordering::SeqCst) <= 64);
+    bench.at_rest().await;
+}
+
+#[tokio::test]
+async fn a_throttled_source_is_asked_less_and_everything_comes() {
+    let bench = Bench::new(64 * MIB, slow(2));
+    let mut slow_down = error(SourceErrorKind::Throttled);
+    slow_down.retry_after = Some(Duration::from_millis(50));
+    let deeds = (0..8).map(|_| Deed::Fail(slow_down.clone()));
+    bench.source.script.lock().unwrap().extend(deeds);
+    let reads = (0..64).map(|n| {
+        let place = bench.object(n, MIB);
+        let extents = &bench.extents;
+        async move { extents.read(&place, 0..64 * KIB, Lane::Stream).await }
+    });
+    assert!(join_all(reads).await.iter().all(Result::is_ok));
+    assert_eq!(bench.n_requests(), 64 + 8);
+    bench.at_rest().await;
+}
+
+#[tokio::test]
+async fn a_source_that_is_down_fails_at_once_and_comes_back_by_itself() {
+    let bench = Bench::new(64 * MIB, slow(1));
+    *bench.source.always.lock().unwrap() = Some(Deed::Fail(error(SourceErrorKind::Unreachable)));
+    let read = |n| {
+        let place = bench.object(n, MIB);
+        let extents = &bench.extents;
+        async move { extents.read(&place, 0..64 * KIB, Lane::Block).await }
+    };
+    let mut n = 0;
+    while !bench.open.is_down() {
+        n += 1;
+        assert!(read(n).await.is_err());
+    }
+    let (asked, started) = (bench.n_requests(), Instant::now());
+    let error = read(n + 1).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_millis(20) && error.retry_after.is_some());
+    assert_eq!(bench.n_requests(), asked, "it was left alone");
+    *bench.source.always.lock().unwrap() = None;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert!(read(n + 2).await.is_ok());
+    let is_live = |bench: &Bench| bench.open.state() == SourceState::Live;
+    bench.until("live", is_live).await;
     bench.at_rest().await;
 }

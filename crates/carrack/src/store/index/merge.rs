@@ -12,6 +12,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -34,7 +35,10 @@ pub const INPUTS_MAX: usize = 32;
 const TIER_RECORDS_MIN: u64 = 4096;
 /// Bytes that are read of an input at once: whole pages.
 const BUFFER_LEN: usize = 64 * PAGE_LEN;
-/// Records between two looks at the stop flag.
+/// Bytes of an input after which its pages are given back to the kernel.
+const DROP_LEN: u64 = 8 << 20;
+/// Records between two looks at the stop flag, and between two offers of the processor to others:
+/// a few milliseconds.
 const STOP_INTERVAL: u64 = 16 * 1024;
 
 /// The segments to merge next, if a tier is full; the lowest such tier.
@@ -132,8 +136,12 @@ fn merge_table(
     let mut n_seen = 0u64;
     while let Some(mut least) = heap.peek_mut() {
         n_seen += 1;
-        if n_seen.is_multiple_of(STOP_INTERVAL) && stop.load(Memory::Relaxed) {
-            return Ok(Stop::Yes);
+        if n_seen.is_multiple_of(STOP_INTERVAL) {
+            if stop.load(Memory::Relaxed) {
+                return Ok(Stop::Yes);
+            }
+            writer.write_back()?;
+            std::thread::yield_now();
         }
         let (digest, _) = least.0.parts();
         let container = least.0.location()?.container;
@@ -162,6 +170,8 @@ struct Cursor {
     position: usize,
     /// Bytes of the section read into buffers so far.
     n_read: u64,
+    /// How many of them were given back to the kernel.
+    n_dropped: u64,
     n_left: u64,
     n_left_in_page: usize,
     record: Vec<u8>,
@@ -180,6 +190,7 @@ impl Cursor {
             buffer: Vec::new(),
             position: 0,
             n_read: 0,
+            n_dropped: 0,
             n_left: layout.n_records,
             n_left_in_page: 0,
             record: Vec::new(),
@@ -233,7 +244,19 @@ impl Cursor {
         self.hasher.update(&self.buffer);
         self.n_read += self.buffer.len() as u64;
         self.position = 0;
+        if self.n_read - self.n_dropped >= DROP_LEN {
+            self.drop_pages();
+        }
         Ok(())
+    }
+
+    /// What was read once is not read again: the memory is better used for what look-ups need. The
+    /// kernel keeps the pages that they have mapped.
+    fn drop_pages(&mut self) {
+        let offset = self.layout.records_offset + self.n_dropped;
+        let len = NonZeroU64::new(self.n_read - self.n_dropped);
+        let _ = rustix::fs::fadvise(&self.file, offset, len, rustix::fs::Advice::DontNeed);
+        self.n_dropped = self.n_read;
     }
 
     fn damaged(&self) -> Error {

@@ -24,13 +24,14 @@ mod write;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use carrack_formats::Multihash;
 
 use self::segment::{Probe, Table};
 use super::location::Location;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 pub use self::format::{DIGEST_LEN_MAX, DIGEST_LEN_MIN};
 pub use self::merge::{FANOUT, INPUTS_MAX, Merged, merge, plan_merge};
@@ -41,9 +42,17 @@ pub use self::segment::Segment;
 /// these.
 pub const LOCATIONS_MAX: usize = 64;
 
-/// Bytes of filters and fences that are copied into memory: enough for 2 * 10^7 entries. What is
-/// beyond is read through the maps, and opening stays quick whatever the size of the index.
+/// What helps against a damaged index.
+pub const REBUILD_ADVICE: &str = "make it anew with `carrack index rebuild`";
+
+/// Bytes of filters and fences that are copied into memory by opening: enough for 2 * 10^7
+/// entries. What is beyond is read through the maps, and opening stays quick whatever the size of
+/// the index.
 pub const RESIDENT_LEN_MAX: u64 = 32 * 1024 * 1024;
+
+/// The same for a node that serves, which copies them when it is up: enough for 1.2 * 10^8
+/// entries. A hit that is not in memory then costs one read, of the page with its record.
+pub const RESIDENT_LEN_MAX_SERVING: u64 = 192 * 1024 * 1024;
 
 /// Names a segment file. Never reused once a catalog has listed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,6 +79,8 @@ pub fn segment_name(id: SegmentId) -> String {
 #[derive(Debug)]
 pub struct Index {
     live: ArcSwap<Live>,
+    /// [`RESIDENT_LEN_MAX`], or more once [`Self::load_heads`] was called.
+    resident_len_max: AtomicU64,
 }
 
 /// One version of the live list, replaced whole.
@@ -95,19 +106,68 @@ impl Index {
     /// # Errors
     /// Those of [`Segment::open`].
     pub fn open(dir: &Path, segments: &[SegmentMeta]) -> Result<Self> {
+        Self::open_with(dir, segments, RESIDENT_LEN_MAX)
+    }
+
+    /// As [`Self::open`], with at most so many bytes of filters and fences in memory.
+    ///
+    /// # Errors
+    /// Those of [`Segment::open`].
+    pub fn open_with(dir: &Path, segments: &[SegmentMeta], resident_len_max: u64) -> Result<Self> {
         let mut opened = Vec::with_capacity(segments.len());
         // Smallest first: memory saves the same for each, and small ones take less of it.
         let mut ascending = segments.to_vec();
         ascending.sort_by_key(|meta| meta.n_records);
-        let mut left = RESIDENT_LEN_MAX;
+        let mut left = resident_len_max;
         for meta in &ascending {
             let segment = open_segment(dir, meta, left)?;
             left = left.saturating_sub(segment.resident_len());
             opened.push(Arc::new(segment));
         }
-        Ok(Self {
-            live: ArcSwap::from_pointee(Live::new(opened)),
-        })
+        Ok(Self::of(opened))
+    }
+
+    /// As [`Self::open`], without the segments that are missing or damaged; and why each of those
+    /// cannot be read.
+    pub(super) fn open_what_is_left(
+        dir: &Path,
+        segments: &[SegmentMeta],
+    ) -> (Self, Vec<(SegmentId, Error)>) {
+        let mut lost = Vec::new();
+        let mut opened = Vec::with_capacity(segments.len());
+        for meta in segments {
+            match open_segment(dir, meta, 0) {
+                Ok(segment) => opened.push(Arc::new(segment)),
+                Err(error) => lost.push((meta.id, error)),
+            }
+        }
+        (Self::of(opened), lost)
+    }
+
+    fn of(segments: Vec<Arc<Segment>>) -> Self {
+        Self {
+            live: ArcSwap::from_pointee(Live::new(segments)),
+            resident_len_max: AtomicU64::new(RESIDENT_LEN_MAX),
+        }
+    }
+
+    /// Segments whose filters and fences are not in memory and would fit into `len_max` bytes of
+    /// it, opened with them; for [`Self::replace`]. Reads them from the disk.
+    pub(super) fn load_heads(&self, dir: &Path, len_max: u64) -> Result<Vec<Arc<Segment>>> {
+        self.resident_len_max.fetch_max(len_max, Ordering::Relaxed);
+        let mut segments = self.live_segments();
+        segments.sort_by_key(|segment| segment.meta().n_records);
+        let mut left = len_max.saturating_sub(self.resident_len());
+        let mut loaded = Vec::new();
+        for segment in segments.iter().filter(|one| one.resident_len() == 0) {
+            let segment = open_segment(dir, &segment.meta(), left)?;
+            if segment.resident_len() == 0 {
+                break;
+            }
+            left = left.saturating_sub(segment.resident_len());
+            loaded.push(Arc::new(segment));
+        }
+        Ok(loaded)
     }
 
     /// Maps segments that are to be added while those of `removed` go.
@@ -121,7 +181,8 @@ impl Index {
         let stays = |segment: &&Arc<Segment>| !removed.contains(&segment.meta().id);
         let staying = live.segments.iter().filter(stays);
         let taken: u64 = staying.map(|segment| segment.resident_len()).sum();
-        let mut left = RESIDENT_LEN_MAX.saturating_sub(taken);
+        let max = self.resident_len_max.load(Ordering::Relaxed);
+        let mut left = max.saturating_sub(taken);
         let mut opened = Vec::with_capacity(segments.len());
         for meta in segments {
             let segment = open_segment(dir, meta, left)?;
@@ -212,6 +273,23 @@ impl Index {
         live.segments.iter().try_for_each(|segment| segment.check())
     }
 
+    /// Reads one live segment and compares it with its checksums.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the first damaged section. A segment that is not live any more is sound.
+    pub fn check_segment(&self, id: SegmentId) -> Result<()> {
+        let live = self.live.load_full();
+        let segment = live.segments.iter().find(|one| one.meta().id == id);
+        segment.map_or(Ok(()), |segment| segment.check())
+    }
+
+    /// Bytes of memory that copies of filters and fences take.
+    #[must_use]
+    pub fn resident_len(&self) -> u64 {
+        let live = self.live.load();
+        live.segments.iter().map(|one| one.resident_len()).sum()
+    }
+
     /// The live segments themselves: they stay readable whatever is merged meanwhile.
     pub(super) fn live_segments(&self) -> Vec<Arc<Segment>> {
         self.live.load().segments.clone()
@@ -228,7 +306,20 @@ impl Index {
 
 fn open_segment(dir: &Path, meta: &SegmentMeta, resident_left: u64) -> Result<Segment> {
     let is_resident = segment::resident_len_of(meta.n_records) <= resident_left;
-    Segment::open(dir.join(segment_name(meta.id)), meta, is_resident)
+    let path = dir.join(segment_name(meta.id));
+    Segment::open(path, meta, is_resident).map_err(advised)
+}
+
+/// A damaged index is not the end: nothing is in it that is not somewhere else, too.
+fn advised(error: Error) -> Error {
+    if error.kind() != ErrorKind::Corrupt {
+        return error;
+    }
+    let what = format!("{error}: the index is damaged; {REBUILD_ADVICE}");
+    match error.into_source() {
+        Some(source) => Error::with(ErrorKind::Corrupt, what, source),
+        None => Error::new(ErrorKind::Corrupt, what),
+    }
 }
 
 impl Live {

@@ -22,7 +22,7 @@ use super::format::{
 };
 use super::{SegmentId, SegmentMeta};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::store::location::Location;
+use crate::store::location::{ContainerId, Location};
 
 /// Records of a page that are looked at around the guessed one: it lies among them in nine of ten
 /// look-ups.
@@ -99,7 +99,10 @@ impl Segment {
             .map(|&layout| Table::new(layout))
             .collect();
         let heads = if is_resident {
-            Some(copy_heads(&file, &mut tables).context(ErrorKind::Unavailable, name)?)
+            let heads = copy_heads(&file, &mut tables).context(ErrorKind::Unavailable, name)?;
+            check_heads(&heads, &tables)
+                .map_err(|error| Error::with(error.kind(), name(), error))?;
+            Some(heads)
         } else {
             None
         };
@@ -191,6 +194,41 @@ impl Segment {
             }
         }
         Ok(())
+    }
+
+    /// Calls `found` with the container of each record in at most `n_pages_max` pages of each
+    /// table, spread evenly.
+    pub(in crate::store) fn sample(&self, n_pages_max: u64, found: &mut dyn FnMut(ContainerId)) {
+        for layout in &self.header.tables {
+            let n_pages = layout.n_pages.min(n_pages_max);
+            for index in 0..n_pages {
+                let page_index =
+                    u128::from(index) * u128::from(layout.n_pages) / u128::from(n_pages);
+                let records = section(&self.map, layout.records_offset, records_len(layout));
+                let page = Page::new(layout, &[], records, page_index as usize);
+                for index in 0..page.n_records {
+                    let place = page.record(index).and_then(|(_, place)| read_place(place));
+                    if let Some(location) = place {
+                        found(location.container);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Calls `found` with every record.
+    #[cfg(test)]
+    pub(in crate::store) fn each(&self, found: &mut dyn FnMut(u64, &[u8], Location)) {
+        for layout in &self.header.tables {
+            let records = section(&self.map, layout.records_offset, records_len(layout));
+            for index in 0..layout.n_pages {
+                let page = Page::new(layout, &[], records, index as usize);
+                for index in 0..page.n_records {
+                    let (digest, place) = page.record(index).unwrap();
+                    found(layout.code, digest, read_place(place).unwrap());
+                }
+            }
+        }
     }
 
     /// The tables, for the live list and for merging.
@@ -318,6 +356,22 @@ fn copy_heads(file: &File, tables: &mut [Table]) -> std::io::Result<Mmap> {
         }
     }
     heads.make_read_only()
+}
+
+/// Compares what was copied with its checksums: a filter that lost a bit hides blocks.
+fn check_heads(heads: &[u8], tables: &[Table]) -> Result<()> {
+    for table in tables {
+        let layout = &table.layout;
+        let filter = section(heads, table.filter_at, filter_len(layout));
+        let fence = section(heads, table.fence_at, layout.n_pages * 8);
+        if sum_of(&blake3::hash(filter)) != layout.filter_sum {
+            return Err(damaged("its filter does not match its checksum"));
+        }
+        if sum_of(&blake3::hash(fence)) != layout.fence_sum {
+            return Err(damaged("its fence does not match its checksum"));
+        }
+    }
+    Ok(())
 }
 
 impl Table {

@@ -334,7 +334,13 @@ fn damaged_sections_are_named_by_check_and_never_merged() {
         bytes[offset as usize] ^= 0x10;
         std::fs::remove_file(&path).unwrap(); // A map of the old one may still be open.
         std::fs::write(&path, &bytes).unwrap();
-        let index = Index::open(dir.path(), &[meta]).unwrap();
+        if what != "records" {
+            // A filter that lost a bit would hide blocks: it is checked on its way into memory.
+            let error = Index::open(dir.path(), &[meta]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            assert!(error.chain().contains(what), "{}", error.chain());
+        }
+        let index = Index::open_with(dir.path(), &[meta], 0).unwrap();
         let error = index.check().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.to_string().contains(what), "{error}");

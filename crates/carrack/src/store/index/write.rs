@@ -25,6 +25,9 @@ use crate::store::gate::WriteGate;
 /// Bytes that are gathered before a write.
 const BUFFER_LEN: usize = 256 * 1024;
 
+/// Bytes of records after which the disk is asked to take them.
+const WRITE_BACK_LEN: u64 = 8 << 20;
+
 /// A segment under construction. Dropping it unfinished removes the file.
 #[derive(Debug)]
 pub(super) struct SegmentWriter {
@@ -37,6 +40,8 @@ pub(super) struct SegmentWriter {
     end: u64,
     tables: Vec<TableLayout>,
     current: Option<TableWriter>,
+    /// Bytes of the current table's records that are on the disk.
+    n_synced: u64,
     finished: bool,
 }
 
@@ -75,6 +80,7 @@ impl SegmentWriter {
             end: header_len as u64,
             tables: Vec::new(),
             current: None,
+            n_synced: 0,
             finished: false,
         })
     }
@@ -109,6 +115,20 @@ impl SegmentWriter {
             .context(ErrorKind::Unavailable, || {
                 format!("writing {}", self.tmp_path.display())
             })
+    }
+
+    /// Lets the disk begin with what was written since the last call, if that is much: the fsync at
+    /// the end is short then, and other writers do not wait behind all of it.
+    pub(super) fn write_back(&mut self) -> Result<()> {
+        let n_pushed = self.current.as_ref().map_or(0, |table| table.records.len);
+        if n_pushed < self.n_synced {
+            self.n_synced = 0; // Another table.
+        }
+        if n_pushed - self.n_synced >= WRITE_BACK_LEN {
+            self.n_synced = n_pushed;
+            self.gate.sync_file(&self.file, &self.tmp_path)?;
+        }
+        Ok(())
     }
 
     /// Seals the file; `None`, and no file, if no record was pushed.

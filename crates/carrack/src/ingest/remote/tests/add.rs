@@ -1,80 +1,15 @@
 //! `add` of objects.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::Bucket;
 use super::fake::{FakeSource, Fault};
-use crate::error::{ErrorKind, Result};
+use crate::error::ErrorKind;
 use crate::ingest::add::AddOptions;
-use crate::ingest::remote;
-use crate::ingest::remote::target::Target;
-use crate::ingest::tests::{Fixture, bytes, options};
-use crate::ingest::{AddReport, Quiet};
+use crate::ingest::tests::{bytes, options};
 use crate::source::SourceErrorKind;
 use crate::store::catalog::{ContainerKind, PathKey, SOURCE_FIRST, Validator};
-use crate::store::sources::Sources;
-
-struct Bucket {
-    fixture: Fixture,
-    fake: Arc<FakeSource>,
-    sources: Arc<Sources>,
-    stop: AtomicBool,
-}
-
-impl Bucket {
-    fn new() -> Self {
-        Self::of(FakeSource::default())
-    }
-
-    fn of(fake: FakeSource) -> Self {
-        let fixture = Fixture::new();
-        let sources = Arc::clone(fixture.blocks.extents().sources());
-        let fake = Arc::new(fake);
-        sources.insert(SOURCE_FIRST, Arc::clone(&fake) as _);
-        Self {
-            fixture,
-            fake,
-            sources,
-            stop: AtomicBool::new(false),
-        }
-    }
-
-    /// Puts an object, and writes a file of the same name and bytes.
-    fn put(&self, path: &str, bytes: &[u8]) {
-        self.fake.put(path, bytes);
-        self.fixture.write(&format!("same/{path}"), bytes);
-    }
-
-    fn add(&self, paths: &[&str]) -> Result<AddReport> {
-        self.add_with(paths, &options())
-    }
-
-    fn add_with(&self, paths: &[&str], options: &AddOptions) -> Result<AddReport> {
-        let source = self.sources.get(SOURCE_FIRST).unwrap();
-        let target = |path: &&str| Target {
-            source: Arc::clone(&source),
-            path: path.as_bytes().to_vec(),
-        };
-        let targets: Vec<Target> = paths.iter().map(target).collect();
-        let store = self.fixture.store();
-        remote::add(
-            store,
-            &self.sources,
-            &targets,
-            options,
-            &mut Quiet,
-            &self.stop,
-        )
-    }
-
-    /// The root of the same files in a folder.
-    fn expected(&self, path: &str, options: &AddOptions) -> carrack_formats::Cid {
-        let other = Fixture::new();
-        let path = self.fixture.path("same").join(path);
-        other.add_with(&[&path], options).unwrap().roots[0].cid
-    }
-}
 
 /// Objects of all lengths: empty, of parts of a leaf, whole leaves, and long enough for ranges.
 fn put_all_lengths(bucket: &Bucket, chunk: usize) {

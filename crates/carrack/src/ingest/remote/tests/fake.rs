@@ -68,7 +68,7 @@ impl FakeSource {
         let version = self.n_versions.fetch_add(1, Ordering::Relaxed);
         let stamp = ObjectStamp {
             size: bytes.len() as u64,
-            etag: Some(format!("\"{version}-{}\"", bytes.len()).into()),
+            etag: Some(format!("\"{version:032x}\"").into()),
             version: None,
             modified: Some(FileTime {
                 secs: i64::try_from(version).unwrap(),
@@ -82,6 +82,17 @@ impl FakeSource {
 
     pub(crate) fn remove(&self, path: &str) {
         self.objects.lock().unwrap().remove(path.as_bytes());
+    }
+
+    pub(crate) fn copy(&self, from: &str, to: &str) {
+        let mut objects = self.objects.lock().unwrap();
+        let object = objects[from.as_bytes()].clone();
+        objects.insert(to.as_bytes().to_vec(), object);
+    }
+
+    pub(crate) fn rename(&self, from: &str, to: &str) {
+        self.copy(from, to);
+        self.remove(from);
     }
 
     pub(crate) fn put_odd(&self, path: &str, why: &str) {

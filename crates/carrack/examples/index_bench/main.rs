@@ -2,10 +2,13 @@
 //!
 //! In       the number of entries (default 1,000,000) and a directory (default: a temporary one).
 //! Out      one line a figure: build, bytes an entry, open, hit and miss, with one segment and
-//!          with eight, and one catalog commit of 20,000 files.
+//!          with eight; cold hits, restart, look-ups beside a merge, the drop of a container; and
+//!          one catalog commit of 20,000 files.
 //! Not here a judgement: the targets are in the documentation of the index.
 
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
+
+mod large;
 
 use std::error::Error;
 use std::hint::black_box;
@@ -19,7 +22,8 @@ use carrack::store::catalog::{
 };
 use carrack::store::gate::WriteGate;
 use carrack::store::index::{
-    ENTRIES_MAX, Index, Merged, RunWriter, Segment, SegmentId, SegmentMeta, merge, segment_name,
+    ENTRIES_MAX, Index, Merged, RESIDENT_LEN_MAX_SERVING, RunWriter, Segment, SegmentId,
+    SegmentMeta, merge, segment_name,
 };
 use carrack::store::location::{ContainerId, Location};
 use carrack::store::{OpenMode, Store};
@@ -27,6 +31,8 @@ use carrack_formats::{Cid, Multihash};
 
 const N_LOOKUPS: u64 = 1_000_000;
 const N_PASSES: usize = 7;
+/// Memory that is read at random for comparison, in bytes.
+const MEMORY_LEN_MAX: u64 = 1 << 30;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
@@ -39,9 +45,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     let runs = build(&dir, n_entries)?;
     let one = merge_to(&dir, &runs, 1)?;
     let eight = merge_to(&dir, &runs, 8)?;
+    for meta in &runs {
+        std::fs::remove_file(dir.join(segment_name(meta.id)))?;
+    }
     for segments in [&one, &eight] {
         look_up(&dir, segments, n_entries)?;
+        large::cold(&dir, segments, n_entries)?;
     }
+    large::restart(&dir, &one, n_entries)?;
+    large::beside_merge(&dir, &eight, n_entries)?;
+    for meta in one.iter().chain(&eight) {
+        std::fs::remove_file(dir.join(segment_name(meta.id)))?;
+    }
+    large::drop_container(&dir.join("dropped"), n_entries)?;
     commit_files(&dir.join("store"))
 }
 
@@ -124,11 +140,17 @@ fn look_up(dir: &Path, segments: &[SegmentMeta], n_entries: u64) -> Result<(), B
     let index = Index::open(dir, segments)?;
     let open_ms = (on_cpu_ns() - start) / 1e6;
     let open_wall_ms = wall.elapsed().as_secs_f64() * 1e3;
+    drop(index);
+    let start = on_cpu_ns();
+    let index = Index::open_with(dir, segments, RESIDENT_LEN_MAX_SERVING)?;
+    let load_ms = (on_cpu_ns() - start) / 1e6;
     let len: u64 = segments.iter().map(|segment| segment.len).sum();
     let n_segments = segments.len();
     println!("\n{n_segments} segment(s)");
     println!("bytes      {:.2} an entry", len as f64 / n_entries as f64);
     println!("open       {open_ms:.3} ms CPU, {open_wall_ms:.3} ms wall");
+    let resident = index.resident_len() as f64 / f64::from(1 << 20);
+    println!("load       {load_ms:.3} ms CPU, {resident:.1} MiB of filters and fences");
 
     let start = Instant::now();
     index.check()?; // Also brings every page into memory.
@@ -140,6 +162,7 @@ fn look_up(dir: &Path, segments: &[SegmentMeta], n_entries: u64) -> Result<(), B
         .collect();
     let misses: Vec<_> = (0..N_LOOKUPS).map(|i| key(n_entries + i)).collect();
     // What the machine takes for the one wait that no index can avoid.
+    let len = len.min(MEMORY_LEN_MAX);
     let memory = vec![1u8; len as usize];
     best("memory     one random byte, chained", || {
         let mut state = 1u64;

@@ -1,0 +1,232 @@
+//! Whether a source answers, so that those who ask a dead one are told at once.
+//!
+//! In       how requests went.
+//! Out      leave to ask, or the error of a source that is down and when it will be asked again.
+//! Limits   [`FAILURES`] in a row over at least [`ROW_MIN`] make it down; one request at a time, after
+//!          [`BACK_OFF_MIN`] doubling to [`BACK_OFF_MAX`], finds out whether it is up again.
+//! Not here how many requests it bears (`source::limiter`), single objects that are gone or changed.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{SourceError, SourceErrorKind};
+use crate::clock;
+
+/// Failures in a row, with no answer between them.
+const FAILURES: u32 = 5;
+/// A shorter row is a moment's trouble: many requests fail in the same instant.
+const ROW_MIN: Duration = Duration::from_secs(1);
+const BACK_OFF_MIN: Duration = Duration::from_secs(1);
+const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+
+/// What is known of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceState {
+    /// It answers, or nobody has asked.
+    Live,
+    /// It does not.
+    Down {
+        /// Seconds since 1970.
+        since: u64,
+        /// What came of the last request, and what to do if that is known.
+        last_error: String,
+        /// When it will be asked again.
+        retry_in: Duration,
+    },
+}
+
+/// The health of one source.
+#[derive(Debug, Default)]
+pub struct Health {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    n_failed: u32,
+    first_failed: Option<Instant>,
+    down: Option<Down>,
+}
+
+#[derive(Debug)]
+struct Down {
+    since: u64,
+    last: SourceError,
+    back_off: Duration,
+    retry_at: Instant,
+    /// Somebody is finding out.
+    is_probed: bool,
+}
+
+/// Leave for one request. To be told how it went; dropping it says nothing.
+#[derive(Debug)]
+pub struct Leave<'a> {
+    health: &'a Health,
+    is_probe: bool,
+}
+
+impl Health {
+    /// Leave to ask the source.
+    ///
+    /// # Errors
+    /// What is wrong with it, while it is down and not to be asked yet.
+    pub fn ask(&self) -> Result<Leave<'_>, SourceError> {
+        let mut state = self.hold();
+        let mut leave = Leave {
+            health: self,
+            is_probe: false,
+        };
+        let Some(down) = &mut state.down else {
+            return Ok(leave);
+        };
+        let now = Instant::now();
+        if now >= down.retry_at && !down.is_probed {
+            down.is_probed = true;
+            leave.is_probe = true;
+            return Ok(leave);
+        }
+        leave.is_probe = false;
+        let wait = down.retry_at.saturating_duration_since(now);
+        Err(SourceError {
+            kind: match down.last.kind {
+                SourceErrorKind::Denied => SourceErrorKind::Denied,
+                _ => SourceErrorKind::Unreachable,
+            },
+            what: down.last.what.clone(),
+            retry_after: Some(wait.max(BACK_OFF_MIN)),
+        })
+    }
+
+    /// What is known now.
+    #[must_use]
+    pub fn state(&self) -> SourceState {
+        let state = self.hold();
+        state
+            .down
+            .as_ref()
+            .map_or(SourceState::Live, |down| SourceState::Down {
+                since: down.since,
+                last_error: down.last.what.clone(),
+                retry_in: down.retry_at.saturating_duration_since(Instant::now()),
+            })
+    }
+
+    fn hold(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Leave<'_> {
+    /// The source answered: with bytes, or with something that is about one object.
+    pub fn good(self) {
+        *self.health.hold() = State::default();
+    }
+
+    /// It did not, or not as it should. Errors about one object are [good](Self::good).
+    pub fn failed(self, error: &SourceError) {
+        use SourceErrorKind::{Denied, Unreachable};
+        if !matches!(error.kind, Unreachable | Denied) {
+            return self.good();
+        }
+        let now = Instant::now();
+        let mut state = self.health.hold();
+        state.n_failed = state.n_failed.saturating_add(1);
+        let first = *state.first_failed.get_or_insert(now);
+        let is_row = state.n_failed >= FAILURES && now.duration_since(first) >= ROW_MIN;
+        match &mut state.down {
+            Some(down) if self.is_probe => {
+                down.back_off = (down.back_off * 2).min(BACK_OFF_MAX);
+                down.retry_at = now + down.back_off;
+                down.last = error.clone();
+            }
+            None if is_row => {
+                state.down = Some(Down {
+                    since: clock::unix_seconds(),
+                    last: error.clone(),
+                    back_off: BACK_OFF_MIN,
+                    retry_at: now + BACK_OFF_MIN,
+                    is_probed: false,
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        if !self.is_probe {
+            return;
+        }
+        if let Some(down) = &mut self.health.hold().down {
+            down.is_probed = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gone() -> SourceError {
+        SourceError::new(SourceErrorKind::Unreachable, "no route")
+    }
+
+    /// As if a row of failures had begun two seconds ago.
+    fn fail_for_long(health: &Health) {
+        health.ask().unwrap().failed(&gone());
+        health.hold().first_failed = Instant::now().checked_sub(ROW_MIN * 2);
+        for _ in 1..FAILURES {
+            health.ask().unwrap().failed(&gone());
+        }
+    }
+
+    #[test]
+    fn a_moment_of_trouble_takes_no_source_down() {
+        let health = Health::default();
+        for _ in 0..100 {
+            health.ask().unwrap().failed(&gone());
+        }
+        assert_eq!(health.state(), SourceState::Live);
+    }
+
+    #[test]
+    fn errors_of_single_objects_take_no_source_down() {
+        let health = Health::default();
+        for kind in [SourceErrorKind::Missing, SourceErrorKind::Changed] {
+            fail_for_long(&health);
+            health.hold().down = None;
+            let error = SourceError::new(kind, "this one");
+            health.ask().unwrap().failed(&error);
+            assert_eq!(health.hold().n_failed, 0);
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_down_fails_at_once_until_one_probe_finds_it_up() {
+        let health = Health::default();
+        fail_for_long(&health);
+        let SourceState::Down { last_error, .. } = health.state() else {
+            panic!("it is down");
+        };
+        assert_eq!(last_error, "no route");
+        let error = health.ask().unwrap_err();
+        assert_eq!(error.kind, SourceErrorKind::Unreachable);
+        assert!(error.retry_after.is_some());
+        let due = |health: &Health| health.hold().down.as_mut().unwrap().retry_at = Instant::now();
+        due(&health);
+        let probe = health.ask().unwrap();
+        assert!(health.ask().is_err(), "one at a time");
+        drop(probe); // Given up: the next one may.
+        health.ask().unwrap().failed(&gone());
+        assert!(health.ask().is_err(), "twice as long");
+        assert_eq!(
+            health.hold().down.as_ref().unwrap().back_off,
+            BACK_OFF_MIN * 2
+        );
+        due(&health);
+        health.ask().unwrap().good();
+        assert_eq!(health.state(), SourceState::Live);
+        assert!(health.ask().is_ok());
+    }
+}

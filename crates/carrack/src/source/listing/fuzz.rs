@@ -1,0 +1,1 @@
+//! What fuzzers do with pages of listings.
