@@ -19,6 +19,7 @@ mod http;
 pub mod limiter;
 mod listing;
 pub mod local;
+pub mod look;
 pub mod resume;
 mod s3;
 #[cfg(test)]
