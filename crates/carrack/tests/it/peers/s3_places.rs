@@ -90,14 +90,14 @@ fn more_objects_than_a_page_of_the_listing_are_all_there() {
 }
 
 /// nginx on a folder, with its listing on.
-struct Nginx {
+pub(super) struct Nginx {
     child: Child,
-    url: String,
-    proxy: Proxy,
+    pub(super) url: String,
+    pub(super) proxy: Proxy,
 }
 
 impl Nginx {
-    fn new(state: &Path, files: &Path) -> Self {
+    pub(super) fn new(state: &Path, files: &Path) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
