@@ -220,10 +220,10 @@ impl<'a> RemoteAdder<'a> {
             targets.len()
         };
         for (index, target) in targets.iter().take(n_roots).enumerate() {
-            roots.extend(self.assembly.root(index, &path_of(&target.path))?);
+            roots.extend(self.assembly.root(index, &path_of(folder(&target.path)))?);
         }
         self.assembly.sink.checkpoint()?;
-        let tops = targets.iter().map(|target| path_of(&target.path));
+        let tops = targets.iter().map(|target| path_of(folder(&target.path)));
         let changes = self.assembly.finish_audit(&tops.collect::<Vec<_>>())?;
         self.assembly.sink.checkpoint()?;
         let mut report = std::mem::take(&mut self.assembly.report);
@@ -275,9 +275,9 @@ impl<'a> RemoteAdder<'a> {
 
     /// One argument, and everything below it, as far as it is listed.
     fn target(&mut self, target: &Target, place: Place) -> Result<()> {
-        self.top = path_of(&target.path);
+        self.top = path_of(folder(&target.path));
         let mut listing = self.list(target.path.clone());
-        let mut walk = Walk::new(target.path.clone(), place);
+        let mut walk = Walk::new(folder(&target.path).to_vec(), place);
         let mut lone: Option<ObjectStamp> = None;
         let n_before = self.n_listed;
         loop {
@@ -291,7 +291,9 @@ impl<'a> RemoteAdder<'a> {
                     Listed::Odd { path, why } => {
                         self.assembly.name_left_out(&path_of(&path), why);
                     }
-                    Listed::Object { path, stamp } if path == target.path => lone = Some(stamp),
+                    Listed::Object { path, stamp } if path == folder(&target.path) => {
+                        lone = Some(stamp)
+                    }
                     Listed::Object { path, stamp } => self.object(&mut walk, &path, stamp)?,
                 }
                 self.fill(None)?;
@@ -306,7 +308,7 @@ impl<'a> RemoteAdder<'a> {
         match lone {
             Some(stamp) if walk.is_empty() => return self.file(&target.path, stamp, place),
             Some(_) => {
-                let path = path_of(&target.path);
+                let path = path_of(folder(&target.path));
                 let why = "a folder has the same name".to_owned();
                 self.assembly.name_left_out(&path, why);
             }
@@ -667,6 +669,11 @@ impl<'a> RemoteAdder<'a> {
         self.assembly
             .left_out(&path_of(&object.path), why, object.place)
     }
+}
+
+/// The path of a folder: web servers' end in a slash.
+fn folder(path: &[u8]) -> &[u8] {
+    path.strip_suffix(b"/").unwrap_or(path)
 }
 
 fn cannot_list(url: &[u8], error: SourceError) -> Error {

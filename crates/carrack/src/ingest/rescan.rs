@@ -19,6 +19,7 @@ use crate::ingest::add::{AddOptions, add_audited};
 use crate::ingest::import::remote::import_remote;
 use crate::ingest::import::{ImportOptions, import};
 use crate::ingest::remote::target::Target;
+use crate::ingest::sink::Origin;
 use crate::ingest::{AddReport, Changes, Progress, remote};
 use crate::store::Store;
 use crate::store::catalog::{RootKind, RootRecord, SOURCE_LOCAL};
@@ -82,7 +83,15 @@ pub fn rescan_with(
     let (report, changes) = match place {
         Place::Local(path) => {
             let paths = std::slice::from_ref(path);
-            add_audited(store, paths, options, progress, stop, true)?
+            add_audited(
+                store,
+                Origin::default(),
+                paths,
+                options,
+                progress,
+                stop,
+                true,
+            )?
         }
         Place::Elsewhere(target) => {
             let targets = std::slice::from_ref(target);

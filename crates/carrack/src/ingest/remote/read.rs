@@ -11,7 +11,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -19,16 +18,14 @@ use tokio::sync::Semaphore;
 
 use super::cut::Cutter;
 use crate::ingest::hash::{Digest, LeafRule};
+use crate::source::resume::Patience;
 use crate::source::validator::ObjectStamp;
 use crate::source::{Source, SourceError, SourceErrorKind};
 
 /// How often an object that changes while it is read is read again.
 pub(super) const ATTEMPTS_MAX: u32 = 3;
-/// Longest time that a read is tried without a single byte coming.
-const PATIENCE: Duration = Duration::from_secs(90);
-/// First and longest wait between two tries.
-const WAIT_MIN: Duration = Duration::from_millis(100);
-const WAIT_MAX: Duration = Duration::from_secs(10);
+/// Requests in a row that bring nothing before a read is given up: about a minute.
+const REQUESTS_MAX: u32 = 16;
 
 /// What every read of one add shares.
 pub(super) struct Reads {
@@ -176,7 +173,7 @@ pub(in crate::ingest) async fn each_piece(
     mut on: impl FnMut(Bytes) + Send,
 ) -> Result<(), SourceError> {
     let Range { mut start, end } = range;
-    let mut patience = Patience::new();
+    let mut patience = Patience::new(REQUESTS_MAX);
     while start < end {
         let failure = match source.read(path, stamp, start..end).await {
             Err(error) => error,
@@ -184,7 +181,7 @@ pub(in crate::ingest) async fn each_piece(
                 match pieces.next().await {
                     Some(Ok(piece)) => {
                         start = start.saturating_add(piece.len() as u64);
-                        patience = Patience::new();
+                        patience.renew();
                         on(piece);
                     }
                     Some(Err(error)) => break error,
@@ -195,10 +192,7 @@ pub(in crate::ingest) async fn each_piece(
         if start >= end {
             break; // All came; how the connection ended does not matter.
         }
-        match failure.is_passing() {
-            true => patience.wait(n_throttled, failure).await?,
-            false => return Err(failure),
-        }
+        wait(&mut patience, n_throttled, failure).await?;
     }
     Ok(())
 }
@@ -209,11 +203,11 @@ pub(in crate::ingest) async fn stat(
     path: &[u8],
     n_throttled: &AtomicU64,
 ) -> Result<ObjectStamp, SourceError> {
-    let mut patience = Patience::new();
+    let mut patience = Patience::new(REQUESTS_MAX);
     loop {
         match source.stat(path).await {
-            Err(error) if error.is_passing() => patience.wait(n_throttled, error).await?,
-            outcome => return outcome,
+            Ok(stamp) => return Ok(stamp),
+            Err(error) => wait(&mut patience, n_throttled, error).await?,
         }
     }
 }
@@ -222,36 +216,15 @@ fn cut_short() -> SourceError {
     SourceError::new(SourceErrorKind::Unreachable, "the answer ended early")
 }
 
-/// How long a read without any progress is tried again.
-struct Patience {
-    since: Instant,
-    next_wait: Duration,
-}
-
-impl Patience {
-    fn new() -> Self {
-        Self {
-            since: Instant::now(),
-            next_wait: WAIT_MIN,
-        }
-    }
-
-    /// Waits before the next try, or gives the error up.
-    async fn wait(
-        &mut self,
-        n_throttled: &AtomicU64,
-        error: SourceError,
-    ) -> Result<(), SourceError> {
-        let wait = self.next_wait.max(error.retry_after.unwrap_or_default());
-        if self.since.elapsed() + wait > PATIENCE {
-            return Err(error);
-        }
-        self.next_wait = (self.next_wait * 2).min(WAIT_MAX);
-        let counter = (error.kind == SourceErrorKind::Throttled).then_some(n_throttled);
-        let _counted = counter.map(Counted::new);
-        tokio::time::sleep(wait).await;
-        Ok(())
-    }
+/// Waits before the next try, or gives the error up.
+async fn wait(
+    patience: &mut Patience,
+    n_throttled: &AtomicU64,
+    error: SourceError,
+) -> Result<(), SourceError> {
+    let counter = (error.kind == SourceErrorKind::Throttled).then_some(n_throttled);
+    let _counted = counter.map(Counted::new);
+    patience.after(error).await
 }
 
 /// Counts one while it lives.

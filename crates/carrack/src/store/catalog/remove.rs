@@ -1,6 +1,6 @@
 //! What goes when a root goes: the containers that no other root needs, and their rows.
 //!
-//! In       roots to remove, in a transaction that the caller commits.
+//! In       roots and sources to remove, in a transaction that the caller commits.
 //! Out      the containers that went.
 //! Limits   time: the member lists of all roots once, and the path rows once if a container went.
 //!          Memory: 8 bytes for each member of the removed roots.
@@ -9,7 +9,9 @@
 use redb::{ReadableTable, WriteTransaction};
 
 use super::batch::Committed;
-use super::record::{ContainerKind, ContainerRecord, RootId, RootRecord, row_containers};
+use super::record::{
+    ContainerKind, ContainerRecord, RootId, RootRecord, row_containers, source_range,
+};
 use super::{
     CONTAINERS, DIRS, MEMBERS, PACKS, PATHS, ROOT_CIDS, ROOTS, STALE, members, root_cid_key,
     storage,
@@ -17,23 +19,39 @@ use super::{
 use crate::error::Result;
 use crate::store::location::ContainerId;
 
-/// Removes `roots`; with `sweeps` every container that no root needs goes, too.
+/// Removes `roots`, and what is known of the paths of `sources`. Every container of those that no
+/// root needs goes, too; with `sweeps` every container that no root needs.
 pub(super) fn apply(
     transaction: &WriteTransaction,
     roots: &[RootId],
+    sources: &[u32],
     sweeps: bool,
 ) -> Result<Committed> {
-    if roots.is_empty() && !sweeps {
+    if roots.is_empty() && sources.is_empty() && !sweeps {
         return Ok(Committed::default());
+    }
+    for &source in sources {
+        let (start, end) = source_range(source);
+        for definition in [PATHS, DIRS] {
+            let mut table = storage(transaction.open_table(definition))?;
+            storage(table.retain_in(start.as_slice()..end.as_slice(), |_, _| false))?;
+        }
     }
     let mut candidates = Vec::new();
     for &root in roots {
         candidates.append(&mut forget_root(transaction, root)?);
     }
-    if sweeps {
+    if sweeps || !sources.is_empty() {
         let table = storage(transaction.open_table(CONTAINERS))?;
         for row in storage(table.iter())? {
-            candidates.push(ContainerId(storage(row)?.0.value()));
+            let (id, value) = storage(row)?;
+            let is_wanted = sweeps || {
+                let record = ContainerRecord::from_bytes(value.value())?;
+                sources.contains(&record.source)
+            };
+            if is_wanted {
+                candidates.push(ContainerId(id.value()));
+            }
         }
     }
     candidates.sort_unstable();
