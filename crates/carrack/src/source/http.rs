@@ -57,7 +57,6 @@ pub(super) struct Engine {
 impl Engine {
     /// Connects to nothing yet.
     pub(super) fn new() -> Result<Self, SourceError> {
-        install_crypto();
         let client = Client::builder()
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
@@ -93,7 +92,8 @@ impl Engine {
     }
 }
 
-/// The provider of rustls: the process has one, whoever comes first installs it.
+/// The provider of rustls, for the whole process; before the first client is made. Whoever comes
+/// first installs it.
 pub(super) fn install_crypto() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
@@ -389,7 +389,7 @@ pub(super) fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
     let (first, last) = range.split_once('-')?;
     let (first, last): (u64, u64) = (decimal(first)?, decimal(last)?);
     let total = decimal(total)?;
-    (first <= last && last < total).then_some((first..last + 1, total))
+    (first <= last && last < total).then(|| (first..last + 1, total))
 }
 
 fn decimal(text: &str) -> Option<u64> {

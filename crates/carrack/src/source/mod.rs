@@ -232,8 +232,7 @@ pub fn open(
             format!("{} is no place that carrack can read", config.url),
         ));
     };
-    // Every client of this process takes its TLS from here. Another may have set it already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    http::install_crypto();
     match url.scheme() {
         Scheme::S3 => Ok(Arc::new(s3::S3::new(config, &url, environment)?)),
         Scheme::Http | Scheme::Https => Ok(Arc::new(web::Web::new(config, &url)?)),

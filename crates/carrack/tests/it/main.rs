@@ -19,5 +19,6 @@ mod crash;
 mod disk_full;
 mod index;
 mod peers;
+mod sources;
 mod staleness;
 mod support;

@@ -5,20 +5,17 @@
 //!          configured source holds the URL.
 //! Not here what a source does (`source`), listing and reading (`ingest::remote`).
 
-use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::source::url::SourceUrl;
 use crate::source::{Environment, SourceConfig};
 use crate::store::Store;
 use crate::store::catalog::{Batch, SourceRecord};
 use crate::store::sources::{OpenSource, Sources};
-
-/// The schemes of what can be added from elsewhere.
-const SCHEMES: [&str; 5] = ["s3://", "gs://", "az://", "http://", "https://"];
 
 /// Something in a source.
 #[derive(Debug, Clone)]
@@ -64,15 +61,12 @@ impl Target {
     }
 }
 
-/// Whether an argument is a URL of a place elsewhere, not a path of this machine.
+/// Whether an argument is a URL of a place elsewhere, not a path of this machine. One of an unknown
+/// scheme is: it is refused by name later.
 #[must_use]
 pub fn is_url(argument: &OsStr) -> bool {
-    let bytes = argument.as_bytes();
-    SCHEMES.iter().any(|scheme| {
-        bytes
-            .get(..scheme.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()))
-    })
+    let text = argument.to_str();
+    text.is_some_and(|text| !matches!(SourceUrl::parse(text), Ok(None)))
 }
 
 /// Finds the source that `url` lies in, or configures one. What `environment` tells is kept in
@@ -86,7 +80,7 @@ pub fn target(
     url: &OsStr,
     environment: &Environment,
 ) -> Result<Target> {
-    find(store, sources, url, environment, |url| url.to_owned())
+    find(store, sources, url, environment, |url| url.to_string())
 }
 
 /// The same for a URL that names one object: a source made for it is the folder it lies in.
@@ -99,19 +93,15 @@ pub fn object(
     url: &OsStr,
     environment: &Environment,
 ) -> Result<Target> {
-    find(store, sources, url, environment, |url| {
-        parent(url).to_owned()
-    })
+    find(store, sources, url, environment, parent)
 }
 
 /// The URL of the folder that an object lies in.
-fn parent(url: &str) -> &str {
-    let path_start = url.find("://").map_or(0, |at| at + 3);
-    let path = url.get(path_start..).unwrap_or_default();
-    match path.trim_end_matches('/').rfind('/') {
-        Some(slash) => url.get(..path_start + slash).unwrap_or(url),
-        None => url,
-    }
+fn parent(url: &SourceUrl) -> String {
+    let name_len = url.path().rsplit('/').next().map_or(0, str::len);
+    let mut text = url.to_string();
+    text.truncate(text.len() - name_len);
+    text
 }
 
 fn find(
@@ -119,17 +109,17 @@ fn find(
     sources: &Sources,
     url: &OsStr,
     environment: &Environment,
-    new_base: impl Fn(&str) -> String,
+    new_base: impl Fn(&SourceUrl) -> String,
 ) -> Result<Target> {
-    let url = url.to_str().ok_or_else(|| {
-        let what = "a URL must be UTF-8; percent-encode other bytes";
-        Error::new(ErrorKind::Invalid, what)
-    })?;
+    let place = parse(url)?;
     let _ingest = store.ingest_lock(); // Nobody else configures the same source meanwhile.
     let configured = store.catalog().sources()?;
     let found = configured
         .iter()
-        .filter_map(|(id, record)| Some((*id, record, below(url, &record.url)?)))
+        .filter_map(|(id, record)| {
+            let path = place.below(&SourceUrl::parse(&record.url).ok()??)?;
+            Some((*id, record, path))
+        })
         .max_by_key(|(_, record, _)| record.url.len());
     if let Some((id, record, path)) = found {
         if record.credentials == "env" {
@@ -138,8 +128,8 @@ fn find(
         let source = sources.get(id)?;
         return Ok(Target { source, path });
     }
-    let base = new_base(url);
-    let config = configure(&base, environment);
+    let base = parse(OsStr::new(&new_base(&place)))?;
+    let config = SourceConfig::from_environment(&base, environment);
     let record = SourceRecord {
         name: config.url.clone(),
         url: config.url,
@@ -148,75 +138,59 @@ fn find(
         credentials: config.credentials,
         created_unix: crate::clock::unix_seconds(),
     };
+    sources.open(&record)?; // What cannot be one is not configured.
     let id = store.catalog().next_source();
     sources.lend(id, environment);
     let mut batch = Batch::new();
     batch.put_source(id, &record);
     store.commit(batch)?;
     let source = sources.get(id)?;
-    let path = below(url, &record.url).unwrap_or_default();
+    let path = place.below(&base).unwrap_or_default();
     Ok(Target { source, path })
 }
 
-/// What a new source at `url` needs, where `environment` tells it.
-fn configure(url: &str, environment: &Environment) -> SourceConfig {
-    let get = |name: &str| environment.get(name).unwrap_or_default().to_owned();
-    let or = |first: String, second: &str| match first.is_empty() {
-        true => get(second),
-        false => first,
-    };
-    SourceConfig {
-        url: url.trim_end_matches('/').to_owned(),
-        endpoint: or(get("AWS_ENDPOINT_URL_S3"), "AWS_ENDPOINT_URL"),
-        region: or(get("AWS_REGION"), "AWS_DEFAULT_REGION"),
-        credentials: "env".to_owned(),
-    }
-}
-
-/// The path of `url` below a source's URL; `None` if it is not there.
-fn below(url: &str, base: &str) -> Option<Vec<u8>> {
-    let base = base.trim_end_matches('/');
-    let rest = url.strip_prefix(base)?;
-    if !rest.is_empty() && !rest.starts_with('/') {
-        return None;
-    }
-    let rest = rest.trim_matches('/');
-    let is_http = base.starts_with("http://") || base.starts_with("https://");
-    let path: Cow<'_, [u8]> = match is_http {
-        true => percent_encoding::percent_decode_str(rest).into(),
-        false => rest.as_bytes().into(), // Keys of buckets are written as they are.
-    };
-    Some(path.into_owned())
+fn parse(url: &OsStr) -> Result<SourceUrl> {
+    let bad = |what: &str| Error::new(ErrorKind::Invalid, what);
+    let text = url.to_str();
+    let text = text.ok_or_else(|| bad("a URL must be UTF-8; percent-encode other bytes"))?;
+    SourceUrl::parse(text)?.ok_or_else(|| bad("this is no URL"))
 }
 
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
 
-    use super::{below, is_url};
+    use super::{SourceUrl, is_url, parent};
 
     #[test]
     fn urls_are_told_from_paths() {
-        for url in ["s3://b/k", "S3://b", "https://h/", "az://c", "gs://b"] {
+        for url in [
+            "s3://b/k",
+            "S3://b",
+            "https://h/",
+            "az://c",
+            "gs://b",
+            "ftp://x",
+        ] {
             assert!(is_url(OsStr::new(url)), "{url}");
         }
-        for path in ["s3:/b", "dir", "/abs", "./https://x", "ftp://x", "s3"] {
+        for path in ["s3:/b", "dir", "/abs", "./https://x", "s3"] {
             assert!(!is_url(OsStr::new(path)), "{path}");
         }
     }
 
     #[test]
-    fn a_url_lies_below_another_only_at_a_slash() {
-        for (url, base, path) in [
-            ("s3://b/p/q r%20", "s3://b/p", Some("q r%20")),
-            ("s3://b/p", "s3://b/p/", Some("")),
-            ("s3://b/p/", "s3://b/p", Some("")),
-            ("s3://b/pq", "s3://b/p", None),
-            ("s3://b", "s3://b/p", None),
-            ("https://h/a%20b/c", "https://h/", Some("a b/c")),
+    fn an_object_lies_in_the_folder_before_its_name() {
+        for (url, folder, path) in [
+            ("s3://b/p/x.car", "s3://b/p", "x.car"),
+            ("s3://b/x y%20.car", "s3://b", "x y%20.car"),
+            ("https://h/a/x%20y.car", "https://h/a/", "x y.car"),
+            ("https://h:81/x.car", "https://h:81/", "x.car"),
         ] {
-            let expected = path.map(|path| path.as_bytes().to_vec());
-            assert_eq!(below(url, base), expected, "{url} below {base}");
+            let url = SourceUrl::parse(url).unwrap().unwrap();
+            let base = SourceUrl::parse(&parent(&url)).unwrap().unwrap();
+            assert_eq!(base.to_string(), folder);
+            assert_eq!(url.below(&base).unwrap(), path.as_bytes());
         }
     }
 }
