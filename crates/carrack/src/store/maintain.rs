@@ -58,10 +58,13 @@ impl Merger {
             return Step::Idle;
         }
         if !self.heads_are_loaded {
-            self.heads_are_loaded = true;
-            if let Err(error) = store.load_index_heads(RESIDENT_LEN_MAX_SERVING) {
-                tracing::error!(error = error.chain(), "the index cannot be read");
-            }
+            self.heads_are_loaded = match store.load_index_heads(RESIDENT_LEN_MAX_SERVING) {
+                Ok(is_done) => is_done,
+                Err(error) => {
+                    tracing::error!(error = error.chain(), "the index cannot be read");
+                    true // Look-ups go through the maps, as they do already.
+                }
+            };
         }
         let worked = match merge_once(store, stop) {
             Ok(false) => self.sweep(store, stop),
@@ -192,19 +195,24 @@ fn check_room(dir: &Path, inputs: impl Iterator<Item = SegmentMeta>) -> Result<(
 }
 
 impl Store {
-    /// Copies filters and fences of more segments into memory, up to `len_max` bytes in all.
+    /// Copies filters and fences of more segments into memory, up to `len_max` bytes in all; false
+    /// if a merge or a rebuild is under way: try again later.
     ///
     /// # Errors
     /// `Corrupt` if they do not match their checksums; `Unavailable` if they cannot be read.
-    pub fn load_index_heads(&self, len_max: u64) -> Result<()> {
-        let _merge = hold(&self.merge_lock);
+    pub fn load_index_heads(&self, len_max: u64) -> Result<bool> {
+        let _merge = match self.merge_lock.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+        };
         let loaded = self
             .index
             .load_heads(&self.dir.join(recover::SEGMENTS), len_max)?;
         let ids: Vec<SegmentId> = loaded.iter().map(|segment| segment.meta().id).collect();
         let _commit = hold(&self.commit_lock);
         self.index.replace(&ids, loaded);
-        Ok(())
+        Ok(true)
     }
 
     /// Entries of containers that were removed. Counted in a sample of large segments: their
