@@ -10,7 +10,10 @@
 //! Sources hold nothing but configuration, credentials and idle connections: any number of reads
 //! may go on at once, and dropping what a method returned ends that read.
 
+#[doc(hidden)]
+pub mod conformance;
 mod date;
+pub mod folder;
 pub mod health;
 mod http;
 pub mod limiter;
@@ -27,6 +30,7 @@ mod web;
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -227,10 +231,8 @@ pub fn open(
     let url = SourceUrl::parse(&config.url)
         .map_err(|error| SourceError::new(SourceErrorKind::Unusable, error.to_string()))?;
     let Some(url) = url else {
-        return Err(SourceError::new(
-            SourceErrorKind::Unusable,
-            format!("{} is no place that carrack can read", config.url),
-        ));
+        let folder = folder::LocalSource::new(Path::new(&config.url))?;
+        return Ok(Arc::new(folder));
     };
     http::install_crypto();
     match url.scheme() {
@@ -261,6 +263,3 @@ fn printable(bytes: &[u8]) -> String {
     }
     out
 }
-
-#[cfg(test)]
-mod tests;
