@@ -22,7 +22,7 @@ use tokio::time::sleep;
 /// What a source surely bears: browsers open six connections, SDKs of buckets ten and more.
 const LIMIT_START: u32 = 16;
 /// 57 of them for streams: 30 ms to an object of a few KiB are then 1900 of them a second.
-/// Connections beyond that help nobody at 1 Gbit/s, and servers with a bound commonly have it at 100.
+/// More connections help nobody at 1 Gbit/s, and servers with a bound commonly have it at 100.
 const LIMIT_MAX: u32 = 64;
 /// One request, and one for those who may not wait.
 const LIMIT_MIN: u32 = 2;
