@@ -2,9 +2,10 @@
 //!
 //! In       how requests went.
 //! Out      leave to ask, or the error of a source that is down and when it will be asked again.
-//! Limits   [`FAILURES`] in a row over at least [`ROW_MIN`] make it down; one request at a time, after
-//!          [`BACK_OFF_MIN`] doubling to [`BACK_OFF_MAX`], finds out whether it is up again.
-//! Not here how many requests it bears (`source::limiter`), single objects that are gone or changed.
+//! Limits   [`FAILURES`] in a row over at least [`ROW_MIN`] make it down; one request at a time,
+//!          after [`BACK_OFF_MIN`] doubling to [`BACK_OFF_MAX`], finds out whether it is up again.
+//! Not here how many requests it bears (`source::limiter`), single objects that are gone or
+//!          changed.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -3,10 +3,11 @@
 //! In       wants of a request by [`Lane`] and flow; how each request went.
 //! Out      [`Permit`]s: Block before Stream before Ahead before Background, in turn between the
 //!          flows of a lane, first come first served within a flow.
-//! Limits   [`LIMIT_START`] at first; more by one a success until the source shows that it is at its
-//!          bound, then by one a round; never more than [`LIMIT_MAX`]. Half, once a round trip, when
-//!          the source says it is too much; none while it asked to be left alone.
-//! Not here bytes in memory (`store::extent`), whether the source answers at all (`source::health`).
+//! Limits   [`LIMIT_START`] at first; more by one a success until the source shows that it is at
+//!          its bound, then by one a round; never more than [`LIMIT_MAX`]. Half, once a round trip,
+//!          when the source says it is too much; none while it asked to be left alone.
+//! Not here bytes in memory (`store::extent`), whether the source answers at all
+//!          (`source::health`).
 //!
 //! An answer that takes more than twice the least time of late says that the source queues: more
 //! requests would only wait there instead of here, where their order can still change.
@@ -20,8 +21,8 @@ use tokio::time::sleep;
 
 /// What a source surely bears: browsers open six connections, SDKs of buckets ten and more.
 const LIMIT_START: u32 = 16;
-/// 58 of them for streams: 30 ms to an object of a few KiB are then 1900 of them a second. Connections
-/// beyond that help nobody at 1 Gbit/s, and servers with a bound commonly have it at 100.
+/// 57 of them for streams: 30 ms to an object of a few KiB are then 1900 of them a second.
+/// More connections help nobody at 1 Gbit/s, and servers with a bound commonly have it at 100.
 const LIMIT_MAX: u32 = 64;
 /// One request, and one for those who may not wait.
 const LIMIT_MIN: u32 = 2;

@@ -2,8 +2,8 @@
 //!
 //! In       ranges of blocks as they are asked for, one by one.
 //! Out      what will most likely be asked for next.
-//! Limits   [`CURSORS_MAX`] readers a container, [`CONTAINERS_MAX`] containers; windows double up to
-//!          [`WINDOW_MAX`].
+//! Limits   [`CURSORS_MAX`] readers a container, [`CONTAINERS_MAX`] containers; windows double
+//!          up to [`WINDOW_MAX`].
 //! Not here whether there is room for it (`budget`).
 //!
 //! The first read that starts where one ended may be chance; the second opens a window. Reads at

@@ -3,8 +3,8 @@
 //! In       where each planned reader of a large object is.
 //! Out      which pieces somebody behind is on his way to; who is to wait a moment for the others.
 //! Limits   a reader waits for those who are between one and two windows behind, move, and have not
-//!          used up their patience: [`PATIENCE`] at once, and half of the time after that. Each wait
-//!          is at most [`WAIT_MAX`]. A client that reads slowly on purpose thus holds nobody for long.
+//!          used up their patience: [`PATIENCE`] at once, and half of the time after that. Each
+//!          wait is at most [`WAIT_MAX`]. Who reads slowly on purpose thus holds nobody for long.
 //! Not here what is kept or read (`table`, `budget`).
 
 use std::collections::HashMap;

@@ -1,5 +1,5 @@
-//! Models of the table and the budget: every order of steps of a few threads, as far as a random and
-//! a probabilistic scheduler find them in seconds; and mutants that they must find.
+//! Models of the table and the budget: every order of steps of a few threads, as far as a random
+//! and a probabilistic scheduler find them in seconds; and mutants that they must find.
 //!
 //! In       the very code that runs, on the checker's lock.
 //! Out      a failed test that names the schedule.

@@ -12,7 +12,8 @@ use carrack_formats::Cid;
 
 use super::sync::{Mutex, hold};
 
-/// Ranges of one piece that are remembered as verified: a 256 KiB piece of 1 KiB blocks has as many.
+/// Ranges of one piece that are remembered as verified: a 256 KiB piece of 1 KiB blocks has as
+/// many.
 const PROOFS_MAX: usize = 256;
 
 /// Bytes of one range, in the pieces that they came in.
