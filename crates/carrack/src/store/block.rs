@@ -606,6 +606,8 @@ impl Blocks {
             let what = format!("{} does not hold {cid} any more", container.path.display());
             return Err(Error::new(ErrorKind::Corrupt, what));
         }
+        // A damaged index is not to be taken for a changed file.
+        self.inner.store.index().vouch(cid.hash())?;
         container.proved.store(false, Ordering::Release);
         // A version that came up since the file was opened may not be the one that was read.
         let now = file.current_validator().ok();

@@ -8,6 +8,7 @@
 //! Spec: <https://ipld.io/specs/transport/car/>
 
 pub mod index;
+pub mod shards;
 pub mod v1;
 pub mod v2;
 pub mod write;

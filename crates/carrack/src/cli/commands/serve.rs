@@ -205,10 +205,8 @@ fn start_watching(
             &stopped,
             &mut |done| match done {
                 Ok(done) => {
-                    let roots = done.report.roots.iter();
-                    let printed: Result<()> = roots
-                        .map(|root| print_root(&mut out, root, address))
-                        .collect();
+                    let mut roots = done.report.roots.iter();
+                    let printed = roots.try_for_each(|root| print_root(&mut out, root, address));
                     let changes = done.changes;
                     out.note(&format!(
                         "{} new, {} changed, {} moved, {} gone",

@@ -12,6 +12,7 @@
 
 pub(crate) mod claims;
 mod heads;
+mod slices;
 mod stream;
 
 use std::path::Path;

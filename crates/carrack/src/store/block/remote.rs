@@ -257,6 +257,8 @@ impl Blocks {
             self.found_good(&container, location);
             return Ok(Some(block));
         }
+        // A damaged index is not to be taken for a changed object.
+        self.inner.store.index().vouch(cid.hash())?;
         Err(self.wrong_bytes(&container, location).await)
     }
 

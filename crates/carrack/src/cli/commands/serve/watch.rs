@@ -216,7 +216,7 @@ fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::sync_channel;
     use std::time::Duration;
 
     use super::{How, SUPERSEDED_MAX, Watched, watch};
@@ -238,7 +238,7 @@ mod tests {
             interval,
         );
         assert!(watched.kernel.is_some());
-        let (sender, receiver) = channel();
+        let (sender, receiver) = sync_channel(64);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut told = |done| sender.send(done).unwrap();

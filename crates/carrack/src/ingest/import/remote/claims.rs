@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use carrack_formats::Cid;
 use carrack_formats::car::index::Index;
+use carrack_formats::car::shards::Slice;
 
 /// Longest index that is used, in bytes: six million sections. CARs with a longer one are read.
 pub(crate) const INDEX_LEN_MAX: u64 = 256 << 20;
@@ -34,6 +35,20 @@ impl Claim {
         self.hash_code.is_none_or(|code| code == hash.code())
             && self.digest_len as usize == hash.digest().len()
             && self.digest == first_bytes(hash.digest())
+    }
+}
+
+impl Claim {
+    /// A section that a sharded index names.
+    pub(crate) fn of_slice(slice: &Slice) -> Self {
+        let digest = slice.multihash.digest();
+        Self {
+            start: slice.offset,
+            end: slice.offset.saturating_add(slice.len),
+            hash_code: Some(slice.multihash.code()),
+            digest_len: u32::try_from(digest.len()).unwrap_or(u32::MAX),
+            digest: first_bytes(digest),
+        }
     }
 }
 

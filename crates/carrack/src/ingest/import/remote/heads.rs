@@ -12,7 +12,7 @@
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use carrack_formats::car::{CarLimits, Parser, Section, Step};
+use carrack_formats::car::{CarLimits, Parser, Section, Step, shards};
 use futures_util::{StreamExt, stream};
 
 use super::claims::{self, Claim, INDEX_LEN_MAX};
@@ -26,10 +26,10 @@ const HEAD_LEN: u64 = 128;
 /// Sections shorter than this on average are not worth a request each: the CAR is read.
 const SECTION_LEN_MIN: u64 = 4 << 10;
 /// Claims whose heads are read before anything is kept of them.
-const LOT: usize = 4096;
+pub(super) const LOT: usize = 4096;
 
 /// What the head of a claimed section said.
-enum Head {
+pub(super) enum Head {
     Section(Section),
     /// Not what the index says.
     Lie,
@@ -41,6 +41,12 @@ impl RemoteImport<'_, '_> {
         let Some((name, index)) = self.index(front)? else {
             return Ok(false);
         };
+        if let Ok(shards) = shards::parse(&index) {
+            return match self.by_shards(&name, shards, front)? {
+                true => Ok(true),
+                false => Ok(self.refuse(&name, "its positions are not those of this CAR")),
+            };
+        }
         let claims = match claims::sections(&index, &(front.start..front.end), front.sections) {
             Ok(claims) => claims,
             Err(why) => return Ok(self.refuse(&name, &why)),
@@ -93,7 +99,7 @@ impl RemoteImport<'_, '_> {
     }
 
     /// The heads of some sections, in order.
-    fn heads(&self, claims: &[Claim]) -> Result<Vec<Head>, CarFailure> {
+    pub(super) fn heads(&self, claims: &[Claim]) -> Result<Vec<Head>, CarFailure> {
         let (object, limits) = (self.object, self.options.limits);
         let reads = stream::iter(claims.iter().map(|claim| read_head(object, limits, *claim)));
         let heads = reads.buffered(READS_MAX).collect::<Vec<_>>();

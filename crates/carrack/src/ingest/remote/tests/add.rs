@@ -233,6 +233,13 @@ fn a_listing_that_fails_is_an_error_and_nothing_is_lost() {
     bucket.add(&["d"]).unwrap();
 }
 
+fn journal_len(bucket: &Bucket) -> u64 {
+    let journals = std::fs::read_dir(bucket.fixture.store().journal_dir()).unwrap();
+    journals
+        .map(|one| one.unwrap().metadata().unwrap().len())
+        .sum()
+}
+
 #[test]
 fn a_big_object_goes_on_where_an_interrupted_add_was() {
     let bucket = Bucket::new();
@@ -241,10 +248,10 @@ fn a_big_object_goes_on_where_an_interrupted_add_was() {
     let stop = &bucket.stop;
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while bucket.fake.bytes_read.load(Ordering::Relaxed) < 40 << 20 {
+            // Five parts of eight leaves: their digests, without heads and checksums.
+            while journal_len(&bucket) < 40 * 32 + 100 {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            std::thread::sleep(Duration::from_millis(500)); // Hashed and handed on.
             stop.store(true, Ordering::Relaxed);
         });
         let error = bucket.add(&["d"]).unwrap_err();
@@ -273,7 +280,7 @@ fn many_small_objects_are_read_at_once_and_bounded() {
     let report = bucket.add(&["d"]).unwrap();
     assert_eq!(report.roots[0].cid, bucket.expected("d", &options()));
     let at_once = bucket.fake.n_reading_max.load(Ordering::Relaxed);
-    assert!(at_once <= 48, "{at_once}");
+    assert!((16..=64).contains(&at_once), "{at_once}"); // The bounds of the source's limiter.
     let key = PathKey {
         source: SOURCE_FIRST,
         profile: options().profile.fingerprint(),

@@ -152,6 +152,76 @@ fn an_index_that_lies_is_refused_and_the_car_is_read() {
     }
 }
 
+/// A sharded index of the sample, its slices blocks or sections, shifted by some bytes.
+fn sharded(sample: &Sample, sections: bool, shift: u64) -> Vec<u8> {
+    use carrack_formats::car::write;
+    let head = |major: u8, n: u64, out: &mut Vec<u8>| {
+        out.push(major << 5 | 27);
+        out.extend((0..8).rev().map(|byte| (n >> (8 * byte)) as u8));
+    };
+    let cbor = |block: &[u8]| {
+        let digest = carrack_formats::verify::sha256(block);
+        carrack_formats::cid::from_sha256(::cid::Version::V1, 0x71, &digest)
+    };
+    let mut shard = Vec::new();
+    let hash = |cid: &Cid, out: &mut Vec<u8>| {
+        let bytes = cid.hash().to_bytes();
+        head(2, bytes.len() as u64, out);
+        out.extend_from_slice(&bytes);
+    };
+    head(4, 2, &mut shard);
+    hash(&raw(&sample.car), &mut shard);
+    head(4, sample.blocks.len() as u64, &mut shard);
+    for (n, (cid, data)) in sample.blocks.iter().enumerate() {
+        let end = sample.offsets.get(n + 1).copied();
+        let end = end.unwrap_or(sample.car.len() as u64);
+        let start = match sections {
+            true => sample.offsets[n],
+            false => end - data.len() as u64,
+        };
+        head(4, 2, &mut shard);
+        hash(cid, &mut shard);
+        head(4, 2, &mut shard);
+        head(0, start - shift, &mut shard);
+        head(0, end - start, &mut shard);
+    }
+    let mut root = Vec::new();
+    head(5, 1, &mut root);
+    head(3, 21, &mut root);
+    root.extend_from_slice(b"index/sharded/dag@0.1");
+    head(5, 1, &mut root);
+    head(3, 6, &mut root);
+    root.extend_from_slice(b"shards");
+    head(4, 1, &mut root);
+    head(6, 42, &mut root);
+    let link = [&[0], &cbor(&shard).to_bytes()[..]].concat();
+    head(2, link.len() as u64, &mut root);
+    root.extend_from_slice(&link);
+    let mut car = write::header(&[cbor(&root)]);
+    for block in [&root, &shard] {
+        write::frame_head(&mut car, &cbor(block), block.len());
+        car.extend_from_slice(block);
+    }
+    car
+}
+
+#[test]
+fn a_sharded_index_of_blocks_or_of_sections_is_understood_and_a_false_one_refused() {
+    let sample = sample(100, BLOCK_LEN);
+    for (sections, shift, is_used) in [(false, 0, true), (true, 0, true), (false, 1, false)] {
+        let bucket = Bucket::new();
+        bucket.fake.put("x.car", &sample.car);
+        bucket
+            .fake
+            .put("x.car.idx", &sharded(&sample, sections, shift));
+        let report = bucket.import("x.car", false).unwrap();
+        assert_eq!((report.n_blocks, report.index.is_some()), (100, is_used));
+        let read = bucket.fake.take_counts().1;
+        assert_eq!(read < 20 * (BLOCK_LEN as u64 + 100), is_used, "{read}");
+        sample.check(&bucket);
+    }
+}
+
 #[test]
 fn a_car_of_short_blocks_is_read_rather_than_its_heads() {
     let (bucket, sample) = (Bucket::new(), sample(200, 500));
