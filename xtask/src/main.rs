@@ -1,6 +1,6 @@
 //! `cargo xtask`: everything that CI does, in Rust.
 //!
-//! In       a command: test, interop, crash, fuzz, bench, peers.
+//! In       a command: test, interop, crash, fuzz, bench, s3, peers.
 //! Out      each step with its time, and a closing line `N passed, N failed`.
 //! Not here the tests themselves (`crates/*`), and the fuzz targets (`fuzz/`).
 #![expect(
@@ -12,6 +12,7 @@
 mod bench;
 mod fuzz;
 mod peers;
+mod s3;
 mod shell;
 mod test;
 #[cfg(test)]
@@ -28,6 +29,7 @@ cargo xtask COMMAND
   fuzz [--seconds N] [TARGET]  the fuzz targets (default 60 seconds each)
   bench [--quick] [ROW...]     speed and memory beside the peers, as a markdown table
   bench --list                 the rows of the table
+  s3 DIR                       a bucket to try things with: versitygw on the folder DIR/data
   peers                        installs the peers and prints where they are
 ";
 
@@ -54,6 +56,7 @@ fn run(args: &[&str]) -> shell::Result<bool> {
         ["crash", "--rounds", rounds] => test::crash(rounds.parse()?),
         ["fuzz", rest @ ..] => fuzz::command(rest),
         ["bench", rest @ ..] => bench::command(rest),
+        ["s3", dir] => s3::serve(dir),
         ["peers"] => {
             let peers = peers::install(peers::ALL)?;
             println!("{}", peers.display());

@@ -27,6 +27,11 @@ enum Kind {
     GoOracle { dir: &'static str },
     /// A JavaScript program of ours, whose `package-lock.json` pins the library.
     NpmOracle { dir: &'static str },
+    /// A module of Python, whose `requirements.txt` pins all that it needs.
+    Python {
+        dir: &'static str,
+        module: &'static str,
+    },
     /// A program of a Debian package.
     Debian { package: &'static str },
     /// A cargo subcommand from the crate registry.
@@ -43,7 +48,7 @@ pub(crate) struct Peer {
     kind: Kind,
 }
 
-/// kubo, lassie, the two S3 servers, the two CAR libraries, nginx, wrk and curl.
+/// kubo, lassie, the three S3 servers, the two CAR libraries, nginx, wrk and curl.
 pub(crate) const ALL: &[Peer] = &[
     Peer {
         program: "ipfs",
@@ -63,15 +68,7 @@ pub(crate) const ALL: &[Peer] = &[
             package: "cmd/lassie",
         },
     },
-    Peer {
-        program: "versitygw",
-        name: "versitygw",
-        version: "1.8.0",
-        kind: Kind::Go {
-            module: "github.com/versity/versitygw",
-            package: "cmd/versitygw",
-        },
-    },
+    VERSITYGW,
     Peer {
         program: "minio",
         name: "minio",
@@ -79,6 +76,15 @@ pub(crate) const ALL: &[Peer] = &[
         kind: Kind::Go {
             module: "github.com/minio/minio",
             package: "",
+        },
+    },
+    Peer {
+        program: "moto",
+        name: "moto",
+        version: "5.2.5",
+        kind: Kind::Python {
+            dir: "xtask/oracles/moto",
+            module: "moto.server",
         },
     },
     Peer {
@@ -118,6 +124,17 @@ pub(crate) const ALL: &[Peer] = &[
         kind: Kind::Debian { package: "wrk" },
     },
 ];
+
+/// An S3 server whose objects are files.
+pub(crate) const VERSITYGW: Peer = Peer {
+    program: "versitygw",
+    name: "versitygw",
+    version: "1.8.0",
+    kind: Kind::Go {
+        module: "github.com/versity/versitygw",
+        package: "cmd/versitygw",
+    },
+};
 
 /// Checks licences, sources and banned crates.
 pub(crate) const CARGO_DENY: Peer = Peer {
@@ -180,6 +197,13 @@ pub(crate) fn ensure(peer: &Peer) -> Result<PathBuf> {
             let files = files.map(|file| source.join(file));
             cached(&key(peer, &files)?, peer.program, |dir| {
                 install_npm(peer, &files, dir)
+            })
+        }
+        Kind::Python { dir, module } => {
+            need("python3", "install Python 3.11 or newer with its venv")?;
+            let files = [root().join(dir).join("requirements.txt")];
+            cached(&key(peer, &files)?, peer.program, |dir| {
+                install_python(peer, module, &files, dir)
             })
         }
         Kind::Debian { package } => install_debian(peer.program, package),
@@ -281,13 +305,37 @@ fn install_npm(peer: &Peer, files: &[PathBuf], dir: &Path) -> Result {
         .current_dir(dir)
         .args(["ci", "--no-audit", "--no-fund"]))?;
     // `readlink` because the tests call it through a link.
-    let script = format!(
-        "#!/bin/sh\nexec node \"$(dirname \"$(readlink -f \"$0\")\")/{}.mjs\" \"$@\"\n",
-        peer.program
-    );
-    let program = dir.join(peer.program);
-    fs::write(&program, script)?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    script(
+        &dir.join(peer.program),
+        &format!(
+            "node \"$(dirname \"$(readlink -f \"$0\")\")/{}.mjs\"",
+            peer.program
+        ),
+    )
+}
+
+fn install_python(peer: &Peer, module: &str, files: &[PathBuf], dir: &Path) -> Result {
+    copy(files, dir)?;
+    run(Command::new("python3")
+        .current_dir(dir)
+        .args(["-m", "venv", "venv"]))?;
+    let python = dir.join("venv/bin/python");
+    run(Command::new(&python)
+        .current_dir(dir)
+        .args(["-m", "pip", "install", "--quiet", "--no-input"])
+        .args(["--requirement", "requirements.txt"]))?;
+    // The interpreter finds its packages by its own place; scripts of pip would hold this path,
+    // which is not the last one.
+    script(
+        &dir.join(peer.program),
+        &format!("\"$(dirname \"$(readlink -f \"$0\")\")/venv/bin/python\" -m {module}"),
+    )
+}
+
+/// A program that runs `command` with the arguments it is given.
+fn script(program: &Path, command: &str) -> Result {
+    fs::write(program, format!("#!/bin/sh\nexec {command} \"$@\"\n"))?;
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
 

@@ -3,9 +3,10 @@
 //! In       whether foreign toolchains may be asked for.
 //! Out      steps on the terminal; true when all passed.
 //! Limits   made for two cores: about 20 minutes from a clean clone, half of it building.
-//! Not here the tests; what they need of this program is in three environment variables:
+//! Not here the tests; what they need of this program is in four environment variables:
 //!          `CARRACK_PEERS` (directory of programs), `CARRACK_BIN` (binary to test instead of the
-//!          one cargo just built), `CARRACK_CRASH_ROUNDS`.
+//!          one cargo just built), `CARRACK_CRASH_ROUNDS`, `CARRACK_DATA_SET_MIB` (the size of the
+//!          data set that lies in a bucket).
 
 use std::path::Path;
 
@@ -16,6 +17,8 @@ use crate::shell::{Result, Steps, cargo, output, run, target_dir};
 /// Tests whose path holds this need a peer.
 const PEER_TESTS: &str = "peers::";
 const FUZZ_SECONDS: u64 = 5;
+/// The data set in a bucket when only peers are tested; `test` takes a small one.
+const INTEROP_SET_MIB: &str = "1024";
 
 /// Everything. Without `with_peers`, what needs a foreign toolchain is listed as left out.
 pub(crate) fn all(with_peers: bool) -> Result<bool> {
@@ -87,7 +90,10 @@ pub(crate) fn interop() -> Result<bool> {
             "--",
             PEER_TESTS,
         ];
-        run(cargo().args(test).env("CARRACK_PEERS", peers))
+        run(cargo()
+            .args(test)
+            .env("CARRACK_PEERS", peers)
+            .env("CARRACK_DATA_SET_MIB", INTEROP_SET_MIB))
     });
     Ok(steps.finish())
 }
@@ -101,6 +107,7 @@ pub(crate) fn crash(rounds: u32) -> Result<bool> {
         run(cargo()
             .args(test)
             .args(["--", "--nocapture", "crash::"])
+            .env("CARRACK_PEERS", peers::install(&[peers::VERSITYGW])?)
             .env("CARRACK_BIN", release_binary())
             .env("CARRACK_CRASH_ROUNDS", rounds.to_string()))
     });

@@ -1,6 +1,6 @@
 //! Real S3 servers on loopback, with objects in them.
 //!
-//! In       the program of versitygw or MinIO, and a folder.
+//! In       the program of versitygw, MinIO or moto, and a folder.
 //! Out      a running server, ended when dropped; its key as the environment has it; signed URLs.
 //! Limits   one bucket, [`BUCKET`]. versitygw's objects are files, so that a test can replace, cut
 //!          or remove them behind its back.
@@ -32,6 +32,7 @@ const END_TIME_MAX: Duration = Duration::from_secs(10);
 enum Kind {
     Versity,
     Minio,
+    Moto,
 }
 
 /// A running server.
@@ -49,8 +50,21 @@ impl S3Server {
     /// # Errors
     /// The program does not start or is not ready in a minute.
     pub fn versitygw(program: &Path, dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(dir.join(BUCKET))?;
         let address = free_address()?;
+        let command = Self::versitygw_command(program, dir, address)?;
+        Self::start(command, Kind::Versity, address, dir)
+    }
+
+    /// The command that [`S3Server::versitygw`] runs, for who wants to become it.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn versitygw_command(
+        program: &Path,
+        dir: &Path,
+        address: SocketAddr,
+    ) -> io::Result<Command> {
+        fs::create_dir_all(dir.join(BUCKET))?;
         let mut command = Command::new(program);
         command
             .args(["--port", &address.to_string()])
@@ -58,7 +72,7 @@ impl S3Server {
             .arg(dir)
             .env("ROOT_ACCESS_KEY", KEY_ID)
             .env("ROOT_SECRET_KEY", SECRET);
-        Self::start(command, Kind::Versity, address, dir)
+        Ok(command)
     }
 
     /// MinIO on `dir`, in its own format.
@@ -77,6 +91,23 @@ impl S3Server {
             .env("MINIO_ROOT_PASSWORD", SECRET)
             .env("HOME", dir);
         Self::start(command, Kind::Minio, address, dir)
+    }
+
+    /// moto, in memory: slow, and the only one that keeps keys such as `a//b/../c` apart.
+    ///
+    /// # Errors
+    /// The program does not start or is not ready in a minute.
+    pub fn moto(program: &Path, dir: &Path) -> io::Result<Self> {
+        let address = free_address()?;
+        let mut command = Command::new(program);
+        command
+            .args(["-H", "127.0.0.1", "-p", &address.port().to_string()])
+            .current_dir(dir);
+        let server = Self::start(command, Kind::Moto, address, dir)?;
+        match server.request("PUT", &format!("/{BUCKET}"), &[])? {
+            200 => Ok(server),
+            status => Err(io::Error::other(format!("no bucket: {status}"))),
+        }
     }
 
     fn start(
@@ -151,7 +182,7 @@ impl S3Server {
     /// # Errors
     /// The disk's, or what the server answered.
     pub fn put(&self, key: &str, content: &[u8]) -> io::Result<()> {
-        if self.kind == Kind::Minio {
+        if self.kind != Kind::Versity {
             return match self.status_of("PUT", key, content)? {
                 200 => Ok(()),
                 status => Err(io::Error::other(format!("PUT {key}: {status}"))),
@@ -188,9 +219,12 @@ impl S3Server {
 
     /// One signed request to the server itself.
     fn status_of(&self, method: &str, key: &str, content: &[u8]) -> io::Result<u16> {
+        self.request(method, &signed(method, self.address, key), content)
+    }
+
+    fn request(&self, method: &str, target: &str, content: &[u8]) -> io::Result<u16> {
         let mut stream = TcpStream::connect(self.address)?;
         stream.set_read_timeout(Some(READY_TIME_MAX))?;
-        let target = signed(method, self.address, key);
         write!(
             stream,
             "{method} {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\

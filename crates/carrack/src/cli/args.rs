@@ -52,6 +52,9 @@ pub enum Command {
     /// Look at the index, check it, or make it anew.
     #[command(subcommand)]
     Index(IndexCommand),
+    /// Configure, look after and move the places that data lie in.
+    #[command(subcommand)]
+    Source(SourceCommand),
     /// Drop roots, and what only they need. Source files are never touched.
     Rm(RmArgs),
     /// Look into a CID.
@@ -66,8 +69,8 @@ pub struct ServeArgs {
     /// s3://bucket/prefix, gs://, az://, https://host/path.
     #[arg(value_name = "PATH|URL")]
     pub paths: Vec<OsString>,
-    /// Go on looking at what is named: files that appear, change or vanish become a new root, and the
-    /// old one stays for a while.
+    /// Go on looking at what is named: files that appear, change or vanish become a new root, and
+    /// the old one stays for a while.
     #[arg(long, requires = "paths")]
     pub watch: bool,
     /// Seconds between two looks at what lies elsewhere; folders of this machine are seen at once.
@@ -224,6 +227,105 @@ pub struct RmArgs {
     /// CIDs of roots.
     #[arg(required = true)]
     pub roots: Vec<String>,
+}
+
+/// `carrack source …`.
+#[derive(Debug, Subcommand)]
+pub enum SourceCommand {
+    /// Configure a bucket, web server or folder, and add what is there.
+    Add(SourceAddArgs),
+    /// List what is configured.
+    List,
+    /// Ask every source, and name what is stale, missing, corrupt or unreachable.
+    Status(SourceStatusArgs),
+    /// Forget a source and the roots that were made from it. Its bytes are never touched.
+    Rm {
+        /// Its name.
+        name: String,
+    },
+    /// Take up what appeared, changed or went.
+    Rescan(SourceRescanArgs),
+    /// Point a source, or everything below a folder, at a new place that holds the same data.
+    Relocate(SourceRelocateArgs),
+}
+
+/// `carrack source add`.
+#[derive(Debug, Args)]
+pub struct SourceAddArgs {
+    /// s3://BUCKET/PREFIX, gs://, az://, https://HOST/PATH, or a folder.
+    #[arg(value_name = "URL|PATH")]
+    pub place: OsString,
+    /// What to call it: a-z, 0-9, `.`, `_` and `-` [default: its URL].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where its credentials and server are.
+    #[command(flatten)]
+    pub access: SourceAccess,
+    /// Only configure it.
+    #[arg(long)]
+    pub no_scan: bool,
+    /// How files become DAGs.
+    #[command(flatten)]
+    pub dag: DagArgs,
+}
+
+/// How a source is reached. Holds no secrets: those are looked up where `credentials` says.
+#[derive(Debug, Args, Clone)]
+pub struct SourceAccess {
+    /// The server that answers for a bucket [default: AWS_ENDPOINT_URL, or the provider's].
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// The region of a bucket [default: AWS_REGION].
+    #[arg(long, value_name = "NAME")]
+    pub region: Option<String>,
+    /// Where credentials are: env, profile:NAME, file:PATH, web-identity or none.
+    #[arg(long, value_name = "WHERE")]
+    pub credentials: Option<String>,
+}
+
+/// `carrack source status`.
+#[derive(Debug, Args)]
+pub struct SourceStatusArgs {
+    /// Only this source.
+    pub name: Option<String>,
+    /// Objects of each source that are named; the rest is counted.
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub limit: usize,
+}
+
+/// `carrack source rescan`.
+#[derive(Debug, Args)]
+pub struct SourceRescanArgs {
+    /// Its name.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub name: Option<String>,
+    /// All sources.
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `carrack source relocate`.
+#[derive(Debug, Args)]
+pub struct SourceRelocateArgs {
+    /// The name of a source, or a folder that things were added from.
+    #[arg(value_name = "NAME|PATH")]
+    pub name: OsString,
+    /// Where the same data are now.
+    #[arg(value_name = "URL|PATH")]
+    pub place: OsString,
+    /// How the new place is reached.
+    #[command(flatten)]
+    pub access: SourceAccess,
+    /// Blocks that are read at the new place and hashed.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub sample: u64,
+    /// Objects that may be missing there: they are out of service from then on.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub allow_missing: u64,
+    /// Look and compare, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `carrack cid …`.

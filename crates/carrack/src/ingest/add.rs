@@ -60,7 +60,22 @@ pub fn add(
     progress: &mut dyn Progress,
     stop: &AtomicBool,
 ) -> Result<AddReport> {
-    add_audited(store, paths, options, progress, stop, false).map(|done| done.0)
+    add_of(store, Origin::default(), paths, options, progress, stop)
+}
+
+/// Adds `paths`, which lie in a folder that is a source of its own.
+///
+/// # Errors
+/// As [`add`].
+pub fn add_of(
+    store: &Arc<Store>,
+    origin: Origin,
+    paths: &[PathBuf],
+    options: &AddOptions,
+    progress: &mut dyn Progress,
+    stop: &AtomicBool,
+) -> Result<AddReport> {
+    add_audited(store, origin, paths, options, progress, stop, false).map(|done| done.0)
 }
 
 /// Adds, and with `audit` compares with what earlier adds found.
@@ -69,6 +84,7 @@ pub fn add(
 /// As [`add`].
 pub(in crate::ingest) fn add_audited(
     store: &Arc<Store>,
+    origin: Origin,
     paths: &[PathBuf],
     options: &AddOptions,
     progress: &mut dyn Progress,
@@ -95,8 +111,8 @@ pub(in crate::ingest) fn add_audited(
             total: &total,
             measured: &measured,
         };
-        let outcome =
-            Adder::new(store, options, watcher).and_then(|mut adder| adder.run(&targets, audit));
+        let adder = Adder::new(store, origin, options, watcher);
+        let outcome = adder.and_then(|mut adder| adder.run(&targets, audit));
         over.store(true, Ordering::Relaxed); // Nobody waits for an estimate any more.
         outcome
     })
@@ -163,8 +179,13 @@ struct Level {
 }
 
 impl<'a> Adder<'a> {
-    fn new(store: &'a Arc<Store>, options: &'a AddOptions, watcher: Watcher<'a>) -> Result<Self> {
-        let assembly = Assembly::new(store, Origin::default(), options, watcher)?;
+    fn new(
+        store: &'a Arc<Store>,
+        origin: Origin,
+        options: &'a AddOptions,
+        watcher: Watcher<'a>,
+    ) -> Result<Self> {
+        let assembly = Assembly::new(store, origin, options, watcher)?;
         Ok(Self {
             pool: HashPool::new(options.n_threads, assembly.rule),
             assembly,

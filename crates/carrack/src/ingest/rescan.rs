@@ -8,7 +8,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -19,6 +19,7 @@ use crate::ingest::add::{AddOptions, add_audited};
 use crate::ingest::import::remote::import_remote;
 use crate::ingest::import::{ImportOptions, import};
 use crate::ingest::remote::target::Target;
+use crate::ingest::sink::Origin;
 use crate::ingest::{AddReport, Changes, Progress, remote};
 use crate::store::Store;
 use crate::store::catalog::{RootKind, RootRecord, SOURCE_LOCAL};
@@ -63,6 +64,8 @@ pub fn rescan(
 pub enum Place {
     /// A path of this machine.
     Local(PathBuf),
+    /// A path in a folder of this machine that is a source of its own.
+    Folder(Origin, PathBuf),
     /// A path in a source elsewhere.
     Elsewhere(Target),
 }
@@ -81,8 +84,12 @@ pub fn rescan_with(
 ) -> Result<Rescanned> {
     let (report, changes) = match place {
         Place::Local(path) => {
-            let paths = std::slice::from_ref(path);
-            add_audited(store, paths, options, progress, stop, true)?
+            let (origin, paths) = (Origin::default(), std::slice::from_ref(path));
+            add_audited(store, origin, paths, options, progress, stop, true)?
+        }
+        Place::Folder(origin, path) => {
+            let (origin, paths) = (origin.clone(), std::slice::from_ref(path));
+            add_audited(store, origin, paths, options, progress, stop, true)?
         }
         Place::Elsewhere(target) => {
             let targets = std::slice::from_ref(target);
@@ -105,7 +112,9 @@ pub fn import_again(
     stop: &AtomicBool,
 ) -> Result<Rescanned> {
     let imported = match place {
-        Place::Local(path) => import(store, path, options, progress, stop)?,
+        Place::Local(path) | Place::Folder(_, path) => {
+            import(store, path, options, progress, stop)?
+        }
         Place::Elsewhere(target) => {
             import_remote(store, sources, target, options, false, progress, stop)?
         }
@@ -129,6 +138,15 @@ pub fn place(sources: &Sources, root: &RootRecord) -> Result<Place> {
     let path = OsStr::from_bytes(&root.path);
     if root.source == SOURCE_LOCAL {
         return Ok(Place::Local(PathBuf::from(path)));
+    }
+    let base = sources.shown(root.source, Path::new(""));
+    if base.is_absolute() {
+        let origin = Origin {
+            source: root.source,
+            base,
+            shown: Vec::new(),
+        };
+        return Ok(Place::Folder(origin, PathBuf::from(path)));
     }
     let source = sources.get(root.source)?;
     // As the catalog has it: nothing of it is percent-encoded.
@@ -166,6 +184,10 @@ fn profile_of(fingerprint: u32) -> Result<Profile> {
 fn had_hidden(store: &Store, root: &RootRecord, place: &Place) -> Result<bool> {
     let path = match place {
         Place::Local(path) => path.as_os_str().as_bytes(),
+        Place::Folder(origin, path) => {
+            let below = path.strip_prefix(&origin.base).unwrap_or(path);
+            below.as_os_str().as_bytes()
+        }
         Place::Elsewhere(target) => &target.path,
     };
     let top = crate::store::catalog::PathKey {

@@ -57,7 +57,6 @@ pub(super) struct Engine {
 impl Engine {
     /// Connects to nothing yet.
     pub(super) fn new() -> Result<Self, SourceError> {
-        install_crypto();
         let client = Client::builder()
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
@@ -93,7 +92,8 @@ impl Engine {
     }
 }
 
-/// The provider of rustls: the process has one, whoever comes first installs it.
+/// The provider of rustls, for the whole process; before the first client is made. Whoever comes
+/// first installs it.
 pub(super) fn install_crypto() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
@@ -158,11 +158,17 @@ impl Wanted<'_> {
             ));
         }
         self.check_encoding(headers, body_len)?;
-        if content_len.is_some_and(|content_len| content_len != body_len) {
-            return Err(self.error(
-                SourceErrorKind::Unusable,
-                "the answer's length is not that of the range that it names",
-            ));
+        match content_len {
+            // As if it broke off: what comes next may be whole.
+            Some(content_len) if content_len < body_len => {
+                let why = "the answer is shorter than its range";
+                return Err(self.error(SourceErrorKind::Unreachable, why));
+            }
+            Some(content_len) if content_len > body_len => {
+                let why = "the answer is longer than its range";
+                return Err(self.error(SourceErrorKind::Unusable, why));
+            }
+            _ => {}
         }
         Ok(pieces(Body {
             what: self.what.to_owned(),
@@ -198,6 +204,11 @@ impl Wanted<'_> {
         let found = stamp_of(headers, total);
         if self.expected.agrees_with(&found) {
             return Ok(());
+        }
+        let same_tag = found.etag.is_some() && found.etag == self.expected.etag;
+        if same_tag && found.version == self.expected.version {
+            let why = "the answer is of this version, but of another length";
+            return Err(self.error(SourceErrorKind::Unusable, why));
         }
         let why = if found.size == self.expected.size {
             "it was changed since it was read first".to_owned()
@@ -389,7 +400,7 @@ pub(super) fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
     let (first, last) = range.split_once('-')?;
     let (first, last): (u64, u64) = (decimal(first)?, decimal(last)?);
     let total = decimal(total)?;
-    (first <= last && last < total).then_some((first..last + 1, total))
+    (first <= last && last < total).then(|| (first..last + 1, total))
 }
 
 fn decimal(text: &str) -> Option<u64> {

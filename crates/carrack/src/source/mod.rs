@@ -10,12 +10,16 @@
 //! Sources hold nothing but configuration, credentials and idle connections: any number of reads
 //! may go on at once, and dropping what a method returned ends that read.
 
+#[doc(hidden)]
+pub mod conformance;
 mod date;
+pub mod folder;
 pub mod health;
 mod http;
 pub mod limiter;
 mod listing;
 pub mod local;
+pub mod look;
 pub mod resume;
 mod s3;
 #[cfg(test)]
@@ -26,6 +30,7 @@ mod web;
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -226,13 +231,10 @@ pub fn open(
     let url = SourceUrl::parse(&config.url)
         .map_err(|error| SourceError::new(SourceErrorKind::Unusable, error.to_string()))?;
     let Some(url) = url else {
-        return Err(SourceError::new(
-            SourceErrorKind::Unusable,
-            format!("{} is no place that carrack can read", config.url),
-        ));
+        let folder = folder::LocalSource::new(Path::new(&config.url))?;
+        return Ok(Arc::new(folder));
     };
-    // Every client of this process takes its TLS from here. Another may have set it already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    http::install_crypto();
     match url.scheme() {
         Scheme::S3 => Ok(Arc::new(s3::S3::new(config, &url, environment)?)),
         Scheme::Http | Scheme::Https => Ok(Arc::new(web::Web::new(config, &url)?)),
@@ -261,6 +263,3 @@ fn printable(bytes: &[u8]) -> String {
     }
     out
 }
-
-#[cfg(test)]
-mod tests;

@@ -45,7 +45,7 @@ mod survey;
 
 use self::read::{ReadError, read_verified};
 pub use self::remote::Elsewhere;
-pub use self::survey::Change;
+pub use self::survey::{Change, Scope, SourceStatus, State};
 
 /// Largest block read on the caller's thread when the kernel has it in memory, in bytes: reading
 /// and hashing it takes well under half a millisecond.
@@ -311,7 +311,7 @@ impl Blocks {
     /// Those of the index.
     pub fn locate(&self, hash: &Multihash) -> Result<Vec<Location>> {
         let mut locations = Vec::new();
-        self.inner.store.index().get(hash, &mut locations);
+        self.inner.store.index().locate(hash, &mut locations)?;
         Ok(locations)
     }
 

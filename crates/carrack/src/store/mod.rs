@@ -21,6 +21,7 @@ mod maintain;
 pub mod pack;
 pub mod rebuild;
 mod recover;
+pub mod relocate;
 pub mod resolve;
 pub mod sources;
 pub mod stale;

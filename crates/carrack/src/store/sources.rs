@@ -17,6 +17,7 @@ use crate::source::health::{Health, SourceState};
 use crate::source::limiter::Limiter;
 use crate::source::{Environment, Source, SourceConfig};
 use crate::store::Store;
+use crate::store::block::{SourceStatus, State};
 use crate::store::catalog::SourceRecord;
 
 /// Threads that reads of sources run on: they receive and copy, and hash while adding.
@@ -173,7 +174,15 @@ impl Sources {
         self.open_in(record, &self.environment())
     }
 
-    fn open_in(&self, record: &SourceRecord, environment: &Environment) -> Result<Arc<dyn Source>> {
+    /// The same, with credentials looked up in `environment`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_in(
+        &self,
+        record: &SourceRecord,
+        environment: &Environment,
+    ) -> Result<Arc<dyn Source>> {
         let config = SourceConfig {
             url: record.url.clone(),
             endpoint: record.endpoint.clone(),
@@ -213,6 +222,18 @@ impl Sources {
         down.sort_by_key(|source| source.id);
         let said = |source: &&Arc<OpenSource>| format!("source {} does not answer", source.name);
         down.iter().map(said).collect()
+    }
+
+    /// The state of a source as far as is known without asking it.
+    #[must_use]
+    pub fn state(&self, status: &SourceStatus) -> State {
+        let open = hold(&self.open);
+        let is_down = open.get(&status.id).is_some_and(|source| source.is_down());
+        if is_down {
+            State::Unreachable
+        } else {
+            status.state
+        }
     }
 
     /// Where something below a source is, for people; its path if the source is a folder.

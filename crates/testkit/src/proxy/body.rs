@@ -80,7 +80,8 @@ impl Pipe {
     }
 }
 
-/// Passes on exactly `len` bytes; `count` hears of each part that went out.
+/// Passes on exactly `len` bytes; `count` hears of each part before it goes out, so that a client
+/// that has all of a body finds all of it counted.
 pub(super) async fn pass(
     from: &mut Stream,
     to: &mut TcpStream,
@@ -92,40 +93,40 @@ pub(super) async fn pass(
     while left > 0 && !from.ahead.is_empty() {
         let part = pacer.slice(left).min(from.ahead.len());
         let rest = from.ahead.split_off(part);
+        count(part as u64);
         to.write_all(&std::mem::replace(&mut from.ahead, rest))
             .await?;
         left -= part as u64;
-        count(part as u64);
         pacer.spent(part).await;
     }
     while left > 0 {
-        let moved = splice_some(&from.socket, to, pipe, pacer.slice(left)).await?;
-        left -= moved as u64;
+        let moved = fill(&from.socket, pipe, pacer.slice(left)).await?;
         count(moved as u64);
+        empty(pipe, to, moved).await?;
+        left -= moved as u64;
         pacer.spent(moved).await;
     }
     Ok(())
 }
 
-/// Moves at least a byte and at most `len`.
-async fn splice_some(
-    from: &TcpStream,
-    to: &TcpStream,
-    pipe: &Pipe,
-    len: usize,
-) -> io::Result<usize> {
-    let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-    let fill = || Ok(splice(from, None, &pipe.into, None, len, flags)?);
-    let moved = from.async_io(Interest::READABLE, fill).await?;
-    if moved == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
+
+/// Takes at least a byte and at most `len` into the pipe.
+async fn fill(from: &TcpStream, pipe: &Pipe, len: usize) -> io::Result<usize> {
+    let fill = || Ok(splice(from, None, &pipe.into, None, len, FLAGS)?);
+    match from.async_io(Interest::READABLE, fill).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        moved => Ok(moved),
     }
-    let mut held = moved;
+}
+
+/// Sends the `held` bytes that are in the pipe.
+async fn empty(pipe: &Pipe, to: &TcpStream, mut held: usize) -> io::Result<()> {
     while held > 0 {
-        let empty = || Ok(splice(&pipe.out, None, to, None, held, flags)?);
+        let empty = || Ok(splice(&pipe.out, None, to, None, held, FLAGS)?);
         held -= to.async_io(Interest::WRITABLE, empty).await?;
     }
-    Ok(moved)
+    Ok(())
 }
 
 /// Passes on what comes until the other side closes.

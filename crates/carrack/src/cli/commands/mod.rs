@@ -9,6 +9,7 @@ pub mod index;
 pub mod ls;
 pub mod rm;
 pub mod serve;
+pub mod source;
 pub mod status;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub fn run(command: &Command, env: &mut Env<'_>) -> Result<()> {
         Command::Verify(args) => verify::run(args, env),
         Command::Status => status::run(env),
         Command::Index(command) => index::run(command, env),
+        Command::Source(command) => source::run(command, env),
         Command::Rm(args) => rm::run(args, env),
         Command::Cid(command) => cid::run(command, env.out),
         Command::Serve(_) => Err(Error::new(

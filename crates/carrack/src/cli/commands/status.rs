@@ -3,18 +3,23 @@
 use serde_json::json;
 
 use crate::cli::Env;
+use crate::cli::commands::source::line;
 use crate::cli::output::{bytes, shown};
 use crate::error::Result;
 use crate::store::DiskUse;
+use crate::store::block::{Scope, SourceStatus, State};
+use crate::store::catalog::SOURCE_FIRST;
 
-/// Says what the store holds, and what changed since it was added. Looks at the validators of all
-/// sources (one `lstat` each) so that a change is seen before a client meets it.
+/// Says what the store holds, and what changed since it was added. Looks at every file of this
+/// machine (one `lstat` each) so that a change is seen before a client meets it; of sources
+/// elsewhere it tells what is known. `carrack source status` asks them.
 ///
 /// # Errors
 /// Those of the catalog.
 pub fn run(env: &mut Env<'_>) -> Result<()> {
     let store = env.blocks.store();
-    let changed = env.blocks.survey(env.stop)?;
+    let found = env.blocks.survey(Scope::default(), env.stop)?;
+    let changed: Vec<_> = found.iter().flat_map(|source| &source.changes).collect();
     let roots = store.catalog().roots()?;
     let n_containers = store.catalog().n_containers()?;
     let (segments, disk) = (store.index().segments(), store.disk_use()?);
@@ -26,12 +31,16 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
             .map(|change| {
                 json!({
                     "path": change.path.to_string_lossy(),
-                    "state": change.state,
+                    "state": name_of(change.state),
                     "since": change.since_unix,
                     "offset": change.offset,
                     "len": change.len,
                 })
             })
+            .collect();
+        let sources: Vec<_> = found
+            .iter()
+            .map(|source| json!({ "name": source.name, "state": source.state.name() }))
             .collect();
         return env.out.object(&json!({
             "roots": roots.len(),
@@ -42,6 +51,7 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
             "disk_bytes": disk.total(),
             "disk": disk_json(&disk),
             "stale": stale,
+            "sources": sources,
         }));
     }
     env.out.line(&format!("roots       {}", roots.len()))?;
@@ -51,6 +61,10 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
         "index       {n_records} entries in {n} segments, {len}"
     ))?;
     env.out.line(&format!("on disk     {}", disk_line(&disk)))?;
+    let configured = |source: &&SourceStatus| source.id >= SOURCE_FIRST;
+    for source in found.iter().filter(configured) {
+        env.out.line(&format!("source      {}", line(source)))?;
+    }
     if changed.is_empty() {
         return env.out.line("sources     all as they were added");
     }
@@ -60,7 +74,8 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
     ))?;
     for change in &changed {
         let path = shown(change.path.as_os_str().as_encoded_bytes());
-        env.out.line(&format!("  {:<10}  {path}", change.state))?;
+        let state = name_of(change.state);
+        env.out.line(&format!("  {state:<10}  {path}"))?;
     }
     env.out
         .note("put such a file back as it was, or add it again to serve what it is now");
@@ -88,4 +103,13 @@ pub(super) fn disk_line(used: &DiskUse) -> String {
         bytes(used.packs),
         bytes(used.journal)
     )
+}
+
+/// A state as this command calls it.
+const fn name_of(state: State) -> &'static str {
+    match state {
+        State::Live => "touched",
+        State::Unreachable => "unreadable",
+        state => state.name(),
+    }
 }

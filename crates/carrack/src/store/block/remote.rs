@@ -387,8 +387,9 @@ impl Blocks {
         Ok(Some(known))
     }
 
-    /// Forgets what is known of containers elsewhere: their rows or sources have changed.
+    /// Forgets what is known of containers, here and elsewhere: their rows or sources have changed.
     pub fn forget_elsewhere(&self) {
+        self.inner.open.clear();
         self.inner.elsewhere.clear();
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use carrack_formats::Cid;
 
-use super::OpenContainer;
+use super::{Change, OpenContainer, Scope, State};
 use crate::error::ErrorKind;
 use crate::ingest::tests::{Fixture, bytes, car, import_options, raw};
 use crate::store::catalog::StaleReason;
@@ -56,8 +56,13 @@ impl Setup {
 
     fn states(&self) -> Vec<&'static str> {
         let stop = false.into();
-        let changes = self.fixture.blocks.survey(&stop).unwrap();
-        changes.iter().map(|change| change.state).collect()
+        let found = self.fixture.blocks.survey(Scope::default(), &stop).unwrap();
+        let changes = found.iter().flat_map(|source| &source.changes);
+        let name = |change: &Change| match change.state {
+            State::Live => "touched",
+            state => state.name(),
+        };
+        changes.map(name).collect()
     }
 
     fn edit(&self, offset: usize) {

@@ -160,7 +160,8 @@ impl Batch {
         self.sources.push((id, Some(record.to_bytes())));
     }
 
-    /// Forgets a source. Its roots and containers are the caller's to remove.
+    /// Forgets a source, what is known of its paths, and those of its containers that no root needs
+    /// after this batch. Its roots are the caller's to remove.
     pub fn remove_source(&mut self, id: u32) {
         self.sources.push((id, None));
     }
@@ -212,7 +213,9 @@ impl Batch {
                 storage(table.insert(segment.id.0, segment_to_bytes(segment).as_slice()))?;
             }
         }
-        remove::apply(transaction, &self.removed_roots, self.sweeps)
+        let forgotten = self.sources.iter().filter(|(_, value)| value.is_none());
+        let forgotten: Vec<u32> = forgotten.map(|(id, _)| *id).collect();
+        remove::apply(transaction, &self.removed_roots, &forgotten, self.sweeps)
     }
 }
 

@@ -236,6 +236,14 @@ impl PathKey {
     }
 }
 
+/// The half-open range of all keys of `paths` or `dirs` that belong to a source.
+#[expect(clippy::big_endian_bytes, reason = "keys sort as bytes")]
+pub(super) fn source_range(source: u32) -> (Vec<u8>, Vec<u8>) {
+    let end = source.checked_add(1);
+    let end = end.map_or(vec![0xff; 9], |next| next.to_be_bytes().to_vec());
+    (source.to_be_bytes().to_vec(), end)
+}
+
 /// In place of a device number: the stamp of an object follows. No device has this number.
 const OBJECT_TAG: u64 = u64::MAX;
 

@@ -11,7 +11,7 @@ use carrack_formats::Cid;
 
 use super::record::{
     ContainerRecord, DirRecord, PathKey, PathRecord, RootId, RootRecord, SOURCE_FIRST,
-    SourceRecord, StaleMark, segment_from_bytes,
+    SourceRecord, StaleMark, segment_from_bytes, source_range,
 };
 use super::{
     Bytes, CONTAINERS, DIRS, MEMBERS, META, NEXT_SOURCE, PACKS, PATHS, ROOT_CIDS, ROOTS, SEGMENTS,
@@ -137,6 +137,26 @@ impl Snapshot {
         let (start, end) = top.tree_range();
         let rows = storage(self.paths.range(start.as_slice()..end.as_slice()))?;
         Ok(Paths { rows })
+    }
+
+    /// Files and symlinks of a source, under every profile.
+    ///
+    /// # Errors
+    /// As [`Self::paths_below`].
+    pub fn paths_of(&self, source: u32) -> Result<Paths> {
+        let (start, end) = source_range(source);
+        let rows = storage(self.paths.range(start.as_slice()..end.as_slice()))?;
+        Ok(Paths { rows })
+    }
+
+    /// Directories of a source, under every profile.
+    ///
+    /// # Errors
+    /// As [`Self::paths_below`].
+    pub fn dirs_of(&self, source: u32) -> Result<Dirs> {
+        let (start, end) = source_range(source);
+        let rows = storage(self.dirs.range(start.as_slice()..end.as_slice()))?;
+        Ok(Dirs { rows })
     }
 
     /// What the last add built for a directory.

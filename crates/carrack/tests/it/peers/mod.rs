@@ -9,6 +9,12 @@ mod cids;
 mod clients;
 pub(crate) mod kubo;
 mod s3;
+mod s3_crash;
+mod s3_faults;
+mod s3_fetch;
+mod s3_places;
+mod source_commands;
+mod sources;
 
 use std::path::PathBuf;
 use std::process::Command;

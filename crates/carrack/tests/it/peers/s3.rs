@@ -33,3 +33,12 @@ fn versitygw_is_a_sound_server_behind_the_proxy() {
 fn minio_is_a_sound_server_behind_the_proxy() {
     is_a_sound_server(&Bucket::minio());
 }
+
+#[test]
+fn moto_keeps_keys_that_are_no_paths() {
+    let bucket = Bucket::moto();
+    for key in ["a//b", "a/../b", "./a", "a/b/", " ", "a+b%2F"] {
+        bucket.put(key, key.as_bytes());
+        assert_eq!(bucket.get(key, &[]).ok().body, key.as_bytes(), "{key:?}");
+    }
+}

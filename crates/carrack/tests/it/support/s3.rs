@@ -40,6 +40,13 @@ impl Bucket {
         Self::before(server, dir)
     }
 
+    /// On moto, for keys that are no paths.
+    pub(crate) fn moto() -> Self {
+        let dir = TempDir::new().unwrap();
+        let server = S3Server::moto(&peers::program("moto"), dir.path()).unwrap();
+        Self::before(server, dir)
+    }
+
     fn before(server: S3Server, dir: TempDir) -> Self {
         Self {
             proxy: Proxy::start(server.address()).unwrap(),

@@ -73,10 +73,10 @@ impl Watched {
     #[must_use]
     pub(super) fn new(place: Place, how: How, own_dir: &Path, interval: Duration) -> Self {
         let kernel = match &place {
-            Place::Local(path) => Kernel::of(path, own_dir)
+            Place::Local(path) | Place::Folder(_, path) => Kernel::of(path, own_dir)
                 .inspect_err(|error| {
                     let path = path.display();
-                    tracing::warn!(%path, %error, "the kernel does not watch it: it is looked at each interval");
+                    tracing::warn!(%path, %error, "not watched: it is looked at each interval");
                 })
                 .ok(),
             Place::Elsewhere(_) => None,

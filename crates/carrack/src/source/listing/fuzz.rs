@@ -1,1 +1,0 @@
-//! What fuzzers do with pages of listings.
