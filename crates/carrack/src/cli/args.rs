@@ -69,8 +69,8 @@ pub struct ServeArgs {
     /// s3://bucket/prefix, gs://, az://, https://host/path.
     #[arg(value_name = "PATH|URL")]
     pub paths: Vec<OsString>,
-    /// Go on looking at what is named: files that appear, change or vanish become a new root, and the
-    /// old one stays for a while.
+    /// Go on looking at what is named: files that appear, change or vanish become a new root, and
+    /// the old one stays for a while.
     #[arg(long, requires = "paths")]
     pub watch: bool,
     /// Seconds between two looks at what lies elsewhere; folders of this machine are seen at once.

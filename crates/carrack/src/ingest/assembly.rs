@@ -2,7 +2,8 @@
 //!
 //! In       leaf digests of files, symlinks, what was left out, each with its place in the tree.
 //! Out      interior nodes, rows and roots in the sink; the report.
-//! Limits   those of `ingest::tree` and `ingest::sink`; of a big file what `assembly::growing` says.
+//! Limits   those of `ingest::tree` and `ingest::sink`; of a big file those of
+//!          `assembly::growing`.
 //! Not here finding files and reading them (`ingest::add`, `ingest::remote`).
 
 mod audit;

@@ -1,4 +1,4 @@
-//! `add` of what lies in a source that is not this disk: every object is read once, and stays there.
+//! `add` of what lies in a source elsewhere: every object is read once, and stays there.
 //!
 //! In       a source, and paths below it.
 //! Out      a root for each path; leaves as ranges of the objects, interior nodes in a pack.

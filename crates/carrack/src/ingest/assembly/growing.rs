@@ -1,4 +1,4 @@
-//! Files as their leaves become known: small ones at once, big ones in ranges that come in any order.
+//! Files as their leaves become known: small ones at once, big ones in ranges.
 //!
 //! In       digests of leaves.
 //! Out      the leaves in the index, the nodes above them in the pack, the file's row.

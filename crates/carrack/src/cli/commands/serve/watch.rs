@@ -76,7 +76,7 @@ impl Watched {
             Place::Local(path) | Place::Folder(_, path) => Kernel::of(path, own_dir)
                 .inspect_err(|error| {
                     let path = path.display();
-                    tracing::warn!(%path, %error, "the kernel does not watch it: it is looked at each interval");
+                    tracing::warn!(%path, %error, "not watched: it is looked at each interval");
                 })
                 .ok(),
             Place::Elsewhere(_) => None,
