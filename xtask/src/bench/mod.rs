@@ -49,6 +49,8 @@ struct Sizes {
     /// Runs of each command.
     n_runs: u32,
     n_entries: u64,
+    /// Entries of the index that is larger than what opening copies into memory.
+    n_entries_large: u64,
     /// Bytes of the big object of the bucket.
     object_len: u64,
     /// Small objects of the bucket.
@@ -64,6 +66,7 @@ const FULL: Sizes = Sizes {
     load_seconds: 8,
     n_runs: 3,
     n_entries: 10_000_000,
+    n_entries_large: 100_000_000,
     object_len: 4 << 30,
     n_objects: 10_000,
     stalled_len: 1 << 30,
@@ -76,6 +79,7 @@ const QUICK: Sizes = Sizes {
     load_seconds: 2,
     n_runs: 1,
     n_entries: 1_000_000,
+    n_entries_large: 2_000_000,
     object_len: 512 << 20,
     n_objects: 1_000,
     stalled_len: 128 << 20,
@@ -93,6 +97,7 @@ const ROWS: &[Row] = &[
     ("raw-1m", rows::blocks::raw_1m),
     ("absent", rows::blocks::absent),
     ("index", rows::own::index),
+    ("index-100m", rows::own::index_large),
     ("memory", rows::own::memory),
     ("s3-plain", rows::s3::plain),
     ("s3-get", rows::s3::get),

@@ -17,9 +17,10 @@ use carrack::store::catalog::{
 };
 use carrack::store::gate::WriteGate;
 use carrack::store::index::{
-    Index, Merged, RESIDENT_LEN_MAX_SERVING, Segment, SegmentId, SegmentMeta, merge, segment_name,
+    ENTRIES_MAX, Index, Merged, RESIDENT_LEN_MAX_SERVING, Segment, SegmentId, SegmentMeta, merge,
+    segment_name,
 };
-use carrack::store::location::Location;
+use carrack::store::location::{ContainerId, Location};
 use carrack::store::{Merger, OpenMode, Step, Store};
 use carrack_formats::Cid;
 
@@ -28,6 +29,8 @@ use super::key;
 const N_COLD: u64 = 4_000;
 /// Blocks of the container that is dropped, at most.
 const N_DROPPED_MAX: u64 = 10_000_000;
+/// Entries ingested while segments are merged, at most.
+const N_INGESTED_MAX: u64 = 10_000_000;
 
 /// A key that is there, by a random number.
 fn hit(i: u64, n_entries: u64) -> carrack_formats::Multihash {
@@ -177,12 +180,13 @@ pub(crate) fn beside_merge(
         };
         let (p50, p99, p999) = (at(0.5), at(0.99), at(0.999));
         println!("{what}  p50 {p50} ns, p99 {p99} ns, p99.9 {p999} ns");
+        p99 as f64
     };
     let start = Instant::now();
     let alone = latencies(&index, n_entries, &mut || {
         start.elapsed() < Duration::from_secs(3)
     });
-    print("hit alone       ", &alone);
+    let p99_alone = print("hit alone       ", &alone);
     let (done, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     let started = Instant::now();
     let (beside, merged) = std::thread::scope(|scope| {
@@ -198,7 +202,8 @@ pub(crate) fn beside_merge(
     });
     let secs = started.elapsed().as_secs_f64();
     let merged = merged.map_err(|_| "the merging thread panicked")??;
-    print("hit beside merge", &beside);
+    let times = print("hit beside merge", &beside) / p99_alone;
+    println!("p99        {times:.2} times as long beside a merge as without");
     let rate = n_entries as f64 / secs / 1e6;
     println!("merge of 8 {secs:.1} s beside look-ups, {rate:.2} M/s");
     std::fs::remove_file(dir.join(segment_name(merged)))?;
@@ -241,6 +246,65 @@ fn stopping(dir: &Path, segments: &[SegmentMeta]) -> Result<(), Box<dyn Error>> 
     let left = dir.join(segment_name(SegmentId(1 << 40)));
     let _ = std::fs::remove_file(left); // A small one may have been done before.
     Ok(())
+}
+
+/// Runs come as fast as they can be written while a thread merges, as a serving node's does.
+pub(crate) fn beside_ingest(dir: &Path, n_entries: u64) -> Result<(), Box<dyn Error>> {
+    let n_entries = n_entries.min(N_INGESTED_MAX);
+    let store = Store::open(dir, OpenMode::Create)?;
+    let container = store.new_container_id();
+    let (done, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    let start = Instant::now();
+    let most = std::thread::scope(|scope| -> Result<usize, Box<dyn Error>> {
+        let merging = scope.spawn(|| {
+            let _ = rustix::process::nice(5);
+            let mut merger = Merger::default();
+            loop {
+                let is_last = done.load(Ordering::Relaxed);
+                if merger.step(&store, &stop) == Step::Idle {
+                    if is_last {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        });
+        let ingested = ingest(&store, container, n_entries);
+        let secs = start.elapsed().as_secs_f64();
+        done.store(true, Ordering::Relaxed);
+        let _ = merging.join();
+        let rate = n_entries as f64 / secs / 1e6;
+        println!("\ningest     {rate:.2} M entries/s beside merging");
+        ingested
+    })?;
+    let secs = start.elapsed().as_secs_f64();
+    let left = store.index().segments().len();
+    println!("keeps up   {most} segments at most, {left} after {secs:.1} s in all");
+    Ok(())
+}
+
+/// Gives the most segments that were live at once.
+fn ingest(store: &Store, container: ContainerId, n_entries: u64) -> Result<usize, Box<dyn Error>> {
+    let (mut run, mut most) = (store.run_writer()?, 0);
+    for i in 0..n_entries {
+        let location = Location {
+            container,
+            offset: i << 12,
+            len: 1 << 12,
+            wrapped: false,
+        };
+        run.push(&key(i), location)?;
+        if run.len() >= ENTRIES_MAX / 16 || i + 1 == n_entries {
+            let full = std::mem::replace(&mut run, store.run_writer()?);
+            let mut batch = Batch::new();
+            if let Some(meta) = full.finish()? {
+                batch.add_segment(meta);
+            }
+            store.commit(batch)?;
+            most = most.max(store.index().segments().len());
+        }
+    }
+    Ok(most)
 }
 
 /// A container of many blocks goes: one transaction, and what it costs until they are merged away.

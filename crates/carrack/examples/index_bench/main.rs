@@ -57,6 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for meta in one.iter().chain(&eight) {
         std::fs::remove_file(dir.join(segment_name(meta.id)))?;
     }
+    large::beside_ingest(&dir.join("ingested"), n_entries)?;
     large::drop_container(&dir.join("dropped"), n_entries)?;
     commit_files(&dir.join("store"))
 }

@@ -69,6 +69,14 @@ pub struct ServeArgs {
     /// s3://bucket/prefix, gs://, az://, https://host/path.
     #[arg(value_name = "PATH|URL")]
     pub paths: Vec<OsString>,
+    /// Go on looking at what is named: files that appear, change or vanish become a new root, and the
+    /// old one stays for a while.
+    #[arg(long, requires = "paths")]
+    pub watch: bool,
+    /// Seconds between two looks at what lies elsewhere; folders of this machine are seen at once.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub watch_interval: u64,
     /// Address and port to listen on; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,

@@ -2,7 +2,7 @@
 //!
 //! In       a source, and paths below it.
 //! Out      a root for each path; leaves as ranges of the objects, interior nodes in a pack.
-//! Limits   [`JOBS_MAX`] jobs, [`READS_MAX`] of which read; a page of the listing and
+//! Limits   [`JOBS_MAX`] jobs; a page of the listing and
 //!          [`LISTED_MAX`] objects of it wait. Directories are held until their last object was
 //!          hashed, as those of an add from this disk are: about 200 bytes an object.
 //! Not here what becomes of digests (`ingest::assembly`), files of this machine (`ingest::add`),
@@ -26,10 +26,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use self::read::{ATTEMPTS_MAX, Found, Job, Outcome, Reads, Task, is_same};
+use self::read::{ATTEMPTS_MAX, Finding, Found, Job, Reads, Task, is_same};
 use self::target::Target;
 use self::walk::{Spot, Walk, path_of};
 use crate::error::{Error, ErrorKind, Result};
@@ -42,15 +42,13 @@ use crate::ingest::sink::Origin;
 use crate::ingest::tree::Parent;
 use crate::ingest::{AddReport, Changes, Progress};
 use crate::source::validator::ObjectStamp;
-use crate::source::{Listed, Source, SourceError, SourceErrorKind};
+use crate::source::{Listed, SourceError, SourceErrorKind};
 use crate::store::Store;
 use crate::store::catalog::Validator;
-use crate::store::sources::Sources;
+use crate::store::sources::{OpenSource, Sources};
 
-/// Reads that go on at once.
-const READS_MAX: usize = 48;
-/// Jobs that read or wait for their turn.
-const JOBS_MAX: usize = 2 * READS_MAX;
+/// Jobs that read or wait for their turn: as many read as the source's limiter lets.
+const JOBS_MAX: usize = 96;
 /// Objects that are listed at once, and such lots that wait.
 const LISTED_MAX: usize = 256;
 const LOTS_MAX: usize = 4;
@@ -115,7 +113,7 @@ pub(in crate::ingest) fn add_audited(
     let handle = sources.handle()?;
     let _ingest = store.ingest_lock();
     let assembly = Assembly::new(store, origin, options, watcher)?;
-    let source = Arc::clone(&first.source.source);
+    let source = Arc::clone(&first.source);
     RemoteAdder::new(assembly, handle, source).run(targets, audit)
 }
 
@@ -123,7 +121,7 @@ struct RemoteAdder<'a> {
     assembly: Assembly<'a>,
     handle: Handle,
     reads: Arc<Reads>,
-    jobs: JoinSet<Outcome>,
+    jobs: JoinSet<Finding>,
     /// Jobs that are to be started next.
     queue: VecDeque<Job>,
     /// Objects of which something is under way, by token.
@@ -168,14 +166,14 @@ struct Listing {
 
 /// What the calling thread waited for.
 enum Event {
-    Read(Outcome),
+    Read(Finding),
     Listed(Option<Vec<Result<Listed, SourceError>>>),
     Nothing,
     Panicked,
 }
 
 impl<'a> RemoteAdder<'a> {
-    fn new(assembly: Assembly<'a>, handle: Handle, source: Arc<dyn Source>) -> Self {
+    fn new(assembly: Assembly<'a>, handle: Handle, source: Arc<OpenSource>) -> Self {
         let rule = assembly.rule;
         let whole_len_max = RANGE_LEN.min(RANGE_LEAVES_MAX * u64::from(rule.chunk_size));
         Self {
@@ -184,7 +182,6 @@ impl<'a> RemoteAdder<'a> {
             reads: Arc::new(Reads {
                 source,
                 rule,
-                permits: Semaphore::new(READS_MAX),
                 n_throttled: AtomicU64::new(0),
                 whole_len_max,
             }),
@@ -331,7 +328,7 @@ impl<'a> RemoteAdder<'a> {
         let source = Arc::clone(&self.reads.source);
         let mut task = JoinSet::new();
         let listing = async move {
-            let mut listed = source.list(&prefix).ready_chunks(LISTED_MAX);
+            let mut listed = source.source.list(&prefix).ready_chunks(LISTED_MAX);
             while let Some(lot) = listed.next().await {
                 if sender.send(lot).await.is_err() {
                     return;
@@ -516,15 +513,15 @@ impl<'a> RemoteAdder<'a> {
             self.last_note = Instant::now();
             let note = format!(
                 "{} asks for fewer requests: waiting",
-                self.reads.source.url()
+                self.reads.source.source.url()
             );
             self.assembly.watcher.progress.note(&note);
         }
     }
 
     /// Something came of a job.
-    fn done(&mut self, outcome: Outcome) -> Result<()> {
-        let Outcome { token, result } = outcome;
+    fn done(&mut self, finding: Finding) -> Result<()> {
+        let Finding { token, result } = finding;
         if self.assembly.watcher.progress.wants_total() {
             let (n_done, n_listed) = (self.n_done, self.n_listed);
             self.assembly.label = format!("hashing ({n_done} of {n_listed} objects)");

@@ -8,7 +8,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -64,6 +64,8 @@ pub fn rescan(
 pub enum Place {
     /// A path of this machine.
     Local(PathBuf),
+    /// A path in a folder of this machine that is a source of its own.
+    Folder(Origin, PathBuf),
     /// A path in a source elsewhere.
     Elsewhere(Target),
 }
@@ -82,16 +84,12 @@ pub fn rescan_with(
 ) -> Result<Rescanned> {
     let (report, changes) = match place {
         Place::Local(path) => {
-            let paths = std::slice::from_ref(path);
-            add_audited(
-                store,
-                Origin::default(),
-                paths,
-                options,
-                progress,
-                stop,
-                true,
-            )?
+            let (origin, paths) = (Origin::default(), std::slice::from_ref(path));
+            add_audited(store, origin, paths, options, progress, stop, true)?
+        }
+        Place::Folder(origin, path) => {
+            let (origin, paths) = (origin.clone(), std::slice::from_ref(path));
+            add_audited(store, origin, paths, options, progress, stop, true)?
         }
         Place::Elsewhere(target) => {
             let targets = std::slice::from_ref(target);
@@ -101,7 +99,11 @@ pub fn rescan_with(
     Ok(Rescanned { report, changes })
 }
 
-fn import_again(
+/// Imports the CAR at a place again.
+///
+/// # Errors
+/// Those of importing.
+pub fn import_again(
     store: &Arc<Store>,
     sources: &Sources,
     place: &Place,
@@ -110,7 +112,9 @@ fn import_again(
     stop: &AtomicBool,
 ) -> Result<Rescanned> {
     let imported = match place {
-        Place::Local(path) => import(store, path, options, progress, stop)?,
+        Place::Local(path) | Place::Folder(_, path) => {
+            import(store, path, options, progress, stop)?
+        }
         Place::Elsewhere(target) => {
             import_remote(store, sources, target, options, false, progress, stop)?
         }
@@ -134,6 +138,15 @@ pub fn place(sources: &Sources, root: &RootRecord) -> Result<Place> {
     let path = OsStr::from_bytes(&root.path);
     if root.source == SOURCE_LOCAL {
         return Ok(Place::Local(PathBuf::from(path)));
+    }
+    let base = sources.shown(root.source, Path::new(""));
+    if base.is_absolute() {
+        let origin = Origin {
+            source: root.source,
+            base,
+            shown: Vec::new(),
+        };
+        return Ok(Place::Folder(origin, PathBuf::from(path)));
     }
     let source = sources.get(root.source)?;
     // As the catalog has it: nothing of it is percent-encoded.
@@ -171,6 +184,10 @@ fn profile_of(fingerprint: u32) -> Result<Profile> {
 fn had_hidden(store: &Store, root: &RootRecord, place: &Place) -> Result<bool> {
     let path = match place {
         Place::Local(path) => path.as_os_str().as_bytes(),
+        Place::Folder(origin, path) => {
+            let below = path.strip_prefix(&origin.base).unwrap_or(path);
+            below.as_os_str().as_bytes()
+        }
         Place::Elsewhere(target) => &target.path,
     };
     let top = crate::store::catalog::PathKey {

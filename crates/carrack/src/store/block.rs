@@ -311,7 +311,7 @@ impl Blocks {
     /// Those of the index.
     pub fn locate(&self, hash: &Multihash) -> Result<Vec<Location>> {
         let mut locations = Vec::new();
-        self.inner.store.index().get(hash, &mut locations);
+        self.inner.store.index().locate(hash, &mut locations)?;
         Ok(locations)
     }
 

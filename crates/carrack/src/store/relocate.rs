@@ -444,3 +444,6 @@ fn is_car(record: &ContainerRecord) -> bool {
 fn interrupted() -> Error {
     Error::new(ErrorKind::Unavailable, "interrupted")
 }
+
+#[cfg(test)]
+mod tests;

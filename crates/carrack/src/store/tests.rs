@@ -12,7 +12,7 @@ use super::catalog::{
 };
 use super::index::FANOUT;
 use super::location::{ContainerId, Location};
-use super::{OpenMode, Store, merge_once};
+use super::{Merger, OpenMode, Step, Store, merge_once};
 use crate::error::ErrorKind;
 
 fn key(seed: u64) -> Multihash {
@@ -288,4 +288,102 @@ fn a_removed_pack_loses_its_file() {
     assert!(!store.pack_path(&record).try_exists().unwrap());
     drop(store);
     open(dir.path());
+}
+
+/// What removing costs does not depend on how much is removed: the index is not touched.
+#[test]
+fn a_container_of_a_million_blocks_goes_in_one_small_transaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (kept, _) = add(&store, 0..5000);
+    let (large, root) = add(&store, 10_000..1_010_000);
+    let before = std::fs::metadata(dir.path().join("catalog.redb"))
+        .unwrap()
+        .len();
+    let start = std::time::Instant::now();
+    let removed = store.remove_root(root.id).unwrap();
+    let took = start.elapsed();
+    assert_eq!(removed.removed_containers, [large]);
+    assert!(took < std::time::Duration::from_millis(500), "{took:?}"); // Two fsyncs.
+    let after = std::fs::metadata(dir.path().join("catalog.redb"))
+        .unwrap()
+        .len();
+    assert!(after <= before + (1 << 20), "{before} to {after} bytes");
+    let stop = AtomicBool::new(false);
+    assert_eq!(store.index().n_records(), 1_005_000);
+    assert_eq!(store.dead_entries(&stop).unwrap(), 1_000_000);
+    // Its segment is full of dead records: it is not left until its tier is full.
+    let mut merger = Merger::default();
+    assert_eq!(merger.step(&store, &stop), Step::Merged);
+    assert_eq!(merger.step(&store, &stop), Step::Idle);
+    assert_eq!(store.index().n_records(), 5000);
+    assert_eq!(store.index().first(&key(4999)), Some(at(kept)));
+    assert_eq!(store.dead_entries(&stop).unwrap(), 0);
+}
+
+/// A disk that takes no more is not a reason to lose anything, nor to try all the time.
+#[test]
+fn a_merge_that_fails_changes_nothing_and_is_tried_again_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for index in 0..FANOUT as u64 {
+        add(&store, index * 100..index * 100 + 100);
+    }
+    let files = files_below(&dir.path().join("segments"));
+    // In the place of the file that the merge would write there is a directory.
+    let next = store.ids.segment.load(std::sync::atomic::Ordering::Relaxed);
+    let name = format!("{}.tmp", super::segment_name(super::SegmentId(next)));
+    let obstacle = dir.path().join("segments").join(name);
+    std::fs::create_dir(&obstacle).unwrap();
+    let stop = AtomicBool::new(false);
+    let mut merger = Merger::default();
+    assert_eq!(merger.step(&store, &stop), Step::Idle);
+    std::fs::remove_dir(&obstacle).unwrap();
+    assert_eq!(files_below(&dir.path().join("segments")), files);
+    assert!(store.index().contains(&key(750)));
+    store.check_writable().unwrap();
+    assert_eq!(merger.step(&store, &stop), Step::Idle, "not at once");
+    assert!(
+        merge_once(&store, &stop).unwrap(),
+        "but nothing is in its way"
+    );
+    assert_eq!(store.index().n_records(), 800);
+}
+
+#[test]
+fn rows_of_files_go_with_their_containers_and_others_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (container, root) = add(&store, 0..10);
+    let (other, _) = add(&store, 20..30);
+    let row = |container| super::catalog::PathRecord {
+        container: Some(container),
+        pack: None,
+        validator: Validator::default(),
+        cid: Cid::new_v1(0x55, key(1)),
+        file_len: 1,
+        dag_len: 1,
+        n_blocks: 1,
+    };
+    let path = |profile, path: &[u8]| super::catalog::PathKey {
+        source: SOURCE_LOCAL,
+        profile,
+        path: path.to_vec(),
+    };
+    let mut batch = Batch::new();
+    batch.put_path(&path(7, b"/a"), &row(container));
+    batch.put_path(&path(u32::MAX, b"/a"), &row(container));
+    batch.put_path(&path(8, b"/a"), &row(other)); // A newer version under another profile.
+    batch.put_path(&path(7, b"/b"), &row(other));
+    for index in 0..100 {
+        let name = format!("/c/{index}"); // Among so many, rows are looked up by their paths.
+        batch.put_path(&path(7, name.as_bytes()), &row(other));
+    }
+    store.commit(batch).unwrap();
+    store.remove_root(root.id).unwrap();
+    let catalog = store.catalog();
+    assert_eq!(catalog.path(&path(7, b"/a")).unwrap(), None);
+    assert_eq!(catalog.path(&path(u32::MAX, b"/a")).unwrap(), None);
+    assert_eq!(catalog.path(&path(8, b"/a")).unwrap(), Some(row(other)));
+    assert_eq!(catalog.path(&path(7, b"/b")).unwrap(), Some(row(other)));
 }

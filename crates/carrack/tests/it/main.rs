@@ -17,6 +17,8 @@ mod bad_cars;
 mod commands;
 mod crash;
 mod disk_full;
+mod index;
 mod peers;
+mod sources;
 mod staleness;
 mod support;

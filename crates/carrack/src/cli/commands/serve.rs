@@ -5,6 +5,9 @@
 //! Limits   `node::limits`; the block budget is shared by blocks on their way and the cache.
 //! Not here HTTP (`gateway`), sockets (`node`).
 
+mod watch;
+
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -16,8 +19,9 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::watch as flag;
 
+use self::watch::{How, Watched};
 use crate::cli::args::ServeArgs;
 use crate::cli::commands::{add, import};
 use crate::cli::control::{self, CLIENTS_MAX, Client, SOCKET_NAME};
@@ -26,7 +30,8 @@ use crate::cli::{Env, open_blocks, run_for_client};
 use crate::error::{Context, ErrorKind, Result};
 use crate::gateway::service::Readiness;
 use crate::ingest::AddedRoot;
-use crate::ingest::remote::target::is_url;
+use crate::ingest::remote::target::{is_url, target};
+use crate::ingest::rescan::Place;
 use crate::node::access_log::{AccessLog, LogFormat, LogWriter};
 use crate::node::limits::Limits;
 use crate::node::{self, ServeOptions};
@@ -69,7 +74,7 @@ pub fn run(
         .max_blocking_threads(limits.blocking_jobs_max)
         .build()
         .context(ErrorKind::Unavailable, || "cannot start threads".to_owned())?;
-    let (stop_sender, stop) = watch::channel(false);
+    let (stop_sender, stop) = flag::channel(false);
     let stopped = Arc::new(AtomicBool::new(false));
     let readiness = Readiness::default();
     let (access_log, log_writer) = access_log(args, out, &limits)?;
@@ -115,6 +120,21 @@ pub fn run(
         stopped.store(true, Ordering::Relaxed);
         serving.abort();
     }
+    let watching = match &added {
+        Ok(()) if args.watch => Some(start_watching(
+            args,
+            &args.paths,
+            &blocks,
+            address,
+            out,
+            &stopped,
+        )),
+        _ => None,
+    };
+    let watching = watching.transpose().unwrap_or_else(|error| {
+        out.note(&format!("warning: nothing is watched: {}", error.chain()));
+        None
+    });
     let served = match runtime.block_on(serving) {
         Ok(served) => served,
         Err(error) if error.is_cancelled() => Ok(()),
@@ -123,6 +143,9 @@ pub fn run(
     commands.abort();
     stopped.store(true, Ordering::Relaxed);
     let _ = std::fs::remove_file(data_dir.join(SOCKET_NAME)); // The next start replaces it.
+    if watching.is_some_and(|watching| watching.join().is_err()) {
+        tracing::error!("the watching thread panicked");
+    }
     if maintenance.join().is_err() {
         tracing::error!("the maintenance thread panicked");
     }
@@ -141,6 +164,64 @@ pub fn run(
         writer.finish()?;
     }
     added.and(served)
+}
+
+/// Watches what was added, on a thread that ends with the flag.
+fn start_watching(
+    args: &ServeArgs,
+    places: &[OsString],
+    blocks: &Blocks,
+    address: SocketAddr,
+    out: &Output,
+    stopped: &Arc<AtomicBool>,
+) -> Result<std::thread::JoinHandle<()>> {
+    let interval = Duration::from_secs(args.watch_interval);
+    let own_dir = std::fs::canonicalize(blocks.store().dir()).unwrap_or_default();
+    let environment = blocks.extents().sources().environment();
+    let mut watched = Vec::new();
+    for place in places {
+        let is_car = is_car(Path::new(place)) || (is_url(place) && ends_with_car(Path::new(place)));
+        let (store, sources) = (blocks.store(), blocks.extents().sources());
+        let where_it_is = if is_url(place) {
+            Place::Elsewhere(target(store, sources, place, &environment)?)
+        } else {
+            let gone = || format!("cannot watch {}", shown(place.as_encoded_bytes()));
+            Place::Local(std::fs::canonicalize(place).context(ErrorKind::Invalid, gone)?)
+        };
+        let how = match is_car {
+            true => How::Import(import::default_options()),
+            false => How::Add(add::options(&args.dag)?),
+        };
+        watched.push(Watched::new(where_it_is, how, &own_dir, interval));
+    }
+    let (blocks, stopped) = (blocks.clone(), Arc::clone(stopped));
+    let (stdout, stderr) = (Box::new(std::io::stdout()), Box::new(std::io::stderr()));
+    let mut out = Output::new(out.json, false, stdout, stderr);
+    Ok(std::thread::spawn(move || {
+        watch::watch(
+            watched,
+            &blocks,
+            interval,
+            &stopped,
+            &mut |done| match done {
+                Ok(done) => {
+                    let roots = done.report.roots.iter();
+                    let printed: Result<()> = roots
+                        .map(|root| print_root(&mut out, root, address))
+                        .collect();
+                    let changes = done.changes;
+                    out.note(&format!(
+                        "{} new, {} changed, {} moved, {} gone",
+                        changes.added, changes.changed, changes.moved, changes.vanished
+                    ));
+                    if printed.and_then(|()| out.flush()).is_err() {
+                        tracing::warn!("a new root could not be printed");
+                    }
+                }
+                Err(error) => out.note(&format!("warning: {}", shown(error.chain().as_bytes()))),
+            },
+        );
+    }))
 }
 
 /// As many descriptors as the operator allows: each connection and each open source needs one.
@@ -162,7 +243,7 @@ fn announce(out: &mut Output, address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-async fn told_to_stop(mut stop: watch::Receiver<bool>) {
+async fn told_to_stop(mut stop: flag::Receiver<bool>) {
     // An error means that nobody can say stop any more, which is the same.
     let _ = stop.wait_for(|stop| *stop).await;
 }
@@ -196,7 +277,7 @@ fn listen_for_commands(
     runtime: &Runtime,
     data_dir: &Path,
     blocks: &Blocks,
-    stop: watch::Receiver<bool>,
+    stop: flag::Receiver<bool>,
 ) -> Result<tokio::task::JoinHandle<()>> {
     use std::os::unix::fs::PermissionsExt;
     let cannot = || "cannot listen for commands".to_owned();

@@ -31,11 +31,11 @@ use crate::ingest::remote::read::{each_piece, is_same, stat};
 use crate::ingest::remote::target::Target;
 use crate::ingest::sink::{Origin, Sink};
 use crate::source::validator::ObjectStamp;
-use crate::source::{Source, SourceError, SourceErrorKind};
+use crate::source::{SourceError, SourceErrorKind};
 use crate::store::Store;
 use crate::store::catalog::{ContainerKind, Validator};
 use crate::store::location::{ContainerId, Location};
-use crate::store::sources::Sources;
+use crate::store::sources::{OpenSource, Sources};
 
 /// Bytes of one part, and parts fetched ahead.
 const PART_LEN: u64 = 8 << 20;
@@ -60,7 +60,7 @@ pub fn import_remote(
     let shown = target.shown();
     let handle = sources.handle()?;
     let mut object = Object {
-        source: Arc::clone(&target.source.source),
+        source: Arc::clone(&target.source),
         path: target.path.clone().into(),
         stamp: Arc::default(),
         n_throttled: Arc::default(),
@@ -142,7 +142,7 @@ struct RemoteImport<'a, 'b> {
 /// One version of the CAR, and how it is read.
 #[derive(Clone)]
 struct Object {
-    source: Arc<dyn Source>,
+    source: Arc<OpenSource>,
     path: Arc<[u8]>,
     stamp: Arc<ObjectStamp>,
     n_throttled: Arc<AtomicU64>,
@@ -163,7 +163,7 @@ struct Front {
 
 impl Object {
     async fn stat(&self) -> Result<Arc<ObjectStamp>, SourceError> {
-        stat(&*self.source, &self.path, &self.n_throttled)
+        stat(&self.source, &self.path, &self.n_throttled)
             .await
             .map(Arc::new)
     }
@@ -172,7 +172,7 @@ impl Object {
     async fn bytes(&self, start: u64, end: u64) -> Result<Bytes, SourceError> {
         let len = usize::try_from(end.saturating_sub(start)).unwrap_or_default();
         let mut bytes = BytesMut::with_capacity(len.min(PART_LEN as usize));
-        let (source, stamp) = (&*self.source, &self.stamp);
+        let (source, stamp) = (&self.source, &self.stamp);
         each_piece(
             source,
             &self.path,

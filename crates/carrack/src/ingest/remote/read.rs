@@ -14,13 +14,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::Semaphore;
 
 use super::cut::Cutter;
 use crate::ingest::hash::{Digest, LeafRule};
+use crate::source::limiter::{Lane, Outcome};
 use crate::source::resume::Patience;
 use crate::source::validator::ObjectStamp;
-use crate::source::{Source, SourceError, SourceErrorKind};
+use crate::source::{SourceError, SourceErrorKind};
+use crate::store::sources::OpenSource;
 
 /// How often an object that changes while it is read is read again.
 pub(super) const ATTEMPTS_MAX: u32 = 3;
@@ -29,10 +30,8 @@ const REQUESTS_MAX: u32 = 16;
 
 /// What every read of one add shares.
 pub(super) struct Reads {
-    pub(super) source: Arc<dyn Source>,
+    pub(super) source: Arc<OpenSource>,
     pub(super) rule: LeafRule,
-    /// Reads that may go on at once.
-    pub(super) permits: Semaphore,
     /// Reads that wait because the source asked for it.
     pub(super) n_throttled: AtomicU64,
     /// Small enough to be read by one request, in bytes.
@@ -66,7 +65,7 @@ pub(super) enum Task {
 }
 
 /// What came of a job.
-pub(super) struct Outcome {
+pub(super) struct Finding {
     pub(super) token: u64,
     pub(super) result: Result<Found, SourceError>,
 }
@@ -88,27 +87,21 @@ pub(in crate::ingest) fn is_same(known: &ObjectStamp, now: &ObjectStamp) -> bool
 
 impl Reads {
     /// Does a job. Cancel-safe: it only reads.
-    pub(super) async fn run(self: Arc<Self>, job: Job) -> Outcome {
+    pub(super) async fn run(self: Arc<Self>, job: Job) -> Finding {
         let Job { token, path, task } = job;
-        let result = match self.permits.acquire().await {
-            Err(_) => Err(SourceError::new(
-                SourceErrorKind::Unreachable,
-                "the add has ended",
-            )),
-            Ok(_permit) => match task {
-                Task::Stat => self.stat(&path).await.map(Found::Stamp),
-                Task::Range { stamp, first, n } => {
-                    let digests = self.leaves(&path, &stamp, first, n).await;
-                    digests.map(|digests| Found::Leaves(stamp, first, digests))
-                }
-                Task::Whole {
-                    stamp,
-                    stat_first,
-                    known,
-                } => self.whole(&path, stamp, stat_first, known).await,
-            },
+        let result = match task {
+            Task::Stat => self.stat(&path).await.map(Found::Stamp),
+            Task::Range { stamp, first, n } => {
+                let digests = self.leaves(&path, &stamp, first, n).await;
+                digests.map(|digests| Found::Leaves(stamp, first, digests))
+            }
+            Task::Whole {
+                stamp,
+                stat_first,
+                known,
+            } => self.whole(&path, stamp, stat_first, known).await,
         };
-        Outcome { token, result }
+        Finding { token, result }
     }
 
     async fn whole(
@@ -139,7 +132,7 @@ impl Reads {
     }
 
     async fn stat(&self, path: &[u8]) -> Result<ObjectStamp, SourceError> {
-        stat(&*self.source, path, &self.n_throttled).await
+        stat(&self.source, path, &self.n_throttled).await
     }
 
     async fn leaves(
@@ -153,7 +146,7 @@ impl Reads {
         let start = self.rule.leaf(first, stamp.size).0;
         let end = self.rule.leaf(first.saturating_add(n), stamp.size).0;
         let range = start..end.min(stamp.size);
-        let (source, throttled) = (&*self.source, &self.n_throttled);
+        let (source, throttled) = (&self.source, &self.n_throttled);
         each_piece(source, path, stamp, range, throttled, |piece| {
             cutter.push(&piece);
         })
@@ -165,7 +158,7 @@ impl Reads {
 /// Calls `on` with the bytes of `range` in order, each once, however often the connection breaks.
 /// Cancel-safe: what was given was given.
 pub(in crate::ingest) async fn each_piece(
-    source: &dyn Source,
+    source: &OpenSource,
     path: &[u8],
     stamp: &ObjectStamp,
     range: Range<u64>,
@@ -175,12 +168,18 @@ pub(in crate::ingest) async fn each_piece(
     let Range { mut start, end } = range;
     let mut patience = Patience::new(REQUESTS_MAX);
     while start < end {
-        let failure = match source.read(path, stamp, start..end).await {
+        let mut came = false;
+        let permit = source.limiter.acquire(Lane::Background, 0).await;
+        let failure = match source.source.read(path, stamp, start..end).await {
             Err(error) => error,
             Ok(mut pieces) => loop {
                 match pieces.next().await {
                     Some(Ok(piece)) => {
                         start = start.saturating_add(piece.len() as u64);
+                        if !came {
+                            permit.first_byte();
+                        }
+                        came = true;
                         patience.renew();
                         on(piece);
                     }
@@ -190,8 +189,10 @@ pub(in crate::ingest) async fn each_piece(
             },
         };
         if start >= end {
-            break; // All came; how the connection ended does not matter.
+            permit.done(Outcome::Good); // However the connection ended.
+            break;
         }
+        permit.done(outcome(&failure));
         wait(&mut patience, n_throttled, failure).await?;
     }
     Ok(())
@@ -199,21 +200,38 @@ pub(in crate::ingest) async fn each_piece(
 
 /// What the object at `path` is, asked until there is an answer. Cancel-safe.
 pub(in crate::ingest) async fn stat(
-    source: &dyn Source,
+    source: &OpenSource,
     path: &[u8],
     n_throttled: &AtomicU64,
 ) -> Result<ObjectStamp, SourceError> {
     let mut patience = Patience::new(REQUESTS_MAX);
     loop {
-        match source.stat(path).await {
-            Ok(stamp) => return Ok(stamp),
-            Err(error) => wait(&mut patience, n_throttled, error).await?,
+        let permit = source.limiter.acquire(Lane::Background, 0).await;
+        match source.source.stat(path).await {
+            Ok(stamp) => {
+                permit.first_byte();
+                permit.done(Outcome::Good);
+                return Ok(stamp);
+            }
+            Err(error) => {
+                permit.done(outcome(&error));
+                wait(&mut patience, n_throttled, error).await?;
+            }
         }
     }
 }
 
 fn cut_short() -> SourceError {
     SourceError::new(SourceErrorKind::Unreachable, "the answer ended early")
+}
+
+/// What a failure says of how much the source bears.
+fn outcome(error: &SourceError) -> Outcome {
+    match error.kind {
+        SourceErrorKind::Throttled => Outcome::Throttled(error.retry_after),
+        SourceErrorKind::Unreachable => Outcome::Failed,
+        _ => Outcome::Good,
+    }
 }
 
 /// Waits before the next try, or gives the error up.

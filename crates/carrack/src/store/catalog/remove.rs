@@ -2,15 +2,15 @@
 //!
 //! In       roots and sources to remove, in a transaction that the caller commits.
 //! Out      the containers that went.
-//! Limits   time: the member lists of all roots once, and the path rows once if a container went.
+//! Limits   time: the member lists of all roots once, and the path rows once if a pack went.
 //!          Memory: 8 bytes for each member of the removed roots.
 //! Not here their index records, which merging drops, and the files of packs (`store`).
 
-use redb::{ReadableTable, WriteTransaction};
+use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
 
 use super::batch::Committed;
 use super::record::{
-    ContainerKind, ContainerRecord, RootId, RootRecord, row_containers, source_range,
+    ContainerKind, ContainerRecord, PathKey, RootId, RootRecord, row_containers, source_range,
 };
 use super::{
     CONTAINERS, DIRS, MEMBERS, PACKS, PATHS, ROOT_CIDS, ROOTS, STALE, members, root_cid_key,
@@ -18,6 +18,9 @@ use super::{
 };
 use crate::error::Result;
 use crate::store::location::ContainerId;
+
+/// Rows that can be gone through while one is looked up.
+const LOOKUP_COST: u64 = 16;
 
 /// Removes `roots`, and what is known of the paths of `sources`. Every container of those that no
 /// root needs goes, too; with `sweeps` every container that no root needs.
@@ -116,6 +119,7 @@ fn remove_containers(transaction: &WriteTransaction, ids: Vec<ContainerId>) -> R
     let mut containers = storage(transaction.open_table(CONTAINERS))?;
     let mut packs = storage(transaction.open_table(PACKS))?;
     let mut stale = storage(transaction.open_table(STALE))?;
+    let mut files = Vec::new();
     for id in &ids {
         storage(stale.remove(id.0))?;
         let Some(row) = storage(containers.remove(id.0))? else {
@@ -125,20 +129,86 @@ fn remove_containers(transaction: &WriteTransaction, ids: Vec<ContainerId>) -> R
         if record.kind == ContainerKind::Pack {
             storage(packs.remove(record.path.as_slice()))?;
             committed.removed_packs.push(record.path);
+        } else {
+            files.push((record.source, record.path));
         }
     }
-    for definition in [PATHS, DIRS] {
-        let mut table = storage(transaction.open_table(definition))?;
-        // A row that cannot be read goes: it is only a cache of what an add would find again.
-        storage(table.retain(|_, value| {
-            row_containers(value).is_ok_and(|needed| {
-                !needed
-                    .iter()
-                    .flatten()
-                    .any(|container| ids.binary_search(container).is_ok())
-            })
-        }))?;
+    let n_rows = storage(storage(transaction.open_table(PATHS))?.len())?;
+    let is_few = (files.len() as u64).saturating_mul(LOOKUP_COST) < n_rows;
+    // Of packs, and of containers that had no row, the paths are not known.
+    if files.len() == ids.len() && is_few {
+        remove_paths(transaction, &files, &ids)?;
+    } else {
+        remove_dependents(transaction, &ids)?;
     }
     committed.removed_containers = ids;
     Ok(committed)
+}
+
+/// Removes the rows of files and CARs by their paths: what depends on no pack is found without
+/// going through all rows.
+fn remove_paths(
+    transaction: &WriteTransaction,
+    files: &[(u32, Vec<u8>)],
+    ids: &[ContainerId],
+) -> Result<()> {
+    let mut table = storage(transaction.open_table(PATHS))?;
+    let profiles = profiles(&table)?;
+    for (source, path) in files {
+        for profile in profiles.iter().filter(|profile| profile.0 == *source) {
+            let key = PathKey {
+                source: *source,
+                profile: profile.1,
+                path: path.clone(),
+            };
+            let key = key.to_bytes();
+            let depends = match storage(table.get(key.as_slice()))? {
+                Some(row) => depends_on(row.value(), ids),
+                None => false,
+            };
+            if depends {
+                storage(table.remove(key.as_slice()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The pairs of source and profile that there are rows of.
+fn profiles(table: &impl ReadableTable<&'static [u8], &'static [u8]>) -> Result<Vec<(u32, u32)>> {
+    let mut found = Vec::new();
+    let mut from = PathKey {
+        source: 0,
+        profile: 0,
+        path: Vec::new(),
+    };
+    loop {
+        let start = from.to_bytes();
+        let Some(row) = storage(table.range(start.as_slice()..))?.next() else {
+            return Ok(found);
+        };
+        let key = PathKey::from_bytes(storage(row)?.0.value())?;
+        found.push((key.source, key.profile));
+        (from.source, from.profile) = match key.profile.checked_add(1) {
+            Some(next) => (key.source, next),
+            None => (key.source.saturating_add(1), 0),
+        };
+    }
+}
+
+/// Removes every row that depends on one of the containers, a pack among them: many rows name it.
+fn remove_dependents(transaction: &WriteTransaction, ids: &[ContainerId]) -> Result<()> {
+    for definition in [PATHS, DIRS] {
+        let mut table = storage(transaction.open_table(definition))?;
+        storage(table.retain(|_, value| !depends_on(value, ids)))?;
+    }
+    Ok(())
+}
+
+/// A row that cannot be read goes, too: it is only a cache of what an add would find again.
+fn depends_on(row: &[u8], ids: &[ContainerId]) -> bool {
+    row_containers(row).map_or(true, |needed| {
+        let mut needed = needed.iter().flatten();
+        needed.any(|container| ids.binary_search(container).is_ok())
+    })
 }

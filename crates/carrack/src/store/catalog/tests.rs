@@ -505,7 +505,14 @@ fn objects_elsewhere_and_their_sources_are_kept() {
     let mut record = container("below/the url", ContainerKind::File);
     (record.source, record.validator) = (3, object);
     batch.put_container(ContainerId(1), &record);
+    let elsewhere = ContainerRecord {
+        source: 2,
+        ..record.clone()
+    };
+    batch.put_container(ContainerId(2), &elsewhere);
     commit(&catalog, batch);
+    let known = catalog.snapshot().container(ContainerId(1)).unwrap();
+    assert_eq!(known, Some(record));
     let mut batch = Batch::new();
     batch.remove_source(3);
     commit(&catalog, batch);
@@ -515,7 +522,8 @@ fn objects_elsewhere_and_their_sources_are_kept() {
     assert_eq!(snapshot.sources().unwrap(), [(2, source("a"))]);
     assert_eq!(snapshot.source(3).unwrap(), None);
     assert_eq!(snapshot.next_source(), 4, "ids are not used again");
-    assert_eq!(snapshot.container(ContainerId(1)).unwrap(), Some(record));
+    assert_eq!(snapshot.container(ContainerId(1)).unwrap(), None);
+    assert_eq!(snapshot.container(ContainerId(2)).unwrap(), Some(elsewhere));
 }
 
 #[derive(Default)]

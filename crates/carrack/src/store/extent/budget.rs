@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use super::Lane;
 use super::sync::{Mutex, hold};
@@ -24,6 +25,10 @@ const AHEAD_PARTS: u64 = 3;
 const IDLE_PART: u64 = 4;
 /// Part of a source's share that read-ahead leaves to those who wait: one in that many.
 const SPARED_PART: u64 = 8;
+
+/// What was kept or announced for so long without being read yields to others' read-ahead: clients
+/// that stand still shall not slow those that do not.
+const STALE: Duration = Duration::from_secs(5);
 
 /// How readily a landed piece is evicted, first to last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,7 +71,7 @@ struct State {
     granted: HashSet<u64>,
     next: u64,
     /// Landed pieces, in the order in which they go. Each is there once.
-    victims: BTreeMap<(Class, u64), Victim>,
+    victims: BTreeMap<(Class, u64), (Victim, Instant)>,
     /// Where a piece is in `victims`.
     places: HashMap<u64, (Class, u64)>,
     /// Bytes of `Class::Spent`.
@@ -202,14 +207,14 @@ impl Budget {
         let mut state = hold(&self.state);
         let (max, share) = (self.bytes_max, self.bytes_max * AHEAD_PARTS / 4);
         let spared = max / 4 / SPARED_PART;
-        if !state.waiting.is_empty()
-            || state.in_flight + len > share
-            || !state.source_may(source, len + spared, max)
+        let mut waiting = state.waiting.values();
+        let is_short = waiting.any(|other| state.source_may(other.source, other.len, max));
+        if is_short || state.in_flight + len > share || !state.source_may(source, len + spared, max)
         {
             return Ahead::Refused;
         }
         if state.in_flight + state.landed + len > share {
-            let victim = state.victim(Class::Again);
+            let victim = state.victim(Class::Again).or_else(|| state.stale());
             return victim.map_or(Ahead::Refused, |(victim, class)| {
                 Ahead::Evict(victim, class)
             });
@@ -244,6 +249,12 @@ impl Budget {
         for (class, victim) in &freed.victims {
             state.insert(*class, *victim);
         }
+    }
+
+    /// The bound.
+    #[cfg(all(test, feature = "model"))]
+    pub(super) const fn bytes_max(&self) -> u64 {
+        self.bytes_max
     }
 
     /// Whether nobody holds, waits for or was granted anything.
@@ -296,7 +307,7 @@ impl State {
 
     /// The first piece to go, of the classes up to `last`.
     fn victim(&mut self, last: Class) -> Option<(Victim, Class)> {
-        let (&(class, _), &victim) = self.victims.first_key_value()?;
+        let (&(class, _), &(victim, _)) = self.victims.first_key_value()?;
         if class > last {
             return None;
         }
@@ -304,16 +315,25 @@ impl State {
         Some((victim, class))
     }
 
+    /// The first piece to go, if nobody came for it for long.
+    fn stale(&mut self) -> Option<(Victim, Class)> {
+        let (_, (_, since)) = self.victims.first_key_value()?;
+        if since.elapsed() < STALE {
+            return None;
+        }
+        self.victim(Class::Ahead)
+    }
+
     fn insert(&mut self, class: Class, victim: Victim) {
         let place = self.places.get(&victim.id);
         let known = place.and_then(|place| self.victims.get(place));
-        if known.is_some_and(|known| known.stamp > victim.stamp) {
+        if known.is_some_and(|(known, _)| known.stamp > victim.stamp) {
             return;
         }
         self.remove(victim.id);
         self.next += 1;
         let place = (class, self.next);
-        self.victims.insert(place, victim);
+        self.victims.insert(place, (victim, Instant::now()));
         self.places.insert(victim.id, place);
         if class == Class::Spent {
             self.idle += victim.len;
@@ -323,7 +343,7 @@ impl State {
     fn remove(&mut self, id: u64) {
         let place = self.places.remove(&id);
         let victim = place.and_then(|place| self.victims.remove(&place));
-        if let Some(victim) = victim
+        if let Some((victim, _)) = victim
             && place.is_some_and(|(class, _)| class == Class::Spent)
         {
             self.idle = self.idle.saturating_sub(victim.len);

@@ -14,14 +14,17 @@ use super::Lane;
 #[derive(Debug)]
 pub(super) struct Control {
     lane: AtomicU8,
+    /// Who wanted it first: a response, or the readers of single blocks of one object.
+    pub(super) flow: u64,
     promoted: Notify,
     idle: Notify,
 }
 
 impl Control {
-    pub(super) fn new(lane: Lane) -> Arc<Self> {
+    pub(super) fn new(lane: Lane, flow: u64) -> Arc<Self> {
         Arc::new(Self {
             lane: AtomicU8::new(lane as u8),
+            flow,
             promoted: Notify::new(),
             idle: Notify::new(),
         })

@@ -160,7 +160,7 @@ impl Job {
             loop {
                 tokio::select! {
                     biased;
-                    permit = limiter.acquire(control.lane(), self.place.container.0) => {
+                    permit = limiter.acquire(control.lane(), control.flow) => {
                         return permit;
                     }
                     () = control.promoted() => {}

@@ -8,7 +8,9 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::ahead::Cursors;
 use super::budget::Budget;
+use super::convoy::Convoys;
 use super::fetch;
 use super::pieces::{Landed, Pieces};
 use super::reserve::Reserved;
@@ -31,6 +33,8 @@ pub(super) struct Inner {
     pub(super) table: Table,
     pub(super) budget: Budget,
     pub(super) counters: Counters,
+    pub(super) convoys: Arc<Convoys>,
+    pub(super) cursors: Cursors,
     /// Responses with plans.
     pub(super) plans: AtomicU64,
     pub(super) closing: CancellationToken,
@@ -60,6 +64,8 @@ impl Inner {
             table: Table::new(bytes_max / FETCH_PART),
             budget: Budget::new(bytes_max),
             counters: Counters::default(),
+            convoys: Convoys::new(bytes_max),
+            cursors: Cursors::default(),
             plans: AtomicU64::new(0),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -82,6 +88,7 @@ impl Inner {
         for (key, range) in cells(place, range, alone) {
             let want = Want {
                 lane,
+                flow: place.container.0,
                 cuts: &[],
                 deliver: true,
                 fetch_max: u64::MAX,
@@ -126,10 +133,53 @@ impl Inner {
         handle.map_err(|error| SourceError::new(SourceErrorKind::Unreachable, error.to_string()))
     }
 
-    /// What each response may have ahead of itself.
+    /// What each response may have ahead of itself. Those that read one object together count once.
     pub(super) fn ahead_share(&self) -> u64 {
-        let n_plans = self.plans.load(Ordering::Relaxed).max(1);
-        self.bytes_max / 4 * 3 / n_plans
+        let n_plans = self.plans.load(Ordering::Relaxed);
+        let (n_seats, n_convoys) = self.convoys.count();
+        let n = n_plans.saturating_sub(n_seats) + n_convoys;
+        self.bytes_max / 4 * 3 / n.max(1)
+    }
+
+    /// Reads `range` because it is likely to be wanted, if there is room to spare.
+    pub(super) fn read_ahead(self: &Arc<Self>, place: &Arc<Place>, range: Range<u64>) {
+        for (key, range) in cells(place, range, 0) {
+            let missing = self.table.missing(key, &range);
+            if missing == 0 {
+                continue;
+            }
+            let Some(reserved) = Reserved::ahead(self, place.source.id, missing) else {
+                return;
+            };
+            let want = Want {
+                lane: Lane::Ahead,
+                flow: place.container.0,
+                cuts: &[],
+                deliver: true,
+                fetch_max: missing,
+            };
+            let Ok(mut wanted) = self.table.want(key, &range, want) else {
+                return;
+            };
+            let mut holds = self.no_holds();
+            holds.append(&mut wanted.holds);
+            let coming = Coming {
+                range,
+                parts: std::mem::take(&mut wanted.parts),
+                _holds: holds,
+            };
+            let begun = self.begin(place, wanted, Some(reserved));
+            if let (Ok(()), Ok(handle)) = (begun, self.handle()) {
+                let (inner, all) = (Arc::clone(self), coming.all());
+                let wait = async move {
+                    tokio::select! {
+                        _ = all => {} // Who wants it finds it.
+                        () = inner.closing.cancelled() => {}
+                    }
+                };
+                self.tasks.spawn_on(wait, &handle);
+            }
+        }
     }
 
     /// Interests in nothing.
@@ -171,7 +221,9 @@ impl Holds {
 impl Drop for Holds {
     fn drop(&mut self) {
         if !self.holds.is_empty() {
-            let freed = self.inner.table.release(&self.holds, |_, _| false);
+            let convoys = &self.inner.convoys;
+            let keep = |key: Key, start| convoys.wants(key.container, start);
+            let freed = self.inner.table.release(&self.holds, keep);
             self.inner.settle(&freed);
         }
     }

@@ -5,11 +5,16 @@
 //! Limits   [`ExtentLimits`].
 //! Not here local files (`source::local`), hashing (`store::block`).
 
+mod ahead;
 mod budget;
 mod control;
+mod convoy;
 mod delivery;
 mod fetch;
 mod inner;
+#[cfg(test)]
+#[cfg(feature = "model")]
+mod model;
 mod pieces;
 mod plan;
 mod reserve;
@@ -90,8 +95,15 @@ impl Extents {
         range: Range<u64>,
         lane: Lane,
     ) -> Result<Pieces, SourceError> {
-        let pieces = self.inner.want(place, range, lane, 0)?.all().await?;
-        count(&self.inner.counters.served_bytes, pieces.len() as u64);
+        let inner = &self.inner;
+        let coming = inner.want(place, range.clone(), lane, 0)?;
+        if lane == Lane::Block
+            && let Some(ahead) = inner.cursors.note(place, &range)
+        {
+            inner.read_ahead(place, ahead);
+        }
+        let pieces = coming.all().await?;
+        count(&inner.counters.served_bytes, pieces.len() as u64);
         Ok(pieces)
     }
 

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::convoy::{Pace, Seat};
 use super::inner::{Holds, Inner, cells};
 use super::reserve::Reserved;
 use super::table::{Hold, Key, Want};
@@ -23,6 +24,8 @@ const GAP_MAX: u64 = 256 << 10;
 const RUN_LEN_FIRST: u64 = 1 << 20;
 /// The longest run.
 const RUN_LEN_MAX: u64 = 8 << 20;
+/// Readers of smaller objects do not look at each other.
+const CONVOY_SIZE_MIN: u64 = 16 << 20;
 /// What any response may have ahead of itself, if the budget has it.
 const AHEAD_MIN: u64 = 4 << 20;
 
@@ -54,8 +57,12 @@ struct State {
     /// What is closed and waits for room.
     deferred: VecDeque<Run>,
     run_len: u64,
+    /// Names the response among those who wait for a source. No container has such a number.
+    flow: u64,
     /// Bytes of tickets whose runs were issued.
     ahead: u64,
+    /// Where it is among those who read the same object.
+    seat: Option<Seat>,
 }
 
 /// Announced ranges of one cell that are read by one request.
@@ -64,6 +71,7 @@ struct Run {
     place: Arc<Place>,
     key: Key,
     range: Range<u64>,
+    flow: u64,
     members: Vec<(Arc<Slot>, Range<u64>)>,
 }
 
@@ -87,6 +95,7 @@ impl Planned {
             inner: Arc::clone(inner),
             state: Mutex::new(State {
                 run_len: RUN_LEN_FIRST,
+                flow: inner.table.number() | 1 << 63,
                 ..State::default()
             }),
         };
@@ -107,7 +116,13 @@ impl Planned {
                 ..SlotState::default()
             }),
         });
+        let run_max = (self.plan.inner.ahead_share() / 2).clamp(RUN_LEN_FIRST, RUN_LEN_MAX);
         let mut state = lock(&self.plan.state);
+        state.run_len = state.run_len.min(run_max);
+        if place.stamp.size >= CONVOY_SIZE_MIN && state.seat.is_none() {
+            let convoys = &self.plan.inner.convoys;
+            state.seat = Some(convoys.join(place.container, range.start));
+        }
         for (key, part) in cells(place, range.clone(), 0) {
             state.add(place, key, part, &slot);
         }
@@ -135,8 +150,14 @@ impl Ticket {
     /// # Errors
     /// As [`super::Extents::read`].
     pub async fn bytes(self) -> Result<Pieces, SourceError> {
-        self.plan.force(&self.slot);
         let inner = &self.plan.inner;
+        if let Some(mut pace) = self.plan.pace(&self.place, &self.range) {
+            tokio::select! {
+                () = pace.wait() => {}
+                () = inner.closing.cancelled() => return Err(super::inner::stopping()),
+            }
+        }
+        self.plan.force(&self.slot);
         let coming = inner.want(&self.place, self.range.clone(), Lane::Stream, 0)?;
         let pieces = coming.all().await?;
         super::stats::count(&inner.counters.served_bytes, pieces.len() as u64);
@@ -159,6 +180,24 @@ impl Drop for Ticket {
 }
 
 impl Plan {
+    /// Takes the seat of the response further, to `range` of `place`. Answers its pace among those
+    /// who read the same object.
+    fn pace(&self, place: &Place, range: &Range<u64>) -> Option<Pace> {
+        let mut state = lock(&self.state);
+        if place.stamp.size < CONVOY_SIZE_MIN {
+            state.seat = None;
+            return None;
+        }
+        if state
+            .seat
+            .as_ref()
+            .is_none_or(|seat| seat.container() != place.container)
+        {
+            state.seat = Some(self.inner.convoys.join(place.container, range.start));
+        }
+        state.seat.as_ref().map(|seat| seat.go(range.start))
+    }
+
     /// Issues what waits for room, in order, as long as there is some.
     fn issue(self: &Arc<Self>, state: &mut State) {
         while let Some(run) = state.deferred.front_mut() {
@@ -168,15 +207,19 @@ impl Plan {
             };
             let inner = &self.inner;
             let missing = inner.table.missing(run.key, &run.range);
-            if missing > 0 && state.ahead + len > inner.ahead_share().max(AHEAD_MIN) {
-                return;
+            let mut reserved = None; // What others read already costs nothing.
+            if missing > 0 {
+                let is_much = state.ahead + len > inner.ahead_share().max(AHEAD_MIN);
+                if is_much && state.ahead > 0 {
+                    return;
+                }
+                reserved = Reserved::ahead(inner, run.place.source.id, missing);
+                if reserved.is_none() {
+                    return;
+                }
             }
-            let source = run.place.source.id;
-            let Some(reserved) = Reserved::ahead(inner, source, missing) else {
-                return;
-            };
             if let Some(run) = state.deferred.pop_front() {
-                state.ahead += run.begin(inner, Lane::Ahead, Some(reserved), missing);
+                state.ahead += run.begin(inner, Lane::Ahead, reserved, missing);
             }
         }
     }
@@ -221,6 +264,7 @@ impl State {
             place: Arc::clone(place),
             key,
             range: range.clone(),
+            flow: self.flow,
             members: Vec::new(),
         });
         run.range.end = range.end;
@@ -268,6 +312,7 @@ impl Run {
         let cuts: Vec<u64> = self.members.iter().map(|(_, range)| range.start).collect();
         let want = Want {
             lane,
+            flow: self.flow,
             cuts: &cuts,
             deliver: false,
             fetch_max,
@@ -282,6 +327,7 @@ impl Run {
         for (slot, range) in &self.members {
             let want = Want {
                 lane,
+                flow: self.flow,
                 cuts: &[],
                 deliver: false,
                 fetch_max: 0,

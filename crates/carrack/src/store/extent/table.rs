@@ -37,8 +37,8 @@ const PIECE_STEP: u64 = 1 << 20;
 /// What lies between two gaps and is there already is read again if it is no longer than this:
 /// it costs less than a request.
 const READ_THROUGH: u64 = 128 << 10;
-/// Locks. Cells of one object spread over all of them.
-const N_SHARDS: usize = 64;
+/// Locks. Cells of one object spread over all of them. Models take a few: their locks are slow.
+const N_SHARDS: usize = if cfg!(feature = "model") { 2 } else { 64 };
 /// A fetch of which that part (in quarters) has come is finished though nobody waits for it.
 const QUARTERS_TO_FINISH: u64 = 3;
 
@@ -151,6 +151,8 @@ impl Opened {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Want<'a> {
     pub(super) lane: Lane,
+    /// Who it is for: these take turns.
+    pub(super) flow: u64,
     /// Where ranges that will be asked for begin, ascending.
     pub(super) cuts: &'a [u64],
     /// Whether the bytes are wanted now, or only to be read.
@@ -270,7 +272,7 @@ impl Table {
         let mut opened: Vec<Opened> = Vec::new();
         let mut left = want.fetch_max;
         for gap in cell.gaps(range) {
-            for piece in cut(&gap, want.cuts) {
+            for piece in cut(&gap, want.cuts, self.fetch_len_max) {
                 let len = piece.end - piece.start;
                 if len > left {
                     return self.enter(cell, opened); // What was granted is used up.
@@ -286,7 +288,7 @@ impl Table {
                     None => opened.push(Opened {
                         key,
                         id: self.number(),
-                        control: Control::new(want.lane),
+                        control: Control::new(want.lane, want.flow),
                         pieces: vec![piece],
                     }),
                 }
@@ -508,6 +510,7 @@ impl Table {
 
     /// Cells with anything in them.
     #[cfg(test)]
+    #[cfg(not(feature = "model"))]
     pub(super) fn n_cells(&self) -> usize {
         let shards = self.shards.iter();
         shards.map(|shard| hold(shard).cells.len()).sum()
@@ -642,13 +645,14 @@ impl Piece {
 
 /// Cuts a gap into pieces: where ranges begin that somebody will ask for, so that each of those is
 /// one slice, and in steps where there is no such place for long.
-fn cut(gap: &Range<u64>, cuts: &[u64]) -> Vec<Range<u64>> {
+fn cut(gap: &Range<u64>, cuts: &[u64], len_max: u64) -> Vec<Range<u64>> {
+    let (len_max, step) = (PIECE_LEN_MAX.min(len_max), PIECE_STEP.min(len_max));
     let (mut pieces, mut start) = (Vec::new(), gap.start);
     let inside = cuts.iter().copied().filter(|cut| gap.contains(cut));
     for end in inside.chain([gap.end]) {
-        while end - start > PIECE_LEN_MAX {
-            pieces.push(start..start + PIECE_STEP);
-            start += PIECE_STEP;
+        while end - start > len_max {
+            pieces.push(start..start + step);
+            start += step;
         }
         if end - start >= PIECE_LEN_MIN || (end == gap.end && end > start) {
             pieces.push(start..end);
@@ -656,4 +660,37 @@ fn cut(gap: &Range<u64>, cuts: &[u64]) -> Vec<Range<u64>> {
         }
     }
     pieces
+}
+
+/// What the models must find to be wrong.
+#[cfg(all(test, feature = "model"))]
+mod mutants {
+    use super::{Hold, Key, Table, hold};
+    use crate::source::SourceError;
+
+    impl Table {
+        /// Whether nobody wants a fetch; it stays in the table.
+        pub(in super::super) fn is_unwanted(&self, key: Key, fetch: u64) -> bool {
+            let shard = hold(self.shard(key));
+            let cell = shard.cells.get(&key);
+            let found = cell.and_then(|cell| cell.fetches.iter().find(|other| other.id == fetch));
+            found.is_some_and(|found| found.wanted == 0)
+        }
+
+        /// Ends the fetch of a piece because one of those who wanted it leaves.
+        pub(in super::super) fn cancel_for_one(&self, held: &Hold, error: &SourceError) {
+            let fetch = {
+                let shard = hold(self.shard(held.key));
+                let cell = shard.cells.get(&held.key);
+                let piece = cell.and_then(|cell| {
+                    let index = cell.index_of(held.start, Some(held.id))?;
+                    cell.pieces.get(index)
+                });
+                piece.map(|piece| piece.fetch)
+            };
+            if let Some(fetch) = fetch {
+                self.end(held.key, fetch, error);
+            }
+        }
+    }
 }

@@ -466,3 +466,68 @@ async fn a_source_that_is_down_fails_at_once_and_comes_back_by_itself() {
     bench.until("live", is_live).await;
     bench.at_rest().await;
 }
+
+#[tokio::test]
+async fn sixty_four_clients_of_one_object_cost_one_copy_and_get_equal_shares() {
+    const SIZE: u64 = 192 * MIB;
+    let bench = Bench::new(64 * MIB, slow(10));
+    let place = bench.object(1, SIZE);
+    let clients = (0..64_u64).map(|client| {
+        let (extents, place) = (bench.extents.clone(), Arc::clone(&place));
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(client)).await;
+            let mut planned = extents.planned();
+            let mut window = std::collections::VecDeque::new();
+            for n in 0..SIZE / MIB {
+                window.push_back(planned.announce(&place, n * MIB..(n + 1) * MIB));
+                if window.len() >= 16 {
+                    let pieces = window.pop_front().unwrap().bytes().await.unwrap();
+                    assert_eq!(pieces.parts().len(), 1);
+                }
+            }
+            planned.issue();
+            for ticket in window {
+                ticket.bytes().await.unwrap();
+            }
+            Instant::now()
+        })
+    });
+    let started = Instant::now();
+    let mut ended: Vec<_> = join_all(clients).await;
+    ended.sort_by_key(|end| *end.as_ref().unwrap());
+    let took = |end: &Result<Instant, _>| end.as_ref().unwrap().duration_since(started);
+    let (first, last) = (took(&ended[0]), took(&ended[63]));
+    assert!(
+        bench.n_bytes() * 10 <= SIZE * 11,
+        "{} MiB",
+        bench.n_bytes() / MIB
+    );
+    assert!(
+        last.as_secs_f64() <= first.as_secs_f64() * 80.0 / 64.0 + 0.1,
+        "{first:?} {last:?}"
+    );
+    bench.at_rest().await;
+}
+
+#[tokio::test]
+async fn a_reader_in_order_is_read_ahead_of_on_evidence_and_not_too_far() {
+    let bench = Bench::new(64 * MIB, slow(5));
+    let place = bench.object(1, 64 * MIB);
+    for n in 0..2 {
+        let range = n * MIB..(n + 1) * MIB;
+        bench
+            .extents
+            .read(&place, range, Lane::Block)
+            .await
+            .unwrap();
+    }
+    assert_eq!(bench.n_requests(), 2, "twice may be chance");
+    for n in 2..32 {
+        let range = n * MIB..(n + 1) * MIB;
+        let read = bench.extents.read(&place, range.clone(), Lane::Block).await;
+        assert!(joined(&read.unwrap()) == content(range));
+    }
+    bench.at_rest().await;
+    assert!(bench.n_requests() < 24, "{} requests", bench.n_requests());
+    assert!(bench.n_bytes() <= (32 + 8) * MIB);
+}

@@ -14,13 +14,19 @@ use crate::store::location::{ContainerId, Location};
 /// First bytes of every segment file.
 pub(super) const MAGIC: [u8; 8] = *b"CRKSEG01";
 /// The version this program writes, and the newest it reads.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
+/// The first version, which has no sums of pages. Read for ever, not written any more.
+pub(super) const VERSION_WITHOUT_PAGE_SUMS: u32 = 1;
 /// Bytes a page: the unit that one look-up touches.
 pub(super) const PAGE_LEN: usize = 4096;
 /// Bytes of the header before the first table descriptor.
 pub(super) const HEADER_FIXED_LEN: usize = 64;
 /// Bytes a table descriptor.
-pub(super) const TABLE_LEN: usize = 112;
+pub(super) const TABLE_LEN: usize = 136;
+/// The same in version 1.
+const TABLE_LEN_1: usize = 112;
+/// Bytes of the sum of one page: BLAKE3, its first four.
+pub(super) const PAGE_SUM_LEN: usize = 4;
 /// Bytes of a checksum: BLAKE3, its first half.
 pub(super) const SUM_LEN: usize = 16;
 /// Bytes of a record beside its digest: container 5, offset 6, length 3.
@@ -51,6 +57,12 @@ pub(super) fn sum_of(hash: &blake3::Hash) -> Sum {
     sum
 }
 
+/// The sum of one page of records, padding included.
+pub(super) fn page_sum_of(page: &[u8]) -> [u8; PAGE_SUM_LEN] {
+    let [a, b, c, d, ..] = *blake3::hash(page).as_bytes();
+    [a, b, c, d]
+}
+
 /// Where one table lies in its file. Parsed ones were checked; see [`Header::parse`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TableLayout {
@@ -65,6 +77,9 @@ pub(super) struct TableLayout {
     pub(super) filter_sum: Sum,
     pub(super) fence_sum: Sum,
     pub(super) records_sum: Sum,
+    /// Where the sums of pages start; 0 in a file of version 1, which has none.
+    pub(super) page_sums_offset: u64,
+    pub(super) page_sums_sum: Sum,
 }
 
 impl TableLayout {
@@ -101,6 +116,15 @@ pub(super) const fn header_len(n_tables: usize) -> usize {
     (HEADER_FIXED_LEN + n_tables * TABLE_LEN + SUM_LEN).next_multiple_of(PAGE_LEN)
 }
 
+/// The fewest bytes that a header of this version has.
+const fn header_len_min(version: u32, n_tables: usize) -> usize {
+    if version == VERSION_WITHOUT_PAGE_SUMS {
+        (HEADER_FIXED_LEN + n_tables * TABLE_LEN_1 + SUM_LEN).next_multiple_of(PAGE_LEN)
+    } else {
+        header_len(n_tables)
+    }
+}
+
 impl Header {
     /// The header's bytes, `header_len` long, which must have room for the tables.
     pub(super) fn encode(&self, header_len: usize) -> Vec<u8> {
@@ -133,6 +157,8 @@ impl Header {
             bytes.extend_from_slice(&table.filter_sum);
             bytes.extend_from_slice(&table.fence_sum);
             bytes.extend_from_slice(&table.records_sum);
+            bytes.extend_from_slice(&table.page_sums_offset.to_le_bytes());
+            bytes.extend_from_slice(&table.page_sums_sum);
         }
         bytes.resize(header_len - SUM_LEN, 0);
         let sum = sum_of(&blake3::hash(&bytes));
@@ -147,10 +173,10 @@ impl Header {
             return Err(damaged("it does not begin with CRKSEG01"));
         }
         let version = u32::from_le_bytes(fixed.take()?);
-        if version != VERSION {
+        if !(VERSION_WITHOUT_PAGE_SUMS..=VERSION).contains(&version) {
             return Err(Error::new(
                 ErrorKind::Invalid,
-                format!("its version is {version}, this program reads {VERSION}"),
+                format!("its version is {version}, this program reads up to {VERSION}"),
             ));
         }
         let header_len = u32::from_le_bytes(fixed.take()?) as usize;
@@ -163,7 +189,8 @@ impl Header {
         }
         let n_tables = n_tables as usize; // Fits: at most TABLES_MAX.
         let header_ok = header_len.is_multiple_of(PAGE_LEN)
-            && (self::header_len(n_tables)..=self::header_len(TABLES_MAX)).contains(&header_len);
+            && (header_len_min(version, n_tables)..=self::header_len(TABLES_MAX))
+                .contains(&header_len);
         if !header_ok {
             return Err(damaged("its header length is wrong"));
         }
@@ -182,7 +209,12 @@ impl Header {
         };
         let mut tables = Vec::with_capacity(n_tables);
         for _ in 0..n_tables {
-            tables.push(parse_table(&mut fields, header_len as u64, file_len)?);
+            tables.push(parse_table(
+                &mut fields,
+                version,
+                header_len as u64,
+                file_len,
+            )?);
         }
         check_tables(&tables, n_records)?;
         Ok(Self {
@@ -195,13 +227,18 @@ impl Header {
 }
 
 /// One descriptor, with every range inside the file.
-fn parse_table(fields: &mut Fields<'_>, header_len: u64, file_len: u64) -> Result<TableLayout> {
+fn parse_table(
+    fields: &mut Fields<'_>,
+    version: u32,
+    header_len: u64,
+    file_len: u64,
+) -> Result<TableLayout> {
     let code = fields.u64()?;
     let digest_len = usize::from(u16::from_le_bytes(fields.take()?));
     let record_len = usize::from(u16::from_le_bytes(fields.take()?));
     let records_per_page = usize::from(u16::from_le_bytes(fields.take()?));
     let _reserved: [u8; 2] = fields.take()?;
-    let table = TableLayout {
+    let mut table = TableLayout {
         code,
         digest_len,
         n_records: fields.u64()?,
@@ -213,7 +250,13 @@ fn parse_table(fields: &mut Fields<'_>, header_len: u64, file_len: u64) -> Resul
         filter_sum: fields.take()?,
         fence_sum: fields.take()?,
         records_sum: fields.take()?,
+        page_sums_offset: 0,
+        page_sums_sum: Sum::default(),
     };
+    if version > VERSION_WITHOUT_PAGE_SUMS {
+        table.page_sums_offset = fields.u64()?;
+        table.page_sums_sum = fields.take()?;
+    }
     if !(DIGEST_LEN_MIN..=DIGEST_LEN_MAX).contains(&digest_len) {
         return Err(damaged("a table has an impossible digest length"));
     }
@@ -234,7 +277,9 @@ fn parse_table(fields: &mut Fields<'_>, header_len: u64, file_len: u64) -> Resul
         (table.fence_offset, table.n_pages, 8),
         (table.records_offset, table.n_pages, PAGE_LEN as u64),
     ];
-    for (offset, count, unit) in sections {
+    let page_sums = (table.page_sums_offset, table.n_pages, PAGE_SUM_LEN as u64);
+    let page_sums = (version > VERSION_WITHOUT_PAGE_SUMS).then_some(page_sums);
+    for (offset, count, unit) in sections.into_iter().chain(page_sums) {
         let end = count
             .checked_mul(unit)
             .and_then(|len| len.checked_add(offset));

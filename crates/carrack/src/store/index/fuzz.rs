@@ -12,8 +12,11 @@ use std::ops::ControlFlow;
 use super::format::{FILTER_BLOCK_LEN, Header, MAGIC, PAGE_LEN, SUM_LEN, VERSION, sum_of};
 use super::segment::{Probe, Segment, records_len};
 
-/// A whole segment with two tables.
-const SAMPLE: &[u8] = include_bytes!("../../../tests/fixtures/segment-v1.seg");
+/// Whole segments with two tables, of each version.
+const SAMPLES: [&[u8]; 2] = [
+    include_bytes!("../../../tests/fixtures/segment-v1.seg"),
+    include_bytes!("../../../tests/fixtures/segment-v2.seg"),
+];
 
 /// The bytes are tried as a file, as a header with the right checksum, and as damage to a good
 /// segment, whose checksum is put right, too.
@@ -25,16 +28,18 @@ pub fn segment(bytes: &[u8]) {
     headed.extend_from_slice(&bytes[..bytes.len().min(PAGE_LEN)]);
     headed.resize(3 * PAGE_LEN, 0);
     open(&sealed(headed));
-    let mut damaged = SAMPLE.to_vec();
-    for change in bytes.as_chunks::<4>().0 {
-        let [low, high, kind, value] = *change;
-        let at = usize::from(u16::from_le_bytes([low, high]));
-        // Half of the changes meet the header, where they matter most.
-        let end = if kind & 1 == 0 { 400 } else { SAMPLE.len() };
-        damaged[at % end] = value;
+    for sample in SAMPLES {
+        let mut damaged = sample.to_vec();
+        for change in bytes.as_chunks::<4>().0 {
+            let [low, high, kind, value] = *change;
+            let at = usize::from(u16::from_le_bytes([low, high]));
+            // Half of the changes meet the header, where they matter most.
+            let end = if kind & 1 == 0 { 400 } else { sample.len() };
+            damaged[at % end] = value;
+        }
+        open(&damaged);
+        open(&sealed(damaged));
     }
-    open(&damaged);
-    open(&sealed(damaged));
 }
 
 /// With the length and the checksum that belong to the rest.
@@ -80,6 +85,7 @@ fn open(file: &[u8]) {
         ] {
             let probe = Probe::new(digest);
             segment.may_contain(&table, probe);
+            segment.is_sound_at(&table, probe);
             let mut n_found = 0_u64;
             let _ = segment.visit(&table, probe, &mut |_| {
                 n_found += 1;

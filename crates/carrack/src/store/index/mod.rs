@@ -24,7 +24,7 @@ mod write;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use carrack_formats::Multihash;
@@ -90,6 +90,8 @@ struct Live {
     segments: Vec<Arc<Segment>>,
     /// Ascending by (code, digest length).
     groups: Vec<Group>,
+    /// A look-up met a damaged page.
+    is_damaged: AtomicBool,
 }
 
 /// The tables of one kind of key in all segments, newest first.
@@ -190,6 +192,40 @@ impl Index {
             opened.push(Arc::new(segment));
         }
         Ok(opened)
+    }
+
+    /// As [`Self::get`], and tells a key that is not there from one whose page is damaged.
+    ///
+    /// # Errors
+    /// `Corrupt` if nothing was found and a page that should have been right was not.
+    pub fn locate(&self, key: &Multihash, out: &mut Vec<Location>) -> Result<()> {
+        let n_before = out.len();
+        self.get(key, out);
+        let live = self.live.load();
+        if out.len() > n_before || !live.is_damaged.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let probe = Probe::new(key.digest());
+        let mut tables = live.tables(key).iter();
+        let bad = tables.find(|(table, segment)| {
+            segment.may_contain(table, probe) && !segment.is_sound_at(table, probe)
+        });
+        bad.map_or(Ok(()), |(_, segment)| Err(damaged_at(segment)))
+    }
+
+    /// An error if the page that says where `key` lies is not as it was written: before a source
+    /// is blamed for bytes that the index named.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn vouch(&self, key: &Multihash) -> Result<()> {
+        let live = self.live.load();
+        let probe = Probe::new(key.digest());
+        let mut tables = live.tables(key).iter();
+        let bad = tables.find(|(table, segment)| {
+            segment.may_contain(table, probe) && !segment.is_sound_at(table, probe)
+        });
+        bad.map_or(Ok(()), |(_, segment)| Err(damaged_at(segment)))
     }
 
     /// Appends the locations of `key` to `out`, at most [`LOCATIONS_MAX`].
@@ -310,6 +346,12 @@ fn open_segment(dir: &Path, meta: &SegmentMeta, resident_left: u64) -> Result<Se
     Segment::open(path, meta, is_resident).map_err(advised)
 }
 
+fn damaged_at(segment: &Segment) -> Error {
+    let path = segment.path().display();
+    let what = format!("a page of the index segment {path} is damaged; {REBUILD_ADVICE}");
+    Error::new(ErrorKind::Corrupt, what)
+}
+
 /// A damaged index is not the end: nothing is in it that is not somewhere else, too.
 fn advised(error: Error) -> Error {
     if error.kind() != ErrorKind::Corrupt {
@@ -343,7 +385,11 @@ impl Live {
             }
         }
         groups.sort_unstable_by_key(|group| (group.code, group.digest_len));
-        Self { segments, groups }
+        Self {
+            segments,
+            groups,
+            is_damaged: AtomicBool::new(false),
+        }
     }
 
     fn tables(&self, key: &Multihash) -> &[(Table, Arc<Segment>)] {
@@ -362,11 +408,28 @@ impl Live {
     ) -> ControlFlow<()> {
         let probe = Probe::new(key.digest());
         for (table, segment) in self.tables(key) {
-            if segment.may_contain(table, probe) {
-                segment.visit(table, probe, found)?;
+            if !segment.may_contain(table, probe) {
+                continue;
+            }
+            let mut is_there = false;
+            segment.visit(table, probe, &mut |location| {
+                is_there = true;
+                found(location)
+            })?;
+            if !is_there && !segment.is_sound_at(table, probe) {
+                self.note_damage(segment);
             }
         }
         ControlFlow::Continue(())
+    }
+
+    #[cold]
+    fn note_damage(&self, segment: &Segment) {
+        self.is_damaged.store(true, Ordering::Relaxed);
+        if segment.found_damaged() {
+            let error = damaged_at(segment);
+            tracing::error!(error = error.chain(), "a look-up met a damaged page");
+        }
     }
 
     fn first(&self, key: &Multihash) -> Option<Location> {

@@ -13,12 +13,13 @@ use std::fs::File;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering as Memory};
 
 use memmap2::{Advice, Mmap, MmapMut};
 
 use super::format::{
-    FILTER_BLOCK_LEN, Header, PAGE_LEN, TableLayout, damaged, filter_bits_of, filter_block_of,
-    n_filter_blocks, prefix_of, read_place, sum_of,
+    FILTER_BLOCK_LEN, Header, PAGE_LEN, PAGE_SUM_LEN, TableLayout, damaged, filter_bits_of,
+    filter_block_of, n_filter_blocks, page_sum_of, prefix_of, read_place, sum_of,
 };
 use super::{SegmentId, SegmentMeta};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -35,6 +36,8 @@ pub struct Segment {
     map: Mmap,
     header: Header,
     tables: Vec<Table>,
+    /// A look-up met a page that is not as it was written.
+    is_damaged: AtomicBool,
     /// A copy of all filters and fences in huge pages, which saves a walk of the page tables for
     /// each probe; `None` if they are read through the map.
     heads: Option<Mmap>,
@@ -111,6 +114,7 @@ impl Segment {
             map,
             header,
             tables,
+            is_damaged: AtomicBool::new(false),
             heads,
         })
     }
@@ -134,6 +138,7 @@ impl Segment {
                 .map(|&layout| Table::new(layout))
                 .collect(),
             header,
+            is_damaged: AtomicBool::new(false),
             heads: None,
         })
     }
@@ -160,26 +165,29 @@ impl Segment {
     /// `Corrupt`, naming the section.
     pub fn check(&self) -> Result<()> {
         for table in &self.header.tables {
-            let sections = [
-                (
-                    "filter",
-                    table.filter_offset,
-                    filter_len(table),
-                    table.filter_sum,
-                ),
-                (
-                    "fence",
-                    table.fence_offset,
-                    table.n_pages * 8,
-                    table.fence_sum,
-                ),
-                (
-                    "records",
-                    table.records_offset,
-                    records_len(table),
-                    table.records_sum,
-                ),
-            ];
+            let filter = (
+                "filter",
+                table.filter_offset,
+                filter_len(table),
+                table.filter_sum,
+            );
+            let fence = (
+                "fence",
+                table.fence_offset,
+                table.n_pages * 8,
+                table.fence_sum,
+            );
+            let len = records_len(table);
+            let records = ("records", table.records_offset, len, table.records_sum);
+            let len = table.n_pages * PAGE_SUM_LEN as u64;
+            let sums = (
+                "page sums",
+                table.page_sums_offset,
+                len,
+                table.page_sums_sum,
+            );
+            let sums = (table.page_sums_offset > 0).then_some(sums);
+            let sections = [filter, fence, records].into_iter().chain(sums);
             for (what, offset, len, sum) in sections {
                 let bytes = section(&self.map, offset, len);
                 if sum_of(&blake3::hash(bytes)) != sum {
@@ -241,6 +249,11 @@ impl Segment {
         self.heads.as_ref().map_or(0, |heads| heads.len() as u64)
     }
 
+    /// Notes that a look-up met damage; true the first time.
+    pub(super) fn found_damaged(&self) -> bool {
+        !self.is_damaged.swap(true, Memory::Relaxed)
+    }
+
     /// What `filter_at` and `fence_at` count from.
     fn heads(&self) -> &[u8] {
         self.heads.as_ref().unwrap_or(&self.map)
@@ -265,6 +278,38 @@ impl Segment {
             picks >>= 6;
         }
         all & 1 == 1
+    }
+
+    /// Whether the page where the digest would lie is as it was written. Asked when the filter
+    /// promised more than the page held, which is once in 250 strangers: the page was read already.
+    pub(super) fn is_sound_at(&self, table: &Table, probe: Probe<'_>) -> bool {
+        let layout = &table.layout;
+        let fence = section(self.heads(), table.fence_at, layout.n_pages * 8);
+        let fence = fence.as_chunks::<8>().0;
+        let records = section(&self.map, layout.records_offset, records_len(layout));
+        let page_index = fence_search(fence, probe.prefix).saturating_sub(1);
+        // The first of several that hold the prefix is followed by others of which all begin with
+        // it: a digest that is there starts in one of two pages.
+        (page_index..=page_index + 1)
+            .take_while(|&index| index < fence.len())
+            .all(|index| self.is_sound_page(layout, fence, records, index))
+    }
+
+    fn is_sound_page(
+        &self,
+        layout: &TableLayout,
+        fence: &[[u8; 8]],
+        records: &[u8],
+        index: usize,
+    ) -> bool {
+        let page = Page::new(layout, fence, records, index);
+        if layout.page_sums_offset == 0 {
+            return page.is_in_order();
+        }
+        let len = layout.n_pages * PAGE_SUM_LEN as u64;
+        let sums = section(&self.map, layout.page_sums_offset, len);
+        let sum = sums.as_chunks::<PAGE_SUM_LEN>().0.get(index);
+        sum == Some(&page_sum_of(page.records))
     }
 
     /// Calls `found` for each location of the digest in `table`, one of this segment's.
@@ -467,6 +512,13 @@ impl<'a> Page<'a> {
         let start = index * self.record_len;
         let record = self.records.get(start..start + self.record_len)?;
         record.split_at_checked(self.digest_len)
+    }
+
+    /// Records ascend from the one that the fence names: what a page without a sum can show.
+    fn is_in_order(&self) -> bool {
+        let digests = (0..self.n_records).map_while(|index| self.record(index));
+        let first = self.record(0).map(|(digest, _)| prefix_of(digest));
+        first == Some(self.first_prefix) && digests.is_sorted()
     }
 
     /// The prefix of record `index` is below `prefix`.

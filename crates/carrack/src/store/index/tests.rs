@@ -287,7 +287,7 @@ fn lying_headers_with_right_checksums_are_errors() {
     let meta = write(dir.path(), 1, &entries).unwrap();
     let bytes = std::fs::read(dir.path().join(segment_name(meta.id))).unwrap();
     let honest = Header::parse(&bytes).unwrap();
-    let lies: [fn(&mut Header); 9] = [
+    let lies: [fn(&mut Header); 11] = [
         |h| h.file_len += 1,
         |h| h.n_records += 1,
         |h| h.tables[0].n_pages = u64::MAX / 8,
@@ -297,6 +297,8 @@ fn lying_headers_with_right_checksums_are_errors() {
         |h| h.tables[0].records_offset = 0,
         |h| h.tables[0].records_offset = u64::MAX - 4095,
         |h| h.tables.push(h.tables[0]),
+        |h| h.tables[0].page_sums_offset = 0,
+        |h| h.tables[0].page_sums_offset = u64::MAX - 3,
     ];
     for (index, lie) in lies.iter().enumerate() {
         let mut header = honest.clone();
@@ -310,7 +312,7 @@ fn lying_headers_with_right_checksums_are_errors() {
         );
     }
     let mut newer = bytes;
-    newer[8] = 2;
+    newer[8] = 3;
     assert_eq!(
         Header::parse(&newer).unwrap_err().kind(),
         ErrorKind::Invalid
@@ -329,12 +331,13 @@ fn damaged_sections_are_named_by_check_and_never_merged() {
         ("filter", layout.filter_offset),
         ("fence", layout.fence_offset),
         ("records", layout.records_offset + 4000),
+        ("page sums", layout.page_sums_offset + 1),
     ] {
         let mut bytes = honest.clone();
         bytes[offset as usize] ^= 0x10;
         std::fs::remove_file(&path).unwrap(); // A map of the old one may still be open.
         std::fs::write(&path, &bytes).unwrap();
-        if what != "records" {
+        if what == "filter" || what == "fence" {
             // A filter that lost a bit would hide blocks: it is checked on its way into memory.
             let error = Index::open(dir.path(), &[meta]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt);
@@ -366,6 +369,51 @@ fn damaged_sections_are_named_by_check_and_never_merged() {
             );
         }
     }
+}
+
+/// A key that was lost to a flipped bit is not taken for one that was never there.
+#[test]
+fn a_key_in_a_damaged_page_is_an_error_and_no_stranger() {
+    let dir = tempfile::tempdir().unwrap();
+    let entries: Vec<_> = (0..300).map(|i| (key(i), at(1, i))).collect();
+    let meta = write(dir.path(), 1, &entries).unwrap();
+    let path = dir.path().join(segment_name(meta.id));
+    let honest = std::fs::read(&path).unwrap();
+    let layout = Header::parse(&honest).unwrap().tables[0];
+    let first = layout.records_offset as usize;
+    for digest_byte in 0..32 {
+        let mut bytes = honest.clone();
+        bytes[first + 10 * layout.record_len() + digest_byte] ^= 0x20;
+        std::fs::remove_file(&path).unwrap(); // A map of the old one may still be open.
+        std::fs::write(&path, &bytes).unwrap();
+        let index = Index::open(dir.path(), &[meta]).unwrap();
+        let mut n_lost = 0;
+        for (key, _) in &entries {
+            let mut out = Vec::new();
+            match index.locate(key, &mut out) {
+                Ok(()) => assert_eq!(out.len(), 1),
+                Err(error) => {
+                    n_lost += 1;
+                    assert_eq!(error.kind(), ErrorKind::Corrupt);
+                    assert!(
+                        error.to_string().contains("carrack index rebuild"),
+                        "{error}"
+                    );
+                }
+            }
+        }
+        assert!((1..90).contains(&n_lost), "{n_lost}");
+    }
+    // A wrong place is found by whoever asks after its bytes were wrong.
+    let mut bytes = honest;
+    bytes[first + 33] ^= 1;
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, &bytes).unwrap();
+    let index = Index::open(dir.path(), &[meta]).unwrap();
+    let refuted = entries
+        .iter()
+        .filter(|entry| index.vouch(&entry.0).is_err());
+    assert!(refuted.count() > 0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! In       tables in ascending (code, digest length), the records of each in ascending digest.
 //! Out      a sealed file under its final name, durable: temporary name, fsync, rename, fsync of
 //!          the directory.
-//! Limits   memory: three buffers of [`BUFFER_LEN`], whatever the number of records.
+//! Limits   memory: four buffers of [`BUFFER_LEN`], whatever the number of records.
 //! Not here sorting (`run`), dropping records (`merge`), the catalog that lists the file.
 //!
 //! Filter and fence lie before the records and are written at the same time: their sizes follow
@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::format::{
-    FILTER_BLOCK_LEN, Header, PAGE_LEN, PLACE_LEN, Sum, TABLES_MAX, TableLayout, filter_bits_of,
-    filter_block_of, header_len, n_filter_blocks, prefix_of, sum_of,
+    FILTER_BLOCK_LEN, Header, PAGE_LEN, PAGE_SUM_LEN, PLACE_LEN, Sum, TABLES_MAX, TableLayout,
+    filter_bits_of, filter_block_of, header_len, n_filter_blocks, page_sum_of, prefix_of, sum_of,
 };
 use super::{SegmentId, SegmentMeta, segment_name};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -193,13 +193,12 @@ impl Drop for SegmentWriter {
     }
 }
 
-/// The three sections of one table, written side by side.
+/// The four sections of one table, written side by side.
 #[derive(Debug)]
 struct TableWriter {
     code: u64,
     digest_len: usize,
     n_records: u64,
-    n_in_page: usize,
     n_pages: u64,
     n_filter_blocks: u64,
     filter_block_index: u64,
@@ -207,6 +206,9 @@ struct TableWriter {
     filter: SectionWriter,
     fence: SectionWriter,
     records: SectionWriter,
+    page_sums: SectionWriter,
+    /// The page being filled.
+    page: Vec<u8>,
 }
 
 impl TableWriter {
@@ -214,13 +216,14 @@ impl TableWriter {
         let per_page = PAGE_LEN / (digest_len + PLACE_LEN);
         let n_filter_blocks = n_filter_blocks(n_records_max);
         let fence_start = start + n_filter_blocks * FILTER_BLOCK_LEN as u64;
-        let fence_len_max = n_records_max.div_ceil(per_page as u64) * 8;
-        let records_start = (fence_start + fence_len_max).next_multiple_of(PAGE_LEN as u64);
+        let n_pages_max = n_records_max.div_ceil(per_page as u64);
+        let page_sums_start = fence_start + n_pages_max * 8;
+        let page_sums_end = page_sums_start + n_pages_max * PAGE_SUM_LEN as u64;
+        let records_start = page_sums_end.next_multiple_of(PAGE_LEN as u64);
         Self {
             code,
             digest_len,
             n_records: 0,
-            n_in_page: 0,
             n_pages: 0,
             n_filter_blocks,
             filter_block_index: 0,
@@ -228,6 +231,8 @@ impl TableWriter {
             filter: SectionWriter::new(start),
             fence: SectionWriter::new(fence_start),
             records: SectionWriter::new(records_start),
+            page_sums: SectionWriter::new(page_sums_start),
+            page: Vec::with_capacity(PAGE_LEN),
         }
     }
 
@@ -248,27 +253,26 @@ impl TableWriter {
             *word |= 1 << (picks & 63);
             picks >>= 6;
         }
-        if self.n_in_page == 0 {
+        if self.page.is_empty() {
             self.fence.push(file, &prefix.to_le_bytes())?;
             self.n_pages += 1;
         }
-        self.records.push(file, record)?;
+        self.page.extend_from_slice(record);
         self.n_records += 1;
-        self.n_in_page += 1;
-        if self.n_in_page == PAGE_LEN / record.len() {
-            self.pad_page(file)?;
+        if self.page.len() + record.len() > PAGE_LEN {
+            self.end_page(file)?;
         }
         Ok(())
     }
 
-    fn pad_page(&mut self, file: &File) -> std::io::Result<()> {
-        const ZEROS: [u8; PAGE_LEN] = [0; PAGE_LEN];
-        self.n_in_page = 0;
-        let in_page = (self.records.len % PAGE_LEN as u64) as usize;
-        if in_page > 0 {
-            self.records
-                .push(file, ZEROS.get(in_page..).unwrap_or_default())?;
+    fn end_page(&mut self, file: &File) -> std::io::Result<()> {
+        if self.page.is_empty() {
+            return Ok(());
         }
+        self.page.resize(PAGE_LEN, 0);
+        self.page_sums.push(file, &page_sum_of(&self.page))?;
+        self.records.push(file, &self.page)?;
+        self.page.clear();
         Ok(())
     }
 
@@ -285,7 +289,7 @@ impl TableWriter {
         if self.n_records == 0 {
             return Ok(None);
         }
-        self.pad_page(file)?;
+        self.end_page(file)?;
         while self.filter_block_index < self.n_filter_blocks {
             self.flush_filter_block(file)?;
         }
@@ -301,6 +305,8 @@ impl TableWriter {
             filter_sum: self.filter.finish(file)?,
             fence_sum: self.fence.finish(file)?,
             records_sum: self.records.finish(file)?,
+            page_sums_offset: self.page_sums.start,
+            page_sums_sum: self.page_sums.finish(file)?,
         }))
     }
 }

@@ -27,7 +27,7 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::source::local::LocalFile;
 use crate::source::{Source, SourceError, SourceErrorKind, look};
 use crate::store::block::{Blocks, block_len};
-use crate::store::catalog::{ObjectStamp, RootKind, SOURCE_LOCAL, Validator};
+use crate::store::catalog::{ObjectStamp, SOURCE_LOCAL, Validator};
 use crate::store::location::{ContainerId, Location};
 
 /// Ways down for each sample that is wanted: some end in what was sampled before.
@@ -89,45 +89,72 @@ fn candidates(
     dice: &mut Dice,
 ) -> Result<Vec<(ContainerId, Cid)>> {
     let catalog = blocks.store().catalog();
-    let mut chosen: Vec<(ContainerId, Cid)> = Vec::new();
-    let mut n_seen = 0u64;
-    let mut offer = |container: ContainerId, cid: Cid| {
-        n_seen += 1;
-        if chosen.len() < n_max {
-            chosen.push((container, cid));
-            return;
-        }
-        // Each of those seen so far is kept with the same chance.
-        let place = usize::try_from(dice.below(n_seen)).unwrap_or(usize::MAX);
-        if let Some(kept) = chosen.get_mut(place) {
-            *kept = (container, cid);
-        }
-    };
     let is_found = |id: &ContainerId| moved.get(id).is_some_and(|one| one.now.is_some());
     let source = match subject {
         Subject::Source(id, _) => *id,
         Subject::Folder(..) => SOURCE_LOCAL,
     };
+    let (mut files, mut cars) = (Chosen::new(n_max), Chosen::new(n_max));
     for row in catalog.paths_of(source)? {
         let (_, record) = row?;
         if let Some(container) = record.container.filter(is_found) {
-            offer(container, record.cid);
+            files.offer((container, record.cid), dice);
         }
     }
+    // What no file's row leads to is found from its root: CARs, above all.
+    let only_cars = !files.list.is_empty();
     for root in catalog.roots()? {
-        if root.kind != RootKind::Import || root.source != source {
+        if root.source != source {
             continue;
         }
         for container in catalog.members(root.id)? {
-            if is_found(&container) && moved.get(&container).is_some_and(|one| is_car(&one.record))
-            {
-                // Many ways lead down from one root.
-                (0..n_max.min(64)).for_each(|_| offer(container, root.cid));
+            let one = moved.get(&container).filter(|one| one.now.is_some());
+            if one.is_some_and(|one| is_car(&one.record) || !only_cars) {
+                cars.offer((container, root.cid), dice);
             }
         }
     }
-    dice.shuffle(&mut chosen);
-    Ok(chosen)
+    dice.shuffle(&mut files.list);
+    dice.shuffle(&mut cars.list);
+    // By turns, so that neither sort is left out.
+    let (mut files, mut cars) = (files.list.into_iter(), cars.list.into_iter());
+    let mut all = Vec::new();
+    loop {
+        let next = [files.next(), cars.next()];
+        if next.iter().all(Option::is_none) {
+            return Ok(all);
+        }
+        all.extend(next.into_iter().flatten());
+    }
+}
+
+/// Some of many, each with the same chance.
+struct Chosen {
+    list: Vec<(ContainerId, Cid)>,
+    n_max: usize,
+    n_seen: u64,
+}
+
+impl Chosen {
+    const fn new(n_max: usize) -> Self {
+        Self {
+            list: Vec::new(),
+            n_max,
+            n_seen: 0,
+        }
+    }
+
+    fn offer(&mut self, one: (ContainerId, Cid), dice: &mut Dice) {
+        self.n_seen += 1;
+        if self.list.len() < self.n_max {
+            self.list.push(one);
+            return;
+        }
+        let place = usize::try_from(dice.below(self.n_seen)).unwrap_or(usize::MAX);
+        if let Some(kept) = self.list.get_mut(place) {
+            *kept = one;
+        }
+    }
 }
 
 struct Sampler<'a> {

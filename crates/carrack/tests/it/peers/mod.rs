@@ -13,6 +13,7 @@ mod s3_crash;
 mod s3_faults;
 mod s3_fetch;
 mod s3_places;
+mod source_commands;
 mod sources;
 
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! Kill -9 while a bucket is being added: the next attempt goes on where the last one was.
 //!
-//! In       `CARRACK_CRASH_ROUNDS` (default 4).
+//! In       `CARRACK_CRASH_ROUNDS` (default 3).
 //! Out      a failed test when a root is lost, or when an object that was read is read again.
 //! Not here the same for files (`crash`).
 
@@ -17,7 +17,7 @@ use crate::support::{Carrack, data};
 
 fn rounds() -> u64 {
     let rounds = std::env::var("CARRACK_CRASH_ROUNDS").ok();
-    rounds.map_or(4, |rounds| rounds.parse().unwrap())
+    rounds.map_or(3, |rounds| rounds.parse().unwrap())
 }
 
 const N_BIG: u64 = 5;

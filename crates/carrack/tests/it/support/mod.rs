@@ -298,17 +298,22 @@ impl Server {
     }
 
     /// Asks for a clean end; how it ended, and what it had logged.
-    pub(crate) fn terminate(mut self) -> (ExitStatus, String) {
+    pub(crate) fn terminate(self) -> (ExitStatus, String) {
+        self.terminate_within(READY_TIME_MAX)
+    }
+
+    /// The same, with requests under way that are waited for.
+    pub(crate) fn terminate_within(mut self, time_max: Duration) -> (ExitStatus, String) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let deadline = Instant::now() + READY_TIME_MAX;
+        let deadline = Instant::now() + time_max;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return (status, self.stderr.take().unwrap().join().unwrap());
             }
             assert!(
                 Instant::now() < deadline,
-                "still running {READY_TIME_MAX:?} after TERM"
+                "still running {time_max:?} after TERM"
             );
             std::thread::park_timeout(Duration::from_millis(5));
         }

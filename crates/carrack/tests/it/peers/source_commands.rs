@@ -1,0 +1,147 @@
+//! `carrack source` on a bucket of a real S3 server.
+//!
+//! In       versitygw behind the proxy.
+//! Out      tests of the commands by name: states, a move, and that no secret is written.
+//! Not here folders as sources (`crate::sources`).
+
+use std::path::Path;
+
+use carrack_testkit::S3Server;
+
+use crate::sources::is_nowhere;
+use crate::support::s3::Bucket;
+use crate::support::{Carrack, Outcome, data, finish};
+
+struct Setup {
+    carrack: Carrack,
+    bucket: Bucket,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let (carrack, bucket) = (Carrack::new(), Bucket::new());
+        let tree = carrack.path("tree");
+        std::fs::create_dir(&tree).unwrap();
+        for index in 0..30u64 {
+            data::file(&tree.join(format!("f {index:02}")), index, 20_000 + index);
+        }
+        bucket.put_tree("old/", &tree);
+        Self { carrack, bucket }
+    }
+
+    fn run(&self, args: &[&str]) -> Outcome {
+        let mut command = self.carrack.command(args);
+        command
+            .envs(self.bucket.environment())
+            .env("RUST_LOG", "trace");
+        let outcome = finish(command);
+        let told = String::from_utf8_lossy(&outcome.stdout).into_owned() + &outcome.stderr;
+        for (name, value) in self.bucket.environment() {
+            if name == "AWS_SECRET_ACCESS_KEY" {
+                assert!(!told.contains(&value), "{args:?} tells the secret");
+                is_nowhere(&self.carrack.path("data"), value.as_bytes());
+            }
+        }
+        outcome
+    }
+
+    fn status(&self) -> serde_json::Value {
+        self.run(&["source", "status", "atlas", "--json"])
+            .ok()
+            .json()
+            .remove(0)
+    }
+}
+
+#[test]
+fn a_bucket_by_name_tells_what_became_of_it_and_moves() {
+    let setup = Setup::new();
+    let bucket = &setup.bucket;
+    let wrong = Bucket::url("old").replace("data", "nodata");
+    let refused = setup.run(&["source", "add", &wrong]);
+    assert_ne!(
+        refused.code(),
+        0,
+        "a bucket that is not there is told at once"
+    );
+    setup
+        .run(&["source", "add", &Bucket::url("old"), "--name", "atlas"])
+        .ok();
+    let listed = setup.run(&["source", "list", "--json"]).ok().json();
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!(
+        (&listed[0]["kind"], &listed[0]["containers"]),
+        (&"s3".into(), &30.into())
+    );
+    assert_eq!(listed[0]["credentials"], "env");
+    assert_eq!(setup.status()["counts"]["live"], 30);
+
+    // The same objects at another place, read there only where samples are taken.
+    bucket.put_tree("new/", Path::new(&setup.carrack.path("tree")));
+    setup
+        .run(&["source", "relocate", "atlas", &Bucket::url("nowhere")])
+        .exits(7);
+    let moved = setup
+        .run(&["source", "relocate", "atlas", &Bucket::url("new")])
+        .ok();
+    assert!(moved.text().contains("moved, 1 roots"), "{}", moved.text());
+    assert_eq!(setup.status()["counts"]["live"], 30);
+
+    bucket.put("new/f 01", b"other");
+    bucket.server.delete("new/f 02").unwrap();
+    let found = setup.status();
+    let counts = (&found["counts"]["stale"], &found["counts"]["missing"]);
+    assert_eq!(counts, (&1.into(), &1.into()), "{found}");
+    assert_eq!(found["state"], "missing");
+    for object in found["objects"].as_array().unwrap() {
+        assert!(
+            object["path"]
+                .as_str()
+                .unwrap()
+                .starts_with("s3://data/new/f 0")
+        );
+        assert!(
+            object["since"].is_u64() && object["advice"].is_string(),
+            "{object}"
+        );
+    }
+    setup.run(&["source", "rescan", "atlas"]).ok();
+    assert_eq!(
+        setup.run(&["ls", "--json"]).ok().json().len(),
+        2,
+        "the old root stays"
+    );
+
+    // A folder is as good a place.
+    let folder = setup.carrack.path("tree");
+    let args = [
+        "source",
+        "relocate",
+        "atlas",
+        folder.to_str().unwrap(),
+        "--allow-missing",
+        "1",
+    ];
+    setup.run(&args).ok();
+    let listed = setup.run(&["source", "list", "--json"]).ok().json();
+    assert_eq!(listed[0]["kind"], "local");
+    setup.run(&["source", "rm", "atlas"]).ok();
+    assert_eq!(setup.run(&["ls", "--json"]).ok().json().len(), 0);
+    assert!(folder.join("f 01").exists());
+}
+
+#[test]
+fn a_server_that_is_gone_is_unreachable() {
+    let setup = Setup::new();
+    setup
+        .run(&["source", "add", &Bucket::url("old"), "--name", "atlas"])
+        .ok();
+    let Setup { carrack, bucket } = setup;
+    let environment = S3Server::environment("http://127.0.0.1:9");
+    drop(bucket);
+    let mut command = carrack.command(&["source", "status", "--json"]);
+    command.envs(environment);
+    let found = finish(command).ok().json().remove(0);
+    assert_eq!(found["state"], "unreachable");
+    assert_eq!(found["counts"]["unreachable"], 30);
+}
