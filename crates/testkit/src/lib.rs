@@ -5,9 +5,13 @@
 //!          counts what passes.
 //! Not here installing the real servers (`xtask::peers`), the tests.
 
+#[cfg(feature = "sources")]
+pub mod faulty;
 pub mod proxy;
 pub mod s3;
 mod sigv4;
 
+#[cfg(feature = "sources")]
+pub use faulty::{FaultySource, SourceConduct, SourceCounts, SourceFault};
 pub use proxy::{Conduct, Counts, Fault, Proxy};
 pub use s3::S3Server;

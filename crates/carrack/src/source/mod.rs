@@ -18,8 +18,11 @@ pub mod health;
 mod http;
 pub mod limiter;
 mod listing;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use listing::fuzz;
 pub mod local;
 pub mod look;
+mod object;
 pub mod resume;
 mod s3;
 #[cfg(test)]
@@ -238,10 +241,10 @@ pub fn open(
     match url.scheme() {
         Scheme::S3 => Ok(Arc::new(s3::S3::new(config, &url, environment)?)),
         Scheme::Http | Scheme::Https => Ok(Arc::new(web::Web::new(config, &url)?)),
-        Scheme::Gcs | Scheme::Azure => Err(SourceError::new(
-            SourceErrorKind::Unusable,
-            format!("{} is no place that carrack can read", config.url),
-        )),
+        Scheme::Gcs | Scheme::Azure => {
+            let source = object::ObjectSource::new(config, &url, environment)?;
+            Ok(Arc::new(source))
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod bad_cars;
 mod commands;
 mod crash;
 mod disk_full;
+mod faulty_source;
 mod index;
 mod peers;
 mod sources;

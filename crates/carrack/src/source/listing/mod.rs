@@ -10,6 +10,9 @@ pub(super) mod json;
 pub(super) mod manifest;
 pub(super) mod s3;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
+
 /// Names on one page. A page of 64 MiB cannot have many more.
 pub(super) const ENTRIES_MAX: usize = 2_000_000;
 
