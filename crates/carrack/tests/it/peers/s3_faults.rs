@@ -131,7 +131,7 @@ fn dropped_connections_are_resumed() {
 /// Wrong bytes are read once more and no oftener, so that lies must be rare to be survived.
 #[test]
 fn wrong_bytes_are_asked_for_again() {
-    served().survives(Fault::FlipBit, 0.09);
+    served().survives(Fault::FlipBit, 0.04);
 }
 
 #[test]
