@@ -96,7 +96,17 @@ async fn a_source_that_is_down_is_404_for_its_blocks_and_503_for_cars() {
     );
     assert_eq!(running.node.get("/healthz").await.status, 200);
     running.setup.source.fault("file", None);
-    assert_eq!(running.car(&other).await.status, 200);
+    // It is left alone for a second or so, then asked again.
+    let mut status = 0;
+    for _ in 0..100 {
+        status = running.car(&other).await.status;
+        if status == 200 {
+            break;
+        }
+        assert_eq!(status, 503);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(status, 200);
     running.stop().await;
 }
 
