@@ -26,7 +26,7 @@ const BLOCK_LEN: usize = 1 << 20;
 const STORE: &str = "far-big";
 const N_CLIENTS: usize = 64;
 /// What `--block-budget` says, and what memory may be beyond it.
-const BUDGET_MIB: &str = "256";
+const BUDGET_MIB: &str = "512";
 const BESIDE_BUDGET_MIB: f64 = 64.0;
 const SMALL_LEN: u64 = 32 << 10;
 /// Small objects that are read one after another to know the sequential time.
