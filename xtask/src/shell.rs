@@ -31,6 +31,15 @@ pub(crate) fn cargo() -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(root());
+    // Set because cargo runs this program; build scripts that look at them would run again after
+    // each cargo of the person's own.
+    let of_xtask = |key: &OsStr| {
+        let key = key.to_string_lossy();
+        key.starts_with("CARGO_PKG_") || key.starts_with("CARGO_MANIFEST_")
+    };
+    for (key, _) in std::env::vars_os().filter(|(key, _)| of_xtask(key)) {
+        command.env_remove(key);
+    }
     command
 }
 

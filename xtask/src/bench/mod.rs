@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: speed and memory beside kubo and nginx, in one run on one machine.
 //!
-//! In       `--quick` for small sizes; names of rows.
+//! In       `--quick` for small sizes; names of rows; `CARRACK_BIN`, a binary to measure instead of
+//!          the one that is built now.
 //! Out      a Markdown table with ratios, on standard output; progress on standard error.
 //! Limits   CPU is the first figure, because other work on the machine does not change it much;
 //!          commands run three times, rates are the best, CPU is the median.
@@ -127,10 +128,16 @@ pub(crate) fn command(args: &[&str]) -> Result<bool> {
     {
         return Err(format!("no row {name}: see cargo xtask bench --list").into());
     }
-    build_release()?;
+    let carrack = match std::env::var_os("CARRACK_BIN") {
+        Some(binary) => binary.into(),
+        None => {
+            build_release()?;
+            release_binary()
+        }
+    };
     let bench = Bench {
         dir: target_dir().join(format!("bench-{}", std::process::id())),
-        carrack: release_binary(),
+        carrack,
         peers: peers::install(peers::ALL)?,
         place: OnceCell::new(),
         sizes: if quick { QUICK } else { FULL },
