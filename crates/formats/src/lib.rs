@@ -8,6 +8,7 @@
 pub mod car;
 pub mod cid;
 pub mod dag;
+pub mod sha256;
 pub mod unixfs;
 pub mod varint;
 pub mod verify;

@@ -15,8 +15,7 @@ use sha3::digest::{ExtendableOutput, Update, XofReader};
 use crate::cid::{IDENTITY, IDENTITY_LEN_MAX, SHA2_256};
 use crate::{Cid, DIGEST_LEN_MAX, Multihash};
 
-/// Streaming SHA2-256: `new`, `update`, `finalize`. Uses the processor's instructions for it.
-pub use sha2::Sha256;
+pub use crate::sha256::Sha256;
 
 /// Fewest bytes of a digest that is more than a checksum.
 pub const DIGEST_LEN_MIN: usize = 20;
@@ -102,7 +101,7 @@ pub fn verify(cid: &Cid, data: &[u8]) -> Result<(), HashError> {
 
 /// The SHA2-256 digest of `data`.
 pub fn sha256(data: &[u8]) -> [u8; 32] {
-    Sha256::digest(data).into()
+    Sha256::digest(data)
 }
 
 /// Verifies a block that comes in pieces; the state is a few hundred bytes, whatever the block.
@@ -159,7 +158,7 @@ impl Verifier {
                     (self.expected.digest().get(at..end)? == data).then_some(end)
                 });
             }
-            State::Sha2_256(state) | State::DblSha2_256(state) => Digest::update(state, data),
+            State::Sha2_256(state) | State::DblSha2_256(state) => state.update(data),
             State::Sha2_512(state) => Digest::update(&mut **state, data),
             State::Sha1(state) => Digest::update(&mut **state, data),
             State::Sha3_224(state) => Digest::update(&mut **state, data),
@@ -198,7 +197,7 @@ impl Verifier {
                 }
             }
             State::Sha2_256(state) => matches(&state.finalize(), digest),
-            State::DblSha2_256(state) => matches(&Sha256::digest(state.finalize()), digest),
+            State::DblSha2_256(state) => matches(&Sha256::digest(&state.finalize()), digest),
             State::Sha2_512(state) => matches(&state.finalize(), digest),
             State::Sha1(state) => matches(&state.finalize(), digest),
             State::Sha3_224(state) => matches(&state.finalize(), digest),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use sha2::{Digest, Sha256};
+use carrack_formats::sha256::Sha256;
 
 use super::process::cpu_seconds_here;
 use crate::shell::{Result, output};

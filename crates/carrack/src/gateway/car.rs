@@ -422,10 +422,9 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
 
     /// Starts what can be started without waiting.
     fn top_up(&mut self) {
-        if self.reads.len() >= self.batches_ahead_max {
-            return;
-        }
-        if let Some(batch) = self.planned.front() {
+        if self.reads.len() < self.batches_ahead_max
+            && let Some(batch) = self.planned.front()
+        {
             let reserved = self.pool.try_reserve_ahead(batch.len());
             if let Some(reserved) = reserved
                 && let Some(batch) = self.next_planned()

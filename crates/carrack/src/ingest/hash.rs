@@ -12,8 +12,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use carrack_formats::sha256::Sha256;
 use carrack_formats::unixfs::leaf;
-use sha2::{Digest as _, Sha256};
 
 use crate::source::local::LocalFile;
 use crate::store::catalog::Validator;
@@ -313,7 +313,7 @@ impl LeafHasher {
                     .map_or(&[][..], |frame| frame.2.as_slice()),
             );
         }
-        Ok(sha.finalize().into())
+        Ok(sha.finalize())
     }
 }
 

@@ -372,7 +372,8 @@ impl<'a> Sink<'a> {
         let record = record.filter(|record| {
             let container = record.container.as_ref();
             let refuted = container.and_then(|container| self.refuted.get(container));
-            refuted != Some(&Some(record.validator.clone())) // Other bytes, and the times do not tell.
+            // Other bytes, and the times do not tell.
+            refuted != Some(&Some(record.validator.clone()))
         });
         Ok(record.map(|record| KnownFile {
             validator: record.validator,

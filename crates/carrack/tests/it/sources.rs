@@ -1,4 +1,4 @@
-//! Places by name: configured, listed, looked after, moved, forgotten; and secrets that are refused.
+//! Places by name: configured, listed, looked after, moved, forgotten; secrets are refused.
 
 use std::fs;
 use std::path::Path;

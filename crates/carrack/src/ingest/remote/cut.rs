@@ -5,8 +5,8 @@
 //! Limits   holds no bytes: only the hasher's state.
 //! Not here where the bytes come from (`ingest::remote::read`).
 
+use carrack_formats::sha256::Sha256;
 use carrack_formats::unixfs::leaf;
-use sha2::{Digest as _, Sha256};
 
 use crate::ingest::hash::{Digest, LeafRule};
 
@@ -79,7 +79,8 @@ impl Cutter {
 
     fn finish_leaf(&mut self) {
         self.sha.update(&self.suffix);
-        self.digests.push(self.sha.finalize_reset().into());
+        let sha = std::mem::take(&mut self.sha);
+        self.digests.push(sha.finalize());
         self.index += 1;
         self.begin();
     }

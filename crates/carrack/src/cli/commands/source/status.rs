@@ -136,7 +136,7 @@ pub fn advice(status: &SourceStatus, change: &Change) -> String {
         }
         (State::Corrupt, SOURCE_LOCAL) => "restore the file from a good copy".to_owned(),
         (State::Corrupt, _) => format!(
-            "restore the object from a good copy, or carrack source rescan {name} to take it as it is"
+            "restore the object from a good copy, or take it as it is: carrack source rescan {name}"
         ),
         (State::Stale, SOURCE_LOCAL) => {
             "restore the file, or carrack add it again to serve what it is now".to_owned()
