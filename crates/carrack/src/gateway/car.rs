@@ -227,6 +227,7 @@ fn body<B: Backend>(
         planned: VecDeque::new(),
         planned_len: 0,
         window_len: WINDOW_LEN_FIRST,
+        is_elsewhere: false,
         fills: true,
         reads: VecDeque::new(),
         ready: VecDeque::new(),
@@ -306,6 +307,8 @@ struct CarStream<B: Backend, P: Plan> {
     planned_len: usize,
     /// Bytes that are announced ahead to sources elsewhere: more with each batch that is sent.
     window_len: usize,
+    /// The last batch that was planned comes from elsewhere.
+    is_elsewhere: bool,
     /// The window is being filled: it is refilled when half of it is used, so that neighbours can
     /// be read at once.
     fills: bool,
@@ -446,12 +449,13 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
         };
     }
 
-    /// Whether another batch is to be planned now.
+    /// Whether another batch is to be planned now: one ahead of what is read here, a window of what
+    /// comes from elsewhere.
     fn plans_on(&self) -> bool {
-        match self.planned.back() {
-            None => self.reads.len() < self.batches_ahead_max,
-            Some(last) => last.is_elsewhere() && self.fills,
+        if self.is_elsewhere {
+            return self.fills;
         }
+        self.planned.is_empty() && self.reads.len() < self.batches_ahead_max
     }
 
     fn next_planned(&mut self) -> Option<P::Batch> {
@@ -487,6 +491,7 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
             Some(left) => {
                 self.n_blocks_left = left;
                 self.planned_len += batch.len();
+                self.is_elsewhere = batch.is_elsewhere();
                 self.planned.push_back(batch);
                 if self.planned_len >= self.window_len {
                     self.fills = false;

@@ -10,8 +10,9 @@
 //!
 //! An object is found again by its path below the source and its length. An entity tag that is the
 //! same proves it; beside that, blocks spread over all objects are read at the new place and
-//! hashed. Which ones follows from the name of the new place, so that the same command looks at the same
-//! blocks again. This finds mistakes; whoever wants to deceive meets the hash of every later read.
+//! hashed. Which ones follows from the name of the new place, so that the same command looks at
+//! the same blocks again. This finds mistakes; whoever wants to deceive meets the hash of every
+//! later read.
 
 mod sample;
 
