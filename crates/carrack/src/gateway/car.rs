@@ -37,6 +37,9 @@ use crate::store::car_stream::CarRequest;
 const WINDOW_LEN_FIRST: usize = 4 << 20;
 const WINDOW_LEN_MAX: usize = 64 << 20;
 
+/// Batches of what comes from elsewhere that are planned in one go: those of one long read.
+const BATCHES_AT_ONCE: usize = 8;
+
 /// What the first visit to the disk found.
 enum Start<P: Plan> {
     /// The path alone: the answer has no body.
@@ -291,7 +294,45 @@ enum Planning<P: Plan> {
     Done,
 }
 
-type Planned<P> = (P, Next<<P as Plan>::Batch>);
+/// Batches that were planned in one go, and why no more.
+struct Planned<P: Plan> {
+    plan: P,
+    batches: Vec<P::Batch>,
+    then: Then,
+}
+
+enum Then {
+    /// There is more to plan.
+    More,
+    /// The walk waits for this block, which lies elsewhere.
+    Needs(Cid),
+    End,
+    Failed(Error),
+}
+
+/// Plans a batch of what is read here, or several of what comes from elsewhere. Blocks.
+fn plan_some<P: Plan>(mut plan: P) -> Planned<P> {
+    let mut batches = Vec::new();
+    let then = loop {
+        match plan.next_batch() {
+            Ok(Next::Batch(batch)) => {
+                let is_elsewhere = batch.is_elsewhere();
+                batches.push(batch);
+                if !is_elsewhere || batches.len() >= BATCHES_AT_ONCE {
+                    break Then::More;
+                }
+            }
+            Ok(Next::Needs(cid)) => break Then::Needs(cid),
+            Ok(Next::End) => break Then::End,
+            Err(error) => break Then::Failed(error),
+        }
+    };
+    Planned {
+        plan,
+        batches,
+        then,
+    }
+}
 
 /// The rest of a CAR: batches are planned one after the other, read side by side, sent in order.
 struct CarStream<B: Backend, P: Plan> {
@@ -378,6 +419,7 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
                 continue;
             }
             let planned = match (&mut self.plan, self.reads.front_mut()) {
+                (Planning::Running(plan), _) if plan.is_finished() => plan.await,
                 (Planning::Running(plan), Some(read)) => {
                     tokio::select! {
                         biased;
@@ -393,30 +435,48 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
                 _ => return self.failure.take().map(Err),
             };
             match pool::finished(planned) {
-                Ok((plan, Next::Batch(batch))) => {
-                    self.plan = Planning::Idle(plan);
-                    self.take_batch(batch);
-                }
-                Ok((plan, Next::Needs(cid))) => self.provide(plan, cid),
-                Ok((mut plan, Next::End)) => {
-                    plan.issue();
-                    self.plan = Planning::Done;
-                }
+                Ok(planned) => self.take_planned(planned),
                 Err(error) => self.fail(error),
             }
         }
     }
 
+    fn take_planned(&mut self, planned: Planned<P>) {
+        let Planned {
+            mut plan,
+            batches,
+            then,
+        } = planned;
+        self.plan = Planning::Done;
+        for batch in batches {
+            self.take_batch(batch);
+        }
+        if self.failure.is_some() {
+            return;
+        }
+        let is_full = self.planned_len >= self.window_len;
+        if is_full {
+            self.fills = false;
+        }
+        if is_full || matches!(then, Then::Needs(_) | Then::End) {
+            plan.issue(); // What was announced waits for nothing more.
+        }
+        match then {
+            Then::More => self.plan = Planning::Idle(plan),
+            Then::Needs(cid) => self.provide(plan, cid),
+            Then::End => {}
+            Then::Failed(error) => self.fail(error),
+        }
+    }
+
     /// Gets a block that the walk waits for, then goes on planning.
     fn provide(&mut self, mut plan: P, cid: Cid) {
-        plan.issue(); // What was announced need not wait as well.
         let backend = self.backend.clone();
         let task = tokio::spawn(async move {
             let block = backend.get(&cid).await?;
             pool::run(move || {
                 plan.provide(&cid, block)?;
-                let next = plan.next_batch()?;
-                Ok((plan, next))
+                Ok(plan_some(plan))
             })
             .await
         });
@@ -439,11 +499,9 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
             return;
         }
         self.plan = match std::mem::replace(&mut self.plan, Planning::Done) {
-            Planning::Idle(mut plan) => {
-                Planning::Running(AbortOnDropHandle::new(pool::start(move || {
-                    let next = plan.next_batch()?;
-                    Ok((plan, next))
-                })))
+            Planning::Idle(plan) => {
+                let job = pool::start(move || Ok(plan_some(plan)));
+                Planning::Running(AbortOnDropHandle::new(job))
             }
             other => other,
         };
@@ -493,12 +551,6 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
                 self.planned_len += batch.len();
                 self.is_elsewhere = batch.is_elsewhere();
                 self.planned.push_back(batch);
-                if self.planned_len >= self.window_len {
-                    self.fills = false;
-                    if let Planning::Idle(plan) = &mut self.plan {
-                        plan.issue();
-                    }
-                }
             }
             None => self.fail(Error::new(ErrorKind::Limit, "the CAR has too many blocks")),
         }

@@ -106,6 +106,8 @@ pub(super) enum Ahead {
     Refused,
     /// Perhaps, without this piece.
     Evict(Victim, Class),
+    /// Perhaps, without this piece, if the reader it was kept for has come past it.
+    Kept(Victim),
 }
 
 /// Bytes held now.
@@ -215,12 +217,21 @@ impl Budget {
         }
         if state.in_flight + state.landed + len > share {
             let victim = state.victim(Class::Again).or_else(|| state.stale());
-            return victim.map_or(Ahead::Refused, |(victim, class)| {
-                Ahead::Evict(victim, class)
-            });
+            return match victim {
+                Some((victim, class)) => Ahead::Evict(victim, class),
+                None => state.first_kept().map_or(Ahead::Refused, Ahead::Kept),
+            };
         }
         state.reserve(source, len);
         Ahead::Granted
+    }
+
+    /// Nobody is on the way to a piece that was kept: it is to go.
+    pub(super) fn give_up(&self, victim: &Victim) -> Option<(Victim, Class)> {
+        let mut state = hold(&self.state);
+        let class = state.places.get(&victim.id)?.0;
+        state.remove(victim.id);
+        Some((*victim, class))
     }
 
     /// `len` reserved bytes of `source` have landed.
@@ -313,6 +324,12 @@ impl State {
         }
         self.remove(victim.id);
         Some((victim, class))
+    }
+
+    /// The first piece to go, if it is one that was kept for somebody.
+    fn first_kept(&self) -> Option<Victim> {
+        let (&(class, _), &(victim, _)) = self.victims.first_key_value()?;
+        (class == Class::Kept).then_some(victim)
     }
 
     /// The first piece to go, if nobody came for it for long.

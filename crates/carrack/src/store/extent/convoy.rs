@@ -170,7 +170,8 @@ impl Seat {
                 .iter_mut()
                 .find(|reader| reader.id == self.id);
             if let Some(reader) = reader {
-                (reader.at, reader.moved) = (at, Instant::now());
+                // Its reads go on side by side: one that lags does not set it back.
+                (reader.at, reader.moved) = (reader.at.max(at), Instant::now());
             }
             convoy.moved.notify_waiters();
         }

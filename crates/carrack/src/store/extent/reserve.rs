@@ -34,6 +34,15 @@ impl Reserved {
                     let freed = inner.table.evict(victim, class);
                     inner.budget.freed(&freed);
                 }
+                Ahead::Kept(victim) => {
+                    if inner.convoys.wants(victim.key.container, victim.start) {
+                        return None;
+                    }
+                    if let Some((victim, class)) = inner.budget.give_up(&victim) {
+                        let freed = inner.table.evict(victim, class);
+                        inner.budget.freed(&freed);
+                    }
+                }
             }
         }
         Some(Self {
