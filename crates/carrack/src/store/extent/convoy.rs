@@ -112,6 +112,18 @@ impl Convoys {
         })
     }
 
+    /// Whether nobody but one reader is left, and that one is past `start`. Where there are more,
+    /// others like them are likely to join: what all have passed is kept for those.
+    pub(super) fn has_passed(&self, container: ContainerId, start: u64) -> bool {
+        let convoys = self.hold();
+        let readers = convoys.get(&container).map(|convoy| &convoy.readers[..]);
+        match readers {
+            None | Some([]) => true,
+            Some([reader]) => reader.at > start,
+            Some(_) => false,
+        }
+    }
+
     /// Readers, and convoys that they make.
     pub(super) fn count(&self) -> (u64, u64) {
         let convoys = self.hold();

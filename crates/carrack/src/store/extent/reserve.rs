@@ -35,7 +35,7 @@ impl Reserved {
                     inner.budget.freed(&freed);
                 }
                 Ahead::Kept(victim) => {
-                    if inner.convoys.wants(victim.key.container, victim.start) {
+                    if !inner.convoys.has_passed(victim.key.container, victim.start) {
                         return None;
                     }
                     if let Some((victim, class)) = inner.budget.give_up(&victim) {

@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::testing::{Bench, Deed, Scripted, content, error};
-use super::{Lane, Pieces};
+use super::{Lane, Pieces, Planned};
 use crate::source::SourceErrorKind;
 use crate::source::health::SourceState;
 
@@ -226,6 +227,31 @@ async fn neighbours_that_are_announced_are_one_request_and_one_slice_each() {
     bench.at_rest().await;
 }
 
+/// What a lone reader has read is not kept for itself: when it has read more than the budget, reads
+/// ahead of it still go on side by side.
+#[tokio::test]
+async fn a_lone_reader_reads_ahead_however_much_it_has_read() {
+    let bench = Bench::new(32 * MIB, slow(20));
+    let place = bench.object(1, 128 * MIB);
+    let mut planned = bench.extents.planned();
+    let announce = |planned: &mut Planned, n: u64| planned.announce(&place, n * MIB..(n + 1) * MIB);
+    let mut tickets: VecDeque<_> = (0..16).map(|n| announce(&mut planned, n)).collect();
+    let (mut next, mut done, mut n_ahead) = (16, 0, 0);
+    while let Some(ticket) = tickets.pop_front() {
+        ticket.bytes().await.unwrap();
+        done += 1;
+        if next < 128 {
+            tickets.push_back(announce(&mut planned, next));
+            next += 1;
+        }
+        // Bytes behind what was taken are on their way or here.
+        n_ahead += u32::from(done > 48 && bench.n_bytes() >= (done + 2) * MIB);
+    }
+    assert!(n_ahead > 30, "{n_ahead} of 80");
+    assert_eq!(bench.n_bytes(), 128 * MIB);
+    bench.at_rest().await;
+}
+
 #[tokio::test]
 async fn small_objects_that_are_announced_are_fetched_side_by_side() {
     let bench = Bench::new(64 * MIB, slow(30));
@@ -405,7 +431,7 @@ async fn ten_thousand_small_objects_take_a_thirtieth_of_the_sequential_time() {
     let bench = Bench::new(256 * MIB, slow(30));
     let started = Instant::now();
     let mut planned = bench.extents.planned();
-    let mut window = std::collections::VecDeque::new();
+    let mut window = VecDeque::new();
     for n in 0..N {
         window.push_back(planned.announce(&bench.object(n, 32 * KIB), 0..32 * KIB));
         if window.len() >= 192 {
@@ -477,7 +503,7 @@ async fn sixty_four_clients_of_one_object_cost_one_copy_and_get_equal_shares() {
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(client)).await;
             let mut planned = extents.planned();
-            let mut window = std::collections::VecDeque::new();
+            let mut window = VecDeque::new();
             for n in 0..SIZE / MIB {
                 window.push_back(planned.announce(&place, n * MIB..(n + 1) * MIB));
                 if window.len() >= 16 {
