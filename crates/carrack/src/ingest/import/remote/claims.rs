@@ -96,7 +96,7 @@ pub(crate) fn sections(index: &[u8], car: &Range<u64>, first: u64) -> Result<Vec
 
 /// What any bytes as an index must not do: panic, or claim bytes outside of the CAR.
 #[cfg(any(test, feature = "fuzz"))]
-pub(crate) fn fuzz(index: &[u8]) {
+pub fn claims(index: &[u8]) {
     let car = 51..1 << 20;
     let Ok(claims) = sections(index, &car, 100) else {
         return;
@@ -113,7 +113,7 @@ mod tests {
     use carrack_formats::car::index::{IndexKind, Record, write};
     use proptest::prelude::{any, prop, proptest};
 
-    use super::{fuzz, sections};
+    use super::{claims as fuzz, sections};
 
     proptest! {
         #[test]
