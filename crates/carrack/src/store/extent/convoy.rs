@@ -23,6 +23,8 @@ const STALLED: Duration = Duration::from_millis(500);
 const WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long the others wait for one reader before he must have earned more.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Readers that begin at the same time have all joined after this.
+const ALONE: Duration = Duration::from_secs(1);
 /// How often a reader who waits looks.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -44,6 +46,7 @@ struct Convoy {
 struct Reader {
     id: u64,
     at: u64,
+    joined: Instant,
     moved: Instant,
     /// How long others will still wait for it.
     patience: Duration,
@@ -85,6 +88,7 @@ impl Convoys {
         convoy.readers.push(Reader {
             id,
             at,
+            joined: now,
             moved: now,
             patience: PATIENCE,
             reckoned: now,
@@ -112,14 +116,15 @@ impl Convoys {
         })
     }
 
-    /// Whether nobody but one reader is left, and that one is past `start`. Where there are more,
-    /// others like them are likely to join: what all have passed is kept for those.
+    /// Whether nobody but one reader is left, and that one is past `start` and has been there for
+    /// [`ALONE`]. Where there are more, others like them are likely to join: what all have passed is
+    /// kept for those.
     pub(super) fn has_passed(&self, container: ContainerId, start: u64) -> bool {
         let convoys = self.hold();
         let readers = convoys.get(&container).map(|convoy| &convoy.readers[..]);
         match readers {
             None | Some([]) => true,
-            Some([reader]) => reader.at > start,
+            Some([reader]) => reader.at > start && reader.joined.elapsed() >= ALONE,
             Some(_) => false,
         }
     }
@@ -182,8 +187,7 @@ impl Seat {
                 .iter_mut()
                 .find(|reader| reader.id == self.id);
             if let Some(reader) = reader {
-                // Its reads go on side by side: one that lags does not set it back.
-                (reader.at, reader.moved) = (reader.at.max(at), Instant::now());
+                (reader.at, reader.moved) = (at, Instant::now());
             }
             convoy.moved.notify_waiters();
         }

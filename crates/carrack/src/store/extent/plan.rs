@@ -160,7 +160,6 @@ impl Ticket {
         self.plan.force(&self.slot);
         let coming = inner.want(&self.place, self.range.clone(), Lane::Stream, 0)?;
         let pieces = coming.all().await?;
-        self.plan.passed(&self.place, self.range.end);
         super::stats::count(&inner.counters.served_bytes, pieces.len() as u64);
         Ok(pieces)
     }
@@ -197,15 +196,6 @@ impl Plan {
             state.seat = Some(self.inner.convoys.join(place.container, range.start));
         }
         state.seat.as_ref().map(|seat| seat.go(range.start))
-    }
-
-    /// The response has what lies before `at`: it keeps none of that for itself.
-    fn passed(&self, place: &Place, at: u64) {
-        let state = lock(&self.state);
-        let seat = state.seat.as_ref();
-        if let Some(seat) = seat.filter(|seat| seat.container() == place.container) {
-            seat.go(at);
-        }
     }
 
     /// Issues what waits for room, in order, as long as there is some.
