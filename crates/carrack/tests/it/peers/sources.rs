@@ -229,8 +229,8 @@ fn a_read_goes_on_through_drops_and_throttling_and_reads_nothing_twice() {
         retry_after: None,
     };
     let conduct = Conduct::default()
-        .with(Fault::Cut, 0.8)
-        .with(throttled, 0.5);
+        .with(Fault::Cut, 0.5)
+        .with(throttled, 0.4);
     bucket.proxy.set(conduct);
     let _ = runtime.block_on(source.stat(b"object")); // The first answer is spared.
     bucket.proxy.reset_counts();
