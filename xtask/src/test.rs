@@ -60,6 +60,7 @@ pub(crate) fn all(with_peers: bool) -> Result<bool> {
     steps.step("tests and examples", || {
         workspace_tests(with_peers, peers.as_deref())
     });
+    steps.step("models of concurrency", models);
     steps.step("release binary", build_release);
     steps.step("licences, sources, banned crates", deny);
     if fuzz::targets()?.is_empty() {
@@ -137,6 +138,21 @@ fn workspace_tests(with_peers: bool, peers: Option<&Path>) -> Result {
         }
     }
     run(&mut test)
+}
+
+/// The table of reads and its budget on every interleaving that shuttle tries; its mutants fail.
+fn models() -> Result {
+    let test = [
+        "test",
+        "--package",
+        "carrack",
+        "--features",
+        "model",
+        "--lib",
+        "--locked",
+        "extent::model",
+    ];
+    run(cargo().args(test))
 }
 
 fn peer_tests() -> Result<Vec<String>> {
