@@ -117,8 +117,8 @@ impl Convoys {
     }
 
     /// Whether nobody but one reader is left, and that one is past `start` and has been there for
-    /// [`ALONE`]. Where there are more, others like them are likely to join: what all have passed is
-    /// kept for those.
+    /// [`ALONE`]. Where there are more, others like them are likely to join: what all have passed
+    /// is kept for those.
     pub(super) fn has_passed(&self, container: ContainerId, start: u64) -> bool {
         let convoys = self.hold();
         let readers = convoys.get(&container).map(|convoy| &convoy.readers[..]);
