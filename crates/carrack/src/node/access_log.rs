@@ -18,6 +18,7 @@ use http::header::{HeaderMap, HeaderName, REFERER, USER_AGENT};
 use http::{Method, Uri, Version};
 use serde_json::json;
 
+use crate::clock;
 use crate::error::{Context, ErrorKind, Result};
 
 /// Characters of one field that are kept.
@@ -221,34 +222,14 @@ fn quotable(text: &str) -> String {
 
 /// `20/Nov/2026:22:08:01 +0000`.
 fn common_log_time(since_epoch: Duration) -> String {
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
     let seconds = since_epoch.as_secs();
-    let (year, month, day) = civil_from_days(seconds / 86400);
-    let month = MONTHS.get(month).copied().unwrap_or("???");
+    let days = i64::try_from(seconds / 86400).unwrap_or(i64::MAX);
+    let (year, month, day) = clock::civil(days);
+    let month = usize::try_from(month - 1).ok();
+    let month = month.and_then(|month| clock::MONTHS.get(month));
+    let month = month.copied().unwrap_or("???");
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
     format!("{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000")
-}
-
-/// Year, month from 0, day from 1, of a day after 1970-01-01. Counts in years that begin in March,
-/// so that the leap day comes last.
-fn civil_from_days(days: u64) -> (u64, usize, u64) {
-    let shifted = days.saturating_add(719_468);
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 2
-    } else {
-        month_from_march - 10
-    };
-    let year = year_of_era + era * 400 + u64::from(month < 2);
-    (year, usize::try_from(month).unwrap_or(0), day)
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use crate::source::{SourceError, SourceErrorKind};
+
 /// What a source surely bears: browsers open six connections, SDKs of buckets ten and more.
 const LIMIT_START: u32 = 16;
 /// 57 of them for streams: 30 ms to an object of a few KiB are then 1900 of them a second.
@@ -74,6 +76,17 @@ pub enum Outcome {
     Throttled(Option<Duration>),
     /// It was not answered, or given up: that says nothing of how much the source bears.
     Failed,
+}
+
+impl From<&SourceError> for Outcome {
+    /// What a failure says of how much the source bears.
+    fn from(error: &SourceError) -> Self {
+        match error.kind {
+            SourceErrorKind::Throttled => Self::Throttled(error.retry_after),
+            SourceErrorKind::Unreachable => Self::Failed,
+            _ => Self::Good,
+        }
+    }
 }
 
 /// What a limiter does now.

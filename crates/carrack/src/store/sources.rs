@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Runtime};
@@ -16,9 +16,9 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::source::health::{Health, SourceState};
 use crate::source::limiter::Limiter;
 use crate::source::{Environment, Source, SourceConfig};
-use crate::store::Store;
 use crate::store::block::{SourceStatus, State};
 use crate::store::catalog::SourceRecord;
+use crate::store::{Store, hold};
 
 /// Threads that reads of sources run on: they receive and copy, and hash while adding.
 const N_THREADS: usize = 2;
@@ -281,8 +281,4 @@ impl Drop for Sources {
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -192,7 +192,7 @@ pub(in crate::ingest) async fn each_piece(
             permit.done(Outcome::Good); // However the connection ended.
             break;
         }
-        permit.done(outcome(&failure));
+        permit.done(Outcome::from(&failure));
         wait(&mut patience, n_throttled, failure).await?;
     }
     Ok(())
@@ -214,7 +214,7 @@ pub(in crate::ingest) async fn stat(
                 return Ok(stamp);
             }
             Err(error) => {
-                permit.done(outcome(&error));
+                permit.done(Outcome::from(&error));
                 wait(&mut patience, n_throttled, error).await?;
             }
         }
@@ -223,15 +223,6 @@ pub(in crate::ingest) async fn stat(
 
 fn cut_short() -> SourceError {
     SourceError::new(SourceErrorKind::Unreachable, "the answer ended early")
-}
-
-/// What a failure says of how much the source bears.
-fn outcome(error: &SourceError) -> Outcome {
-    match error.kind {
-        SourceErrorKind::Throttled => Outcome::Throttled(error.retry_after),
-        SourceErrorKind::Unreachable => Outcome::Failed,
-        _ => Outcome::Good,
-    }
 }
 
 /// Waits before the next try, or gives the error up.

@@ -45,6 +45,15 @@ pub struct Elsewhere {
     not_before_ms: AtomicU64,
 }
 
+/// Where a container lies.
+enum Whereabouts {
+    /// It was dropped.
+    Gone,
+    /// It is a file of this machine.
+    Here,
+    Elsewhere(Arc<Elsewhere>),
+}
+
 impl Elsewhere {
     fn failed(&self) {
         let until = self.known_since.elapsed() + RETRY_AFTER;
@@ -171,24 +180,14 @@ impl Blocks {
             if self.inner.open.get(&location.container).is_some() {
                 return Ok(None);
             }
-            match self.elsewhere(location.container) {
-                Ok(Some(container)) if first.is_none() => {
-                    if !self.is_out(&container, *location) {
+            match self.whereabouts(location.container)? {
+                Whereabouts::Gone => {}
+                Whereabouts::Here => return Ok(None),
+                Whereabouts::Elsewhere(container) => {
+                    if first.is_none() && !self.is_out(&container, *location) {
                         first = Some((*location, Arc::clone(&container.place)));
                     }
                 }
-                Ok(Some(_)) => {}
-                Ok(None) => {
-                    if self
-                        .inner
-                        .store
-                        .catalog()
-                        .has_container(location.container)?
-                    {
-                        return Ok(None);
-                    }
-                }
-                Err(error) => return Err(error),
             }
         }
         Ok(first)
@@ -360,17 +359,24 @@ impl Blocks {
 
     /// A container in a source elsewhere; `None` if it was dropped or is a file here.
     fn elsewhere(&self, id: ContainerId) -> Result<Option<Arc<Elsewhere>>> {
+        Ok(match self.whereabouts(id)? {
+            Whereabouts::Elsewhere(container) => Some(container),
+            Whereabouts::Gone | Whereabouts::Here => None,
+        })
+    }
+
+    fn whereabouts(&self, id: ContainerId) -> Result<Whereabouts> {
         let epoch = self.inner.store.n_removals();
         if let Some(known) = self.inner.elsewhere.get(&id)
             && known.epoch == epoch
         {
-            return Ok(Some(known));
+            return Ok(Whereabouts::Elsewhere(known));
         }
         let Some(record) = self.inner.store.catalog().container(id)? else {
-            return Ok(None);
+            return Ok(Whereabouts::Gone);
         };
         let Some(stamp) = record.validator.object() else {
-            return Ok(None);
+            return Ok(Whereabouts::Here);
         };
         let source = self.inner.extents.sources().get(record.source)?;
         let known = Arc::new(Elsewhere {
@@ -386,7 +392,7 @@ impl Blocks {
             not_before_ms: AtomicU64::new(0),
         });
         self.inner.elsewhere.insert(id, Arc::clone(&known));
-        Ok(Some(known))
+        Ok(Whereabouts::Elsewhere(known))
     }
 
     /// Forgets what is known of containers, here and elsewhere: their rows or sources have changed.

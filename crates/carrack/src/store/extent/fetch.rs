@@ -228,11 +228,7 @@ impl Job {
             return ended;
         };
         leave.failed(error);
-        permit.done(match error.kind {
-            SourceErrorKind::Throttled => Outcome::Throttled(error.retry_after),
-            SourceErrorKind::Unreachable => Outcome::Failed,
-            _ => Outcome::Good,
-        });
+        permit.done(Outcome::from(error));
         ended
     }
 
