@@ -123,6 +123,9 @@ impl<'a> Assembly<'a> {
         self.is_there(path);
         self.report.files_unchanged += 1;
         self.seen(known.validator.size());
+        if let Some(container) = known.container {
+            self.sink.still_there(container);
+        }
         self.member(place.root, known.container);
         self.member(place.root, known.pack);
         self.settle(place.parent, Some(known.sum))

@@ -9,7 +9,6 @@
 //!          name what was lost.
 //! Not here what is hashed and built (`ingest::add`, `ingest::import`).
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -24,7 +23,7 @@ use crate::ingest::tree::Sum;
 use crate::store::Store;
 use crate::store::catalog::{
     Batch, ContainerKind, ContainerRecord, DirRecord, PathKey, PathRecord, RootKind, RootRecord,
-    SOURCE_LOCAL, SOURCE_STORE, Validator,
+    SOURCE_LOCAL, SOURCE_STORE, StaleReason, Validator,
 };
 use crate::store::index::RunWriter;
 use crate::store::location::{ContainerId, Location};
@@ -128,8 +127,6 @@ pub struct Sink<'a> {
     last_checkpoint: Instant,
     journals: Vec<Journal>,
     journal_dir: PathBuf,
-    /// Versions of containers whose bytes were found wrong: what is known of them is not believed.
-    refuted: HashMap<ContainerId, Option<Validator>>,
     /// The pack is listed by [`Self::finish`] alone: nothing of it is to be seen before.
     is_all_or_nothing: bool,
     /// The pack's row was, or may have been, committed.
@@ -152,7 +149,6 @@ impl<'a> Sink<'a> {
     /// # Errors
     /// As [`Self::new`].
     pub fn of(store: &'a Arc<Store>, origin: Origin) -> Result<Self> {
-        let marks = store.catalog().stale_marks()?.into_iter();
         Ok(Self {
             store,
             origin,
@@ -163,7 +159,6 @@ impl<'a> Sink<'a> {
             last_checkpoint: Instant::now(),
             journals: Vec::new(),
             journal_dir: store.journal_dir(),
-            refuted: marks.map(|(id, mark)| (id, mark.observed)).collect(),
             is_all_or_nothing: false,
             pack_is_listed: false,
             is_broken: false,
@@ -370,10 +365,10 @@ impl<'a> Sink<'a> {
     pub fn known_file(&self, path: &Path, profile: u32) -> Result<Option<KnownFile>> {
         let record = self.store.catalog().path(&self.origin.key(path, profile))?;
         let record = record.filter(|record| {
-            let container = record.container.as_ref();
-            let refuted = container.and_then(|container| self.refuted.get(container));
             // Other bytes, and the times do not tell.
-            refuted != Some(&Some(record.validator.clone()))
+            let marks = self.store.stale();
+            let refuted = |id| marks.is_refuted(id, Some(&record.validator));
+            !record.container.is_some_and(refuted)
         });
         Ok(record.map(|record| KnownFile {
             validator: record.validator,
@@ -425,9 +420,18 @@ impl<'a> Sink<'a> {
         self.n_rows += 1;
     }
 
-    /// A container was found again.
-    pub fn back_in_service(&mut self, container: ContainerId) {
-        self.batch.clear_stale(container);
+    /// A container was found at the place that was just given for it.
+    pub fn found_again(&mut self, container: ContainerId) {
+        self.batch.found_again(container);
+    }
+
+    /// A container is where it was, and is the version that was added. Blocks of it that were found
+    /// damaged stay out of service.
+    pub fn still_there(&self, container: ContainerId) {
+        let stale = self.store.stale();
+        stale.clear_if(container, |mark| {
+            matches!(mark.reason, StaleReason::Missing | StaleReason::Changed)
+        });
     }
 
     /// What an earlier ingest knows of a directory with just these entries.

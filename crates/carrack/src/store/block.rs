@@ -37,7 +37,6 @@ use crate::store::catalog::{
 use crate::store::extent::{ExtentLimits, Extents};
 use crate::store::location::{ContainerId, Location};
 use crate::store::sources::Sources;
-use crate::store::stale::StaleMarks;
 
 mod read;
 pub(crate) mod remote;
@@ -71,7 +70,6 @@ struct Inner {
     open: Cache<ContainerId, Arc<OpenContainer>>,
     cache: Cache<CacheKey, Bytes, ByLength>,
     buffers: Arc<BufferPool>,
-    stale: StaleMarks,
     extents: Extents,
     elsewhere: Cache<ContainerId, Arc<Elsewhere>>,
 }
@@ -83,7 +81,7 @@ pub struct OpenContainer {
     path: PathBuf,
     file: LocalFile,
     is_pack: bool,
-    /// [`Store::n_removals`] before its row was read.
+    /// [`Store::epoch`] before its row was read.
     epoch: u64,
     /// The file is the version that was added, or a block of it was found good as it is now.
     proved: AtomicBool,
@@ -145,7 +143,6 @@ impl Blocks {
     /// # Errors
     /// Those of reading the catalog.
     pub fn with_extents(store: Arc<Store>, cache_len: u64, extents: Extents) -> Result<Self> {
-        let stale = StaleMarks::new(store.catalog().stale_marks()?);
         // The estimate of entries only sizes the tables.
         let entries = usize::try_from(cache_len / (64 << 10))
             .unwrap_or(usize::MAX)
@@ -155,7 +152,6 @@ impl Blocks {
                 open: Cache::new(OPEN_FILES_MAX),
                 cache: Cache::with_weighter(entries, cache_len, ByLength),
                 buffers: BufferPool::new(FREE_BUFFERS_MAX),
-                stale,
                 extents,
                 elsewhere: Cache::new(ELSEWHERE_MAX),
                 store,
@@ -167,12 +163,6 @@ impl Blocks {
     #[must_use]
     pub fn store(&self) -> &Arc<Store> {
         &self.inner.store
-    }
-
-    /// What is out of service.
-    #[must_use]
-    pub fn stale(&self) -> &StaleMarks {
-        &self.inner.stale
     }
 
     /// A buffer for frames.
@@ -456,7 +446,7 @@ impl Blocks {
     /// A container that is open already, if its row and its file are still the same.
     fn opened(&self, id: ContainerId) -> Option<Arc<OpenContainer>> {
         let container = self.inner.open.get(&id)?;
-        if container.epoch == self.inner.store.n_removals() && container.is_current() {
+        if container.epoch == self.inner.store.epoch() && container.is_current() {
             return Some(container);
         }
         self.inner.open.remove(&id);
@@ -477,11 +467,11 @@ impl Blocks {
     /// Whether other bytes than were added have been read from this very version.
     fn is_refuted(&self, container: &OpenContainer) -> bool {
         let observed = Some(&container.file.validator);
-        !container.is_pack && self.inner.stale.is_refuted(container.id, observed)
+        !container.is_pack && self.inner.store.stale().is_refuted(container.id, observed)
     }
 
     fn open_anew(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
-        let epoch = self.inner.store.n_removals();
+        let epoch = self.inner.store.epoch();
         let record = self
             .inner
             .store
@@ -499,13 +489,20 @@ impl Blocks {
             // Another length is another file, even where some of its bytes are the same.
             let observed = Some(file.validator.clone());
             self.inner
-                .stale
+                .store
+                .stale()
                 .mark(id, mark(StaleReason::Changed, observed, None));
             return Err(Miss::Bad(changed(&path)));
         }
         let unchanged = is_pack || file.validator == record.validator;
-        if unchanged && !self.inner.stale.is_refuted(id, Some(&file.validator)) {
-            self.inner.stale.clear(id); // It was missing or changed, and is back.
+        if unchanged
+            && !self
+                .inner
+                .store
+                .stale()
+                .is_refuted(id, Some(&file.validator))
+        {
+            self.inner.store.stale().clear(id); // It was missing or changed, and is back.
         }
         let proved = AtomicBool::new(unchanged);
         let container = Arc::new(OpenContainer {
@@ -543,7 +540,7 @@ impl Blocks {
                 Err(error) => Miss::Bad(error),
             },
             Some(reason) => {
-                self.inner.stale.mark(id, mark(reason, None, None));
+                self.inner.store.stale().mark(id, mark(reason, None, None));
                 Miss::Bad(Error::with(ErrorKind::Changed, what, error))
             }
         }
@@ -578,10 +575,11 @@ impl Blocks {
         let reason = match outcome {
             Ok(()) => {
                 if !container.proved.load(Ordering::Acquire) {
-                    let is_good = self
-                        .inner
-                        .stale
-                        .absolve(container.id, &file.validator, offset);
+                    let is_good =
+                        self.inner
+                            .store
+                            .stale()
+                            .absolve(container.id, &file.validator, offset);
                     container.proved.store(is_good, Ordering::Release);
                 }
                 return Ok(());
@@ -613,7 +611,8 @@ impl Blocks {
         let now = file.current_validator().ok();
         let observed = now.filter(|now| *now == file.validator);
         self.inner
-            .stale
+            .store
+            .stale()
             .mark(container.id, mark(reason, observed, Some(location)));
         self.inner.open.remove(&container.id);
         Err(changed(&container.path))

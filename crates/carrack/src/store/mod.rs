@@ -39,6 +39,7 @@ use self::gate::WriteGate;
 use self::index::{Index, RunWriter, SegmentId, segment_name};
 use self::location::ContainerId;
 use self::pack::{PackId, PackWriter};
+use self::stale::StaleMarks;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 pub use self::maintain::{Merger, Step, merge_once};
@@ -100,6 +101,9 @@ pub struct Store {
     removed: Mutex<HashSet<ContainerId>>,
     /// Counts commits that removed containers.
     n_removals: AtomicU64,
+    /// Counts commits that removed or moved containers.
+    epoch: AtomicU64,
+    stale: StaleMarks,
     /// Dropped last: another process may open the store from then on.
     _lock: File,
 }
@@ -139,6 +143,7 @@ impl Store {
         let segments = snapshot.segments()?;
         recover::remove_unlisted(dir, &segments, &snapshot.packs()?)?;
         let segment_dir = dir.join(recover::SEGMENTS);
+        let stale = StaleMarks::new(snapshot.stale_marks()?);
         let (index, lost_segments) = match mode {
             OpenMode::AnyIndex => Index::open_what_is_left(&segment_dir, &segments),
             _ => (Index::open(&segment_dir, &segments)?, Vec::new()),
@@ -161,6 +166,8 @@ impl Store {
             session_first: ContainerId(next.container),
             removed: Mutex::new(HashSet::new()),
             n_removals: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
+            stale,
             _lock: lock,
         })
     }
@@ -320,6 +327,7 @@ impl Store {
         }
         let dir = self.dir.join(recover::SEGMENTS);
         let removed_segments = batch.removed_segments.clone();
+        let found_again = batch.found_again.clone();
         let added = self
             .index
             .open_more(&dir, &batch.segments, &removed_segments)?;
@@ -334,6 +342,10 @@ impl Store {
             hold(&self.removed).extend(&committed.removed_containers);
             self.n_removals.fetch_add(1, Ordering::Release);
         }
+        if !committed.removed_containers.is_empty() || !found_again.is_empty() {
+            self.epoch.fetch_add(1, Ordering::Release);
+        }
+        found_again.iter().for_each(|id| self.stale.clear(*id));
         if !added.is_empty() || !removed_segments.is_empty() {
             self.index.replace(&removed_segments, added);
         }
@@ -348,10 +360,22 @@ impl Store {
         Ok(committed)
     }
 
-    /// Changes whenever containers were removed: who keeps some open looks again then.
+    /// Changes whenever containers were removed.
     #[must_use]
     pub fn n_removals(&self) -> u64 {
         self.n_removals.load(Ordering::Acquire)
+    }
+
+    /// Changes whenever containers were removed or moved: who keeps some open looks again then.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// What is out of service.
+    #[must_use]
+    pub fn stale(&self) -> &StaleMarks {
+        &self.stale
     }
 
     /// Removes a root and the containers that only it needed.

@@ -426,9 +426,9 @@ fn gone() -> StaleMark {
 /// Lets everybody who remembers the old place forget it.
 fn settle(blocks: &Blocks, subject: &Subject, moved: &MovedContainers) {
     for (id, one) in moved {
-        blocks.stale().clear(*id);
+        blocks.store().stale().clear(*id);
         if one.now.is_none() {
-            blocks.stale().mark(*id, gone());
+            blocks.store().stale().mark(*id, gone());
         }
     }
     if let Subject::Source(id, _) = subject {

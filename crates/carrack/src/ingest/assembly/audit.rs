@@ -132,7 +132,7 @@ impl Assembly<'_> {
             {
                 let kind = ContainerKind::File;
                 self.sink.container(container, kind, &one.to, &one.now);
-                self.sink.back_in_service(container);
+                self.sink.found_again(container);
                 audit.changes.moved += 1;
             } else {
                 audit.changes.added += 1;

@@ -18,7 +18,7 @@ use crate::error::ErrorKind;
 use crate::ingest::Progress;
 use crate::ingest::add::{AddOptions, add};
 use crate::source::local::validator_at;
-use crate::store::catalog::{Batch, StaleMark, StaleReason};
+use crate::store::catalog::{StaleMark, StaleReason};
 
 fn with(profile: Profile) -> AddOptions {
     AddOptions {
@@ -299,7 +299,6 @@ fn a_file_found_bad_is_not_taken_for_known() {
     let path = fixture.write("file", b"data");
     fixture.add(&[&path]);
     let location = fixture.blocks.locate(raw(b"data").hash()).unwrap()[0];
-    let mut batch = Batch::new();
     let mark = StaleMark {
         reason: StaleReason::Mismatch,
         observed: Some(validator_at(&path).unwrap()),
@@ -307,8 +306,8 @@ fn a_file_found_bad_is_not_taken_for_known() {
         offset: 0,
         len: 4,
     };
-    batch.put_stale(location.container, mark);
-    fixture.store().commit(batch).unwrap();
+    fixture.store().stale().mark(location.container, mark);
+    let fixture = fixture.reopened(); // What was found survives a restart.
     assert_eq!(fixture.add(&[&path]).files_hashed, 1);
     assert_eq!(fixture.add(&[&path]).files_unchanged, 1);
 }

@@ -38,7 +38,7 @@ pub struct Elsewhere {
     place: Arc<Place>,
     /// Where it is, for people.
     shown: String,
-    /// [`crate::store::Store::n_removals`] before its row was read.
+    /// [`crate::store::Store::epoch`] before its row was read.
     epoch: u64,
     known_since: Instant,
     /// Milliseconds after `known_since` before which it is not read; 0: no failure is known.
@@ -162,7 +162,7 @@ impl Blocks {
         }
         let known = self.inner.elsewhere.get(&location.container);
         known.is_some_and(|container| {
-            container.epoch == self.inner.store.n_removals() && !self.is_out(&container, location)
+            container.epoch == self.inner.store.epoch() && !self.is_out(&container, location)
         })
     }
 
@@ -301,7 +301,8 @@ impl Blocks {
         container.failed();
         let id = container.place.container;
         self.inner
-            .stale
+            .store
+            .stale()
             .mark(id, mark(reason, None, Some(location)));
         let what = format!("{} is not what was added", container.shown);
         Error::with(ErrorKind::Changed, what, error)
@@ -323,14 +324,15 @@ impl Blocks {
         };
         let observed = Some(Validator::from(now));
         self.inner
-            .stale
+            .store
+            .stale()
             .mark(id, mark(reason, observed, Some(location)));
         changed_elsewhere(container)
     }
 
     /// A block is as it was: so is its object, but for other blocks that were found damaged.
     fn found_good(&self, container: &Elsewhere, location: Location) {
-        if !container.has_failed() && !self.inner.stale.any() {
+        if !container.has_failed() && !self.inner.store.stale().any() {
             return;
         }
         let is_over = |mark: &StaleMark| {
@@ -338,7 +340,8 @@ impl Blocks {
         };
         if self
             .inner
-            .stale
+            .store
+            .stale()
             .clear_if(container.place.container, is_over)
         {
             container.not_before_ms.store(0, Ordering::Relaxed);
@@ -348,10 +351,10 @@ impl Blocks {
     /// Whether a location is out of service, as far as is known. A block that was found damaged
     /// does not take the others of its object with it.
     fn is_out(&self, container: &Elsewhere, location: Location) -> bool {
-        if !self.inner.stale.any() {
+        if !self.inner.store.stale().any() {
             return false;
         }
-        let mark = self.inner.stale.get(container.place.container);
+        let mark = self.inner.store.stale().get(container.place.container);
         mark.is_some_and(|mark| {
             mark.reason != StaleReason::Mismatch || mark.offset == location.offset
         })
@@ -366,7 +369,7 @@ impl Blocks {
     }
 
     fn whereabouts(&self, id: ContainerId) -> Result<Whereabouts> {
-        let epoch = self.inner.store.n_removals();
+        let epoch = self.inner.store.epoch();
         if let Some(known) = self.inner.elsewhere.get(&id)
             && known.epoch == epoch
         {

@@ -179,7 +179,7 @@ impl Blocks {
     /// Those of the catalog; `Unavailable` if it was stopped.
     pub fn survey(&self, scope: Scope, stop: &AtomicBool) -> Result<Vec<SourceStatus>> {
         let catalog = self.inner.store.catalog();
-        let marks: HashMap<_, _> = self.inner.stale.all().into_iter().collect();
+        let marks: HashMap<_, _> = self.inner.store.stale().all().into_iter().collect();
         let mut found: BTreeMap<u32, SourceStatus> = BTreeMap::new();
         let mut elsewhere: HashMap<u32, Remembered> = HashMap::new();
         for (id, source) in catalog.sources()? {
@@ -291,7 +291,7 @@ impl Blocks {
             };
             let mark = mark_now(reason, seen.ok());
             since_unix = Some(mark.since_unix);
-            self.inner.stale.mark(id, mark);
+            self.inner.store.stale().mark(id, mark);
         }
         let change = Change {
             path,
@@ -369,7 +369,7 @@ impl Blocks {
                 }
                 Ok(_) => {
                     if known.is_some() {
-                        self.inner.stale.clear(id); // It was away, and is back.
+                        self.inner.store.stale().clear(id); // It was away, and is back.
                     }
                     status.note(State::Live, None);
                     continue;
@@ -387,7 +387,7 @@ impl Blocks {
                 let observed = seen.as_ref().ok().cloned().map(Validator::from);
                 let mark = mark_now(reason, observed);
                 since_unix = since_unix.or(Some(mark.since_unix));
-                self.inner.stale.mark(id, mark);
+                self.inner.store.stale().mark(id, mark);
             }
             let change = Change {
                 path: self.inner.extents.sources().shown(status.id, as_path(path)),
@@ -404,11 +404,11 @@ impl Blocks {
     /// Writes what was found out of service to the catalog, if that changed. A failure is logged:
     /// the marks are found again by the next reads.
     pub fn save_stale(&self) {
-        let Some(marks) = self.inner.stale.take_changes() else {
+        let Some(marks) = self.inner.store.stale().take_changes() else {
             return;
         };
         if let Err(error) = self.save_marks(marks) {
-            self.inner.stale.touch();
+            self.inner.store.stale().touch();
             tracing::warn!(error = error.chain(), "stale marks were not saved");
         }
     }
@@ -422,7 +422,7 @@ impl Blocks {
                 batch.put_stale(id, mark);
                 kept.insert(id);
             } else {
-                self.inner.stale.clear(id); // It was dropped.
+                self.inner.store.stale().clear(id); // It was dropped.
             }
         }
         for (id, _) in catalog.stale_marks()? {

@@ -122,7 +122,10 @@ fn a_file_that_changed_is_out_of_service_until_it_is_put_back() {
         let _ = fs::remove_file(&setup.file);
         setup.put_back();
         assert_eq!((setup.kind(0), setup.kind(1)), (None, None), "{index}");
-        assert!(setup.fixture.blocks.stale().all().is_empty(), "{index}");
+        assert!(
+            setup.fixture.blocks.store().stale().all().is_empty(),
+            "{index}"
+        );
     }
 }
 
@@ -150,15 +153,15 @@ fn marks_outlive_the_process_and_go_with_their_container() {
     setup.edit(5);
     assert_eq!(setup.kind(0), Some(ErrorKind::Changed));
     setup.fixture = setup.fixture.reopened();
-    let marks = setup.fixture.blocks.stale().all();
+    let marks = setup.fixture.blocks.store().stale().all();
     assert_eq!(marks.len(), 1);
     assert_eq!(marks[0].1.reason, StaleReason::Mismatch);
     assert_eq!(setup.kind(0), Some(ErrorKind::Changed));
     let root = setup.fixture.store().catalog().roots().unwrap()[0].cid;
     setup.fixture.remove(&root);
-    setup.fixture.blocks.stale().touch();
+    setup.fixture.blocks.store().stale().touch();
     setup.fixture.blocks.save_stale();
-    assert!(setup.fixture.blocks.stale().all().is_empty());
+    assert!(setup.fixture.blocks.store().stale().all().is_empty());
     let saved = setup.fixture.store().catalog().stale_marks().unwrap();
     assert!(saved.is_empty());
 }

@@ -30,6 +30,7 @@ pub struct Batch {
     dirs: Vec<Row>,
     roots: Vec<(RootRecord, Vec<ContainerId>)>,
     stale: Vec<(u64, Option<Vec<u8>>)>,
+    pub(in crate::store) found_again: Vec<ContainerId>,
     sources: Vec<(u32, Option<Vec<u8>>)>,
     removed_roots: Vec<RootId>,
     sweeps: bool,
@@ -149,9 +150,16 @@ impl Batch {
         self.stale.push((id.0, Some(mark.to_bytes())));
     }
 
-    /// Puts a container back into service.
+    /// Removes what is noted against a container.
     pub fn clear_stale(&mut self, id: ContainerId) {
         self.stale.push((id.0, None));
+    }
+
+    /// A container lies where its row, which this batch puts again, says: it is in service again,
+    /// and nobody looks for it where it was.
+    pub fn found_again(&mut self, id: ContainerId) {
+        self.clear_stale(id);
+        self.found_again.push(id);
     }
 
     /// Configures a source, or changes what is configured. Ids come from

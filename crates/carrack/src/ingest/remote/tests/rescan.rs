@@ -2,6 +2,8 @@
 
 use std::sync::atomic::AtomicBool;
 
+use carrack_formats::Cid;
+
 use super::Bucket;
 use crate::ingest::rescan::{Rescanned, rescan};
 use crate::ingest::tests::{Fixture, bytes, import_options, options, raw};
@@ -111,4 +113,35 @@ fn a_folder_that_changed_is_gone_through_and_moves_are_not_read() {
     let fresh = other.add(&[&fixture.path("d")]).roots[0].cid;
     assert_eq!(done.report.roots[0].cid, fresh);
     assert_eq!(again(&fixture).changes, changes(0, 0, 0, 0));
+}
+
+#[test]
+fn what_is_found_where_it_was_or_elsewhere_is_served_at_once() {
+    let bucket = Bucket::new();
+    let data = bytes(3, 3 << 20);
+    // One of them each time: what was served lies in the cache.
+    let blocks: Vec<Cid> = data.chunks(1 << 20).map(raw).collect();
+    bucket.put("d/a", &data);
+    bucket.add(&["d"]).unwrap();
+    let get = |cid| bucket.fixture.blocks.get_blocking(cid);
+    // It is away when a client asks, and comes back: the next add says so.
+    bucket.fake.rename("d/a", "elsewhere");
+    assert!(get(&blocks[0]).is_err());
+    bucket.fake.rename("elsewhere", "d/a");
+    assert!(
+        get(&blocks[0]).is_err(),
+        "a failure is believed for a while"
+    );
+    assert_eq!(bucket.add(&["d"]).unwrap().files_unchanged, 1);
+    assert!(get(&blocks[0]).is_ok());
+    // It moves while it is served: a rescan finds it.
+    bucket.fake.rename("d/a", "d/b");
+    assert_eq!(again(&bucket.fixture).changes, changes(0, 0, 1, 0));
+    assert!(get(&blocks[1]).is_ok());
+    // It moves, a client finds it gone, and then it is found.
+    bucket.fake.rename("d/b", "d/c");
+    assert!(get(&blocks[2]).is_err());
+    assert_eq!(again(&bucket.fixture).changes, changes(0, 0, 1, 0));
+    assert!(get(&blocks[2]).is_ok());
+    assert!(bucket.fixture.blocks.store().stale().all().is_empty());
 }

@@ -113,7 +113,7 @@ impl Setup {
     }
 
     fn reason(&self) -> Option<StaleReason> {
-        let marks = self.fixture.blocks.stale().all();
+        let marks = self.fixture.blocks.store().stale().all();
         assert!(marks.len() <= 1);
         marks.first().map(|(_, mark)| mark.reason)
     }
