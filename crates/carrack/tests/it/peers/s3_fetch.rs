@@ -235,6 +235,8 @@ fn objects_that_change_under_a_fetch_give_right_bytes_or_a_cut_answer() {
         .filter(|(_, content)| !content.is_empty())
         .map(|(name, _)| name)
         .collect();
+    let is_large = |key: &&String| originals[*key].len() > 1 << 20;
+    let large: Vec<&String> = keys.iter().copied().filter(is_large).collect();
     let ended = AtomicBool::new(false);
     let (n_whole, n_cut, n_refused) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let (bucket, server, whole_car) = (&bucket, &server, &whole_car);
@@ -254,56 +256,59 @@ fn objects_that_change_under_a_fetch_give_right_bytes_or_a_cut_answer() {
         };
         count.fetch_add(1, Ordering::Relaxed);
     };
-    std::thread::scope(|scope| {
-        let end = EndOnDrop(&ended);
-        scope.spawn(|| {
-            let mut random = data::Seeded::new(65);
-            while !ended.load(Ordering::Relaxed) {
-                let key = keys[usize::try_from(random.next() % keys.len() as u64).unwrap()];
-                let name = format!("set/{key}");
-                disturb(bucket, &mut random, &name, &originals[key]);
-                std::thread::park_timeout(Duration::from_millis(random.between(1, 60)));
-                bucket.put(&name, &originals[key]);
-                std::thread::park_timeout(Duration::from_millis(random.between(1, 120)));
-            }
-        });
-        let clients: Vec<_> = (0..3)
-            .map(|_| {
-                scope.spawn(|| {
-                    let end = Instant::now() + Duration::from_secs(8);
-                    while Instant::now() < end {
-                        fetch(format!("/ipfs/{root}?format=car"));
-                    }
+    let mut random = data::Seeded::new(65);
+    for round in 0..4 {
+        ended.store(false, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            let end = EndOnDrop(&ended);
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    std::thread::park_timeout(Duration::from_millis(random.between(1, 300)));
+                    // Small objects are many: the others are taken as often.
+                    let of = if random.next() % 2 == 0 {
+                        &large
+                    } else {
+                        &keys
+                    };
+                    let key = of[usize::try_from(random.next() % of.len() as u64).unwrap()];
+                    let name = format!("set/{key}");
+                    disturb(bucket, &mut random, &name, &originals[key]);
+                    std::thread::park_timeout(Duration::from_millis(random.between(1, 200)));
+                    bucket.put(&name, &originals[key]);
+                }
+            });
+            let clients: Vec<_> = (0..3)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let end = Instant::now() + Duration::from_secs(2);
+                        while Instant::now() < end {
+                            fetch(format!("/ipfs/{root}?format=car"));
+                        }
+                    })
                 })
-            })
-            .collect();
-        // Real clients meanwhile: what they call a success is one.
-        for round in 0..3 {
+                .collect();
+            // Real clients meanwhile: what they call a success is one.
             let car = carrack.path(&format!("round-{round}.car"));
             let url = format!("{}/ipfs/{root}?format=car", server.url);
             if finish(curl(&url, &car)).status.success() {
-                assert!(
-                    &fs::read(&car).unwrap() == whole_car,
-                    "curl got other bytes"
-                );
+                let got = fs::read(&car).unwrap();
+                assert!(&got == whole_car, "curl got other bytes");
             }
             let car = carrack.path(&format!("lassie-{round}.car"));
-            if finish(lassie(server, &root, carrack.dir(), &car))
-                .status
-                .success()
-            {
+            let fetched = finish(lassie(server, &root, carrack.dir(), &car));
+            if fetched.status.success() {
                 let got = carrack.path(&format!("lassie-{round}"));
                 kubo_has_the_tree(&car, &root, &tree, &got);
             }
-        }
-        let joined: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
-        drop(end);
-        assert!(joined.iter().all(Result::is_ok), "a client saw wrong bytes");
-    });
-    eprintln!("{n_whole:?} whole, {n_cut:?} cut, {n_refused:?} refused");
-    bucket.nothing_is_open();
-    // All objects are back as they were: an add finds them, and everything is served again.
-    assert_eq!(carrack.add(&[Bucket::url("set/")]), [root.as_str()]);
-    let car = server.get(&format!("/ipfs/{root}?format=car")).ok();
-    assert!(&car.body == whole_car);
+            let joined: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+            drop(end);
+            assert!(joined.iter().all(Result::is_ok), "a client saw wrong bytes");
+        });
+        eprintln!("{n_whole:?} whole, {n_cut:?} cut, {n_refused:?} refused");
+        bucket.nothing_is_open();
+        // All objects are back as they were: an add finds them, and everything is served again.
+        assert_eq!(carrack.add(&[Bucket::url("set/")]), [root.as_str()]);
+        let car = server.get(&format!("/ipfs/{root}?format=car")).ok();
+        assert!(&car.body == whole_car);
+    }
 }
