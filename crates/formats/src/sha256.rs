@@ -56,6 +56,16 @@ impl Sha256 {
     }
 }
 
+/// How many messages of like length [`digest_all`] hashes in little more time than one.
+#[must_use]
+pub fn messages_at_once() -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if lanes::are_here() && !is_x86_feature_detected!("sha") {
+        return lanes::LANES;
+    }
+    1
+}
+
 /// The digests of `messages`, in their order.
 #[must_use]
 pub fn digest_all(messages: &[&[u8]]) -> Vec<Digest> {
@@ -74,7 +84,7 @@ pub fn digest_all(messages: &[&[u8]]) -> Vec<Digest> {
 fn gain_in_lanes(messages: &[&[u8]]) -> bool {
     let len: usize = messages.iter().map(|data| data.len()).sum();
     let len_max = messages.iter().map(|data| data.len()).max();
-    len_max.is_some_and(|max| max <= len / 3) && !is_x86_feature_detected!("sha")
+    len_max.is_some_and(|max| max <= len / 3) && messages_at_once() > 1
 }
 
 impl Default for Sha256 {

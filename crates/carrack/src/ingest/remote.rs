@@ -45,6 +45,7 @@ use crate::source::validator::ObjectStamp;
 use crate::source::{Listed, SourceError, SourceErrorKind};
 use crate::store::Store;
 use crate::store::catalog::Validator;
+use crate::store::hasher::Hasher;
 use crate::store::sources::{OpenSource, Sources};
 
 /// Jobs that read or wait for their turn: as many read as the source's limiter lets.
@@ -182,6 +183,7 @@ impl<'a> RemoteAdder<'a> {
             reads: Arc::new(Reads {
                 source,
                 rule,
+                hasher: Hasher::default(),
                 n_throttled: AtomicU64::new(0),
                 whole_len_max,
             }),

@@ -5,22 +5,21 @@
 //! Limits   as many groups at once as there are processors; the queue holds what its askers hold.
 //! Not here the bytes themselves, whose budget is the asker's.
 //!
-//! A processor may hash sixteen messages in little more time than one ([`digest_all`]). Nobody
-//! waits for others to come: who asks while a processor is free is hashed at once, alone. The
-//! busier they are, the larger the groups.
+//! A processor may hash [several messages](messages_at_once) in little more time than one. Who asks
+//! while nothing is hashed is hashed at once, alone; who comes meanwhile is hashed together with
+//! the others that came, so that groups grow with the load. Another processor joins in when there
+//! is enough for a group of its own.
 
 use std::collections::VecDeque;
 use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
-use carrack_formats::sha256::{Digest, digest_all};
+use carrack_formats::sha256::{Digest, digest_all, messages_at_once};
 use tokio::sync::oneshot;
 
 use super::hold;
 use crate::error::{Context, Error, ErrorKind, Result};
-
-/// Messages of a group, unless one asker brings more.
-const GROUP_MAX: usize = 16;
 
 /// What can be hashed.
 pub trait Messages: Send + Sync + 'static {
@@ -46,11 +45,14 @@ impl<M: Messages, T: Send + Sync + 'static> Messages for (M, T) {
 pub struct Hasher {
     shared: Arc<Mutex<Shared>>,
     groups_max: usize,
+    /// Messages of a group, unless one asker brings more.
+    group_len: usize,
 }
 
 #[derive(Default)]
 struct Shared {
     jobs: VecDeque<Job>,
+    n_messages: usize,
     /// Groups that are being hashed.
     n_groups: usize,
 }
@@ -74,6 +76,7 @@ impl Default for Hasher {
         Self {
             shared: Arc::default(),
             groups_max,
+            group_len: messages_at_once(),
         }
     }
 }
@@ -85,6 +88,12 @@ impl Hasher {
     /// # Errors
     /// `Internal`, if a thread panicked.
     pub async fn digests<M: Messages>(&self, messages: M) -> Result<(M, Vec<Digest>)> {
+        self.begin(messages).done().await
+    }
+
+    /// Begins to hash, whether or not anybody waits for it.
+    #[must_use]
+    pub fn begin<M: Messages>(&self, messages: M) -> Pending<M> {
         let n_messages = messages.messages().len();
         let messages = Arc::new(messages);
         let (done, digests) = oneshot::channel();
@@ -97,72 +106,79 @@ impl Hasher {
             let hasher = self.clone();
             tokio::task::spawn_blocking(move || hasher.work());
         }
-        let what = || "a hashing thread ended".to_owned();
-        let digests = digests.await.context(ErrorKind::Internal, what)?;
-        // The thread let go of them before it told.
-        let messages = Arc::into_inner(messages)
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "messages are still held"))?;
-        Ok((messages, digests))
+        Pending { messages, digests }
     }
 
     /// Queues a job; whether another thread is to work.
     fn enter(&self, job: Job) -> bool {
         let mut shared = hold(&self.shared);
+        shared.n_messages += job.n_messages;
         shared.jobs.push_back(job);
         let is_free = shared.n_groups < self.groups_max;
-        shared.n_groups += usize::from(is_free);
-        is_free
+        let starts = shared.n_groups == 0 || (is_free && shared.n_messages >= self.group_len);
+        shared.n_groups += usize::from(starts);
+        starts
     }
 
     /// Hashes group after group until nothing waits.
     fn work(&self) {
-        let mut turn = Turn {
-            hasher: self,
-            is_over: false,
-        };
-        while let Some(group) = turn.next() {
-            let all: Vec<Vec<&[u8]>> = group.iter().map(|job| job.messages.messages()).collect();
-            let mut digests = digest_all(&all.concat()).into_iter();
-            drop(all);
+        while let Some(group) = self.next_group() {
+            // Messages that panic fail those who ask for this group, and nobody behind them.
+            let digests = catch_unwind(AssertUnwindSafe(|| digests_of(&group)));
+            let mut digests = digests.unwrap_or_default().into_iter();
             for job in group {
                 drop(job.messages);
-                let digests = digests.by_ref().take(job.n_messages).collect();
-                let _ = job.done.send(digests); // Its asker may have left.
+                let digests: Vec<_> = digests.by_ref().take(job.n_messages).collect();
+                if digests.len() == job.n_messages {
+                    let _ = job.done.send(digests); // Its asker may have left.
+                }
             }
         }
     }
-}
 
-/// One thread's turn, which ends even when it panics.
-struct Turn<'a> {
-    hasher: &'a Hasher,
-    is_over: bool,
-}
-
-impl Turn<'_> {
-    fn next(&mut self) -> Option<Vec<Job>> {
-        let mut shared = hold(&self.hasher.shared);
+    /// What is to be hashed next; `None`: this thread is not needed any more.
+    fn next_group(&self) -> Option<Vec<Job>> {
+        let mut shared = hold(&self.shared);
         let (mut group, mut n) = (Vec::new(), 0);
-        while n < GROUP_MAX
+        while n < self.group_len
             && let Some(job) = shared.jobs.pop_front()
         {
             n += job.n_messages;
             group.push(job);
         }
+        shared.n_messages -= n;
         if group.is_empty() {
             shared.n_groups -= 1; // Under the lock that found nothing: nobody is left behind.
-            self.is_over = true;
             return None;
         }
         Some(group)
     }
 }
 
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        if !self.is_over {
-            hold(&self.hasher.shared).n_groups -= 1;
-        }
+fn digests_of(group: &[Job]) -> Vec<Digest> {
+    let all = group.iter().map(|job| job.messages.messages());
+    digest_all(&all.collect::<Vec<_>>().concat())
+}
+
+/// Digests that are on their way.
+#[derive(Debug)]
+pub struct Pending<M> {
+    messages: Arc<M>,
+    digests: oneshot::Receiver<Vec<Digest>>,
+}
+
+impl<M: Messages> Pending<M> {
+    /// What was given, and its digests.
+    ///
+    /// # Errors
+    /// As [`Hasher::digests`].
+    pub async fn done(self) -> Result<(M, Vec<Digest>)> {
+        let what = || "a hashing thread ended".to_owned();
+        let digests = self.digests.await.context(ErrorKind::Internal, what)?;
+        // The thread let go of them before it told.
+        let messages = Arc::into_inner(self.messages)
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "messages are still held"))?;
+        Ok((messages, digests))
     }
 }
 

@@ -180,9 +180,7 @@ impl Object {
             stamp,
             start..end,
             &self.n_throttled,
-            |piece| {
-                bytes.extend_from_slice(&piece);
-            },
+            &mut bytes,
         )
         .await?;
         Ok(bytes.freeze())

@@ -1,65 +1,95 @@
-//! Bytes of a file as they arrive, cut into leaves and hashed.
+//! Bytes of a file as they arrive, cut into leaves that are hashed together with those of others.
 //!
 //! In       pieces of any length, in order, from the start of a leaf on.
 //! Out      the digests of the leaf blocks.
-//! Limits   holds no bytes: only the hasher's state.
-//! Not here where the bytes come from (`ingest::remote::read`).
+//! Limits   [`LOTS_MAX`] lots of leaves are hashed or filled at once, each of a leaf or about
+//!          [`LOT_LEN`] bytes; who brings more waits.
+//! Not here where the bytes come from (`ingest::remote::read`), who hashes (`store::hasher`).
 
-use carrack_formats::sha256::Sha256;
+use std::collections::VecDeque;
+
+use bytes::Bytes;
 use carrack_formats::unixfs::leaf;
 
+use super::read::Taker;
+use crate::error::Error;
 use crate::ingest::hash::{Digest, LeafRule};
+use crate::source::{SourceError, SourceErrorKind};
+use crate::store::hasher::{Hasher, Messages, Pending};
+
+/// Bytes from which on leaves are handed over to be hashed.
+const LOT_LEN: usize = 512 << 10;
+/// Lots of one range that are in memory.
+const LOTS_MAX: usize = 3;
 
 /// The leaves of one range of a file.
 pub(super) struct Cutter {
     rule: LeafRule,
+    hasher: Hasher,
     file_len: u64,
-    /// The leaf that is being hashed.
+    /// The leaf that is being filled.
     index: u64,
     /// The first leaf behind the range.
     end: u64,
     /// Bytes that the leaf still lacks.
     lacks: u32,
-    sha: Sha256,
     suffix: Vec<u8>,
+    lot: Lot,
+    /// Lots that are being hashed, in order.
+    pending: VecDeque<Pending<Lot>>,
     digests: Vec<Digest>,
+}
+
+/// Leaf blocks, one behind the other.
+#[derive(Debug, Default)]
+struct Lot {
+    bytes: Vec<u8>,
+    /// Where each of them ends.
+    ends: Vec<usize>,
+}
+
+impl Messages for Lot {
+    fn messages(&self) -> Vec<&[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let ranges = starts.zip(&self.ends);
+        let leaves = ranges.map(|(start, end)| self.bytes.get(start..*end).unwrap_or_default());
+        leaves.collect()
+    }
 }
 
 impl Cutter {
     /// Leaves `first..first + n` of a file of `file_len` bytes.
-    pub(super) fn new(rule: LeafRule, file_len: u64, first: u64, n: u64) -> Self {
+    pub(super) fn new(rule: LeafRule, hasher: &Hasher, file_len: u64, first: u64, n: u64) -> Self {
         let end = first.saturating_add(n).min(rule.n_leaves(file_len));
         let mut cutter = Self {
             rule,
+            hasher: hasher.clone(),
             file_len,
             index: first,
             end,
             lacks: 0,
-            sha: Sha256::new(),
             suffix: Vec::new(),
+            lot: Lot::default(),
+            pending: VecDeque::new(),
             digests: Vec::new(),
         };
         cutter.begin();
         cutter
     }
 
-    /// The next bytes. Those behind the range are passed over.
-    pub(super) fn push(&mut self, mut piece: &[u8]) {
-        while !piece.is_empty() && self.index < self.end {
-            let n = piece.len().min(self.lacks as usize);
-            let (now, later) = piece.split_at(n);
-            self.sha.update(now);
-            self.lacks -= u32::try_from(n).unwrap_or(self.lacks);
-            piece = later;
-            if self.lacks == 0 {
-                self.finish_leaf();
-            }
-        }
-    }
-
     /// The digests, once all bytes have come; `None` if some are missing.
-    pub(super) fn finish(self) -> Option<Vec<Digest>> {
-        (self.index == self.end).then_some(self.digests)
+    ///
+    /// # Errors
+    /// `Unusable`: hashing failed.
+    pub(super) async fn finish(mut self) -> Result<Option<Vec<Digest>>, SourceError> {
+        if self.index != self.end {
+            return Ok(None);
+        }
+        self.hash();
+        while !self.pending.is_empty() {
+            self.hashed().await?;
+        }
+        Ok(Some(self.digests))
     }
 
     fn begin(&mut self) {
@@ -69,7 +99,7 @@ impl Cutter {
         self.lacks = self.rule.leaf(self.index, self.file_len).1;
         if !self.rule.raw {
             let (prefix, suffix) = leaf::frame(self.lacks as usize);
-            self.sha.update(&prefix);
+            self.lot.bytes.extend_from_slice(&prefix);
             self.suffix = suffix;
         }
         if self.lacks == 0 {
@@ -78,21 +108,101 @@ impl Cutter {
     }
 
     fn finish_leaf(&mut self) {
-        self.sha.update(&self.suffix);
-        let sha = std::mem::take(&mut self.sha);
-        self.digests.push(sha.finalize());
+        self.lot.bytes.extend_from_slice(&self.suffix);
+        self.lot.ends.push(self.lot.bytes.len());
         self.index += 1;
-        self.begin();
+        if self.lot.bytes.len() < LOT_LEN {
+            self.begin();
+        }
+    }
+
+    /// Hands the lot over.
+    fn hash(&mut self) {
+        if !self.lot.ends.is_empty() {
+            let lot = std::mem::take(&mut self.lot);
+            self.pending.push_back(self.hasher.begin(lot));
+        }
+    }
+
+    /// Waits for the oldest lot, whose memory is used again.
+    async fn hashed(&mut self) -> Result<(), SourceError> {
+        let Some(pending) = self.pending.pop_front() else {
+            return Ok(());
+        };
+        let failed = |error: Error| SourceError::new(SourceErrorKind::Unusable, error.chain());
+        let (mut lot, digests) = pending.done().await.map_err(failed)?;
+        self.digests.extend(digests);
+        if self.lot.bytes.capacity() == 0 {
+            lot.bytes.clear();
+            lot.ends.clear();
+            self.lot = lot;
+        }
+        Ok(())
+    }
+}
+
+impl Taker for Cutter {
+    /// The next bytes. Those behind the range are passed over.
+    async fn take(&mut self, piece: Bytes) -> Result<(), SourceError> {
+        let mut piece = &piece[..];
+        while !piece.is_empty() && self.index < self.end {
+            let n = piece.len().min(self.lacks as usize);
+            let (now, later) = piece.split_at(n);
+            self.lot.bytes.extend_from_slice(now);
+            self.lacks -= u32::try_from(n).unwrap_or(self.lacks);
+            piece = later;
+            if self.lacks > 0 {
+                continue;
+            }
+            self.finish_leaf();
+            if self.lot.bytes.len() >= LOT_LEN {
+                self.hash();
+                if self.pending.len() >= LOTS_MAX {
+                    self.hashed().await?;
+                }
+                self.begin();
+            }
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use proptest::prelude::{Strategy as _, any, prop, proptest};
     use sha2::{Digest as _, Sha256};
 
-    use super::Cutter;
+    use super::{Cutter, LOT_LEN};
     use crate::ingest::hash::LeafRule;
+    use crate::ingest::remote::read::Taker;
+    use crate::store::hasher::Hasher;
+
+    thread_local! {
+        static RUNTIME: tokio::runtime::Runtime = tokio::runtime::Runtime::new().unwrap();
+    }
+
+    fn block_on<T>(work: impl Future<Output = T>) -> T {
+        RUNTIME.with(|runtime| runtime.block_on(work))
+    }
+
+    #[test]
+    fn leaves_of_many_lots_keep_their_order() {
+        let rule = LeafRule {
+            chunk_size: 100_000,
+            raw: true,
+        };
+        let bytes: Vec<u8> = (0..12 * LOT_LEN).map(|index| (index / 999) as u8).collect();
+        let mut cutter = Cutter::new(rule, &Hasher::default(), bytes.len() as u64, 0, u64::MAX);
+        for piece in bytes.chunks(70_001) {
+            block_on(cutter.take(Bytes::copy_from_slice(piece))).unwrap();
+        }
+        let leaves = bytes
+            .chunks(100_000)
+            .map(|leaf| Sha256::digest(leaf).into());
+        let expected: Vec<[u8; 32]> = leaves.collect();
+        assert_eq!(block_on(cutter.finish()).unwrap().unwrap(), expected);
+    }
 
     proptest! {
         /// However the bytes arrive, each leaf is hashed as if it had come alone.
@@ -108,11 +218,12 @@ mod tests {
             let len = bytes.len() as u64;
             let n_leaves = rule.n_leaves(len);
             let first = first.min(n_leaves - 1);
-            let mut cutter = Cutter::new(rule, len, first, n_leaves - first);
+            let hasher = Hasher::default();
+            let mut cutter = Cutter::new(rule, &hasher, len, first, n_leaves - first);
             let mut rest = &bytes[rule.leaf(first, len).0 as usize..];
             for cut in cuts.into_iter().chain([usize::MAX]) {
                 let (now, later) = rest.split_at(cut.min(rest.len()));
-                cutter.push(now);
+                block_on(cutter.take(Bytes::copy_from_slice(now))).unwrap();
                 rest = later;
             }
             let expected: Vec<[u8; 32]> = (first..n_leaves)
@@ -124,15 +235,16 @@ mod tests {
                     Sha256::digest(if raw { data } else { &framed }).into()
                 })
                 .collect();
-            assert_eq!(cutter.finish().unwrap(), expected);
+            assert_eq!(block_on(cutter.finish()).unwrap().unwrap(), expected);
         }
 
         #[test]
         fn a_range_that_ends_early_has_no_digests(len in 1u64..1000, missing in 1u64..10) {
             let rule = LeafRule { chunk_size: 100, raw: true };
-            let mut cutter = Cutter::new(rule, len, 0, u64::MAX);
-            cutter.push(&vec![7; len.saturating_sub(missing) as usize]);
-            assert!(cutter.finish().is_none());
+            let mut cutter = Cutter::new(rule, &Hasher::default(), len, 0, u64::MAX);
+            let bytes = vec![7; len.saturating_sub(missing) as usize];
+            block_on(cutter.take(bytes.into())).unwrap();
+            assert!(block_on(cutter.finish()).unwrap().is_none());
         }
     }
 }

@@ -2,17 +2,17 @@
 //!
 //! In       an object's path and version; the whole of it, or a range of its leaves.
 //! Out      digests, and the version whose bytes were hashed.
-//! Limits   one piece of a body is held at a time.
+//! Limits   a piece of a body is held, and what `cut` holds.
 //! Not here how many reads go on at once and what becomes of the digests (`ingest::remote`).
 //!
-//! A read that breaks off goes on where it stopped, under the same version: the hasher's state is
-//! kept, no byte is fetched again.
+//! A read that breaks off goes on where it stopped, under the same version: no byte is fetched
+//! again.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 
 use super::cut::Cutter;
@@ -21,6 +21,7 @@ use crate::source::limiter::{Lane, Outcome};
 use crate::source::resume::Patience;
 use crate::source::validator::ObjectStamp;
 use crate::source::{SourceError, SourceErrorKind};
+use crate::store::hasher::Hasher;
 use crate::store::sources::OpenSource;
 
 /// How often an object that changes while it is read is read again.
@@ -32,6 +33,7 @@ const REQUESTS_MAX: u32 = 16;
 pub(super) struct Reads {
     pub(super) source: Arc<OpenSource>,
     pub(super) rule: LeafRule,
+    pub(super) hasher: Hasher,
     /// Reads that wait because the source asked for it.
     pub(super) n_throttled: AtomicU64,
     /// Small enough to be read by one request, in bytes.
@@ -142,20 +144,30 @@ impl Reads {
         first: u64,
         n: u64,
     ) -> Result<Vec<Digest>, SourceError> {
-        let mut cutter = Cutter::new(self.rule, stamp.size, first, n);
+        let mut cutter = Cutter::new(self.rule, &self.hasher, stamp.size, first, n);
         let start = self.rule.leaf(first, stamp.size).0;
         let end = self.rule.leaf(first.saturating_add(n), stamp.size).0;
         let range = start..end.min(stamp.size);
         let (source, throttled) = (&self.source, &self.n_throttled);
-        each_piece(source, path, stamp, range, throttled, |piece| {
-            cutter.push(&piece);
-        })
-        .await?;
-        cutter.finish().ok_or_else(cut_short)
+        each_piece(source, path, stamp, range, throttled, &mut cutter).await?;
+        cutter.finish().await?.ok_or_else(cut_short)
     }
 }
 
-/// Calls `on` with the bytes of `range` in order, each once, however often the connection breaks.
+/// Who takes the bytes of a range as they come.
+pub(in crate::ingest) trait Taker: Send {
+    /// Takes the next piece; the next one is not read before this is done.
+    fn take(&mut self, piece: Bytes) -> impl Future<Output = Result<(), SourceError>> + Send;
+}
+
+impl Taker for BytesMut {
+    async fn take(&mut self, piece: Bytes) -> Result<(), SourceError> {
+        self.extend_from_slice(&piece);
+        Ok(())
+    }
+}
+
+/// Gives `taker` the bytes of `range` in order, each once, however often the connection breaks.
 /// Cancel-safe: what was given was given.
 pub(in crate::ingest) async fn each_piece(
     source: &OpenSource,
@@ -163,7 +175,7 @@ pub(in crate::ingest) async fn each_piece(
     stamp: &ObjectStamp,
     range: Range<u64>,
     n_throttled: &AtomicU64,
-    mut on: impl FnMut(Bytes) + Send,
+    taker: &mut impl Taker,
 ) -> Result<(), SourceError> {
     let Range { mut start, end } = range;
     let mut patience = Patience::new(REQUESTS_MAX);
@@ -181,7 +193,7 @@ pub(in crate::ingest) async fn each_piece(
                         }
                         came = true;
                         patience.renew();
-                        on(piece);
+                        taker.take(piece).await?;
                     }
                     Some(Err(error)) => break error,
                     None => break cut_short(),
