@@ -89,13 +89,14 @@ impl<'a> Site<'a> {
             }
         };
         format!(
-            "daemon off; pid {state}/pid; error_log {state}/error.log;\n\
+            "daemon off; pid \"{state}/pid\"; error_log \"{state}/error.log\";\n\
              events {{ worker_connections 256; }}\n\
-             http {{ client_body_temp_path {state}/a; proxy_temp_path {state}/b;\n\
-             fastcgi_temp_path {state}/c; uwsgi_temp_path {state}/d; scgi_temp_path {state}/e;\n\
+             http {{ client_body_temp_path \"{state}/a\"; proxy_temp_path \"{state}/b\";\n\
+             fastcgi_temp_path \"{state}/c\"; uwsgi_temp_path \"{state}/d\";\n\
+             scgi_temp_path \"{state}/e\";\n\
              log_format line '$connection $connection_requests $status $request_method $uri '\n\
              'range=$http_range authorization=$http_authorization';\n\
-             access_log {state}/{LOG} line;\n\
+             access_log \"{state}/{LOG}\" line;\n\
              server {{ listen {address}{tls}; {certificate}\n\
              root \"{files}\"; autoindex on;\n\
              {}\n}} }}\n",

@@ -196,7 +196,11 @@ fn a_certificate_of_an_unknown_authority_says_what_to_do_and_leaves_nothing() {
     let nginx = setup.https("nginx", "");
     let stranger = Carrack::new();
     let url = format!("{}/", nginx.url());
-    for args in [&["add", "-Q", &url][..], &["source", "add", &url]] {
+    for args in [
+        &["add", "-Q", &url][..],
+        &["source", "add", &url],
+        &["serve", "--listen", "127.0.0.1:0", &url],
+    ] {
         let mut command = stranger.command(args);
         command.env_remove("SSL_CERT_FILE");
         let outcome = finish(command).exits(8);
