@@ -216,6 +216,36 @@ fn a_certificate_of_an_unknown_authority_says_what_to_do_and_leaves_nothing() {
     assert!(nginx.requests().unwrap().is_empty(), "it was asked");
 }
 
+#[test]
+fn a_place_that_fails_is_forgotten_and_one_that_was_taken_stays() {
+    let setup = Setup::new();
+    data::file(&setup.files.join("file"), 83, 1_000);
+    let nginx = setup.https("nginx", "");
+    let (good, bad) = (format!("{}/", nginx.url()), "https://127.0.0.1:9/set/");
+    let sources = || {
+        let listed = setup.carrack.run(&["source", "list", "--json"]).ok().json();
+        let name = |source: &serde_json::Value| source["name"].as_str().unwrap().to_owned();
+        listed.iter().map(name).collect::<Vec<_>>()
+    };
+    setup.carrack.run(&["add", "-Q", &good, bad]).exits(8);
+    assert_eq!(sources(), [good.as_str()]);
+    // One that was there before stays, whatever becomes of it.
+    let missing = format!("{good}missing.car");
+    setup.carrack.run(&["import", &missing]).exits(2);
+    setup
+        .carrack
+        .run(&[
+            "source",
+            "add",
+            &good.replace("127.0.0.1", "localhost"),
+            "--no-scan",
+        ])
+        .ok();
+    let missing = missing.replace("127.0.0.1", "localhost");
+    setup.carrack.run(&["add", "-Q", &missing]).exits(2);
+    assert_eq!(sources().len(), 2);
+}
+
 /// As in a container that holds carrack alone.
 #[test]
 fn a_machine_without_certificates_reads_what_is_not_encrypted() {
