@@ -1,6 +1,6 @@
 //! `cargo xtask`: everything that CI does, in Rust.
 //!
-//! In       a command: test, interop, crash, fuzz, bench, s3, peers.
+//! In       a command: test, interop, crash, fuzz, bench, s3, web, peers.
 //! Out      each step with its time, and a closing line `N passed, N failed`.
 //! Not here the tests themselves (`crates/*`), and the fuzz targets (`fuzz/`).
 #![expect(
@@ -12,7 +12,7 @@
 mod bench;
 mod fuzz;
 mod peers;
-mod s3;
+mod serve;
 mod shell;
 mod test;
 #[cfg(test)]
@@ -30,6 +30,7 @@ cargo xtask COMMAND
   bench [--quick] [ROW...]     speed and memory beside the peers, as a markdown table
   bench --list                 the rows of the table
   s3 DIR                       a bucket to try things with: versitygw on the folder DIR/data
+  web DIR                      an https server to try things with: nginx on the folder DIR
   peers                        installs the peers and prints where they are
 ";
 
@@ -56,7 +57,8 @@ fn run(args: &[&str]) -> shell::Result<bool> {
         ["crash", "--rounds", rounds] => test::crash(rounds.parse()?),
         ["fuzz", rest @ ..] => fuzz::command(rest),
         ["bench", rest @ ..] => bench::command(rest),
-        ["s3", dir] => s3::serve(dir),
+        ["s3", dir] => serve::bucket(dir),
+        ["web", dir] => serve::web(dir),
         ["peers"] => {
             let peers = peers::install(peers::ALL)?;
             println!("{}", peers.display());

@@ -48,7 +48,7 @@ pub(crate) struct Peer {
     kind: Kind,
 }
 
-/// kubo, lassie, the three S3 servers, the two CAR libraries, nginx, wrk and curl.
+/// kubo, lassie, the three S3 servers, the two CAR libraries, nginx, openssl, wrk and curl.
 pub(crate) const ALL: &[Peer] = &[
     Peer {
         program: "ipfs",
@@ -109,14 +109,8 @@ pub(crate) const ALL: &[Peer] = &[
         version: "",
         kind: Kind::Debian { package: "curl" },
     },
-    Peer {
-        program: "nginx",
-        name: "nginx",
-        version: "",
-        kind: Kind::Debian {
-            package: "nginx-light",
-        },
-    },
+    NGINX,
+    OPENSSL,
     Peer {
         program: "wrk",
         name: "wrk",
@@ -134,6 +128,24 @@ pub(crate) const VERSITYGW: Peer = Peer {
         module: "github.com/versity/versitygw",
         package: "cmd/versitygw",
     },
+};
+
+/// A web server.
+pub(crate) const NGINX: Peer = Peer {
+    program: "nginx",
+    name: "nginx",
+    version: "",
+    kind: Kind::Debian {
+        package: "nginx-light",
+    },
+};
+
+/// Makes the certificates that nginx shows.
+pub(crate) const OPENSSL: Peer = Peer {
+    program: "openssl",
+    name: "openssl",
+    version: "",
+    kind: Kind::Debian { package: "openssl" },
 };
 
 /// Checks licences, sources and banned crates.

@@ -1,17 +1,21 @@
 //! What carrack's tests and benches run against when the real thing must misbehave on demand.
 //!
 //! In       a real server's program or address, and what is to go wrong.
-//! Out      S3 servers with objects in them; a proxy in front that is slow, lies or breaks off, and
-//!          counts what passes.
+//! Out      S3 servers with objects in them; web servers with a folder, also with TLS; a proxy in
+//!          front that is slow, lies or breaks off, and counts what passes.
 //! Not here installing the real servers (`xtask::peers`), the tests.
 
+pub mod certificate;
 #[cfg(feature = "sources")]
 pub mod faulty;
+pub mod nginx;
 pub mod proxy;
 pub mod s3;
 mod sigv4;
 
+pub use certificate::Certificate;
 #[cfg(feature = "sources")]
 pub use faulty::{FaultySource, SourceConduct, SourceCounts, SourceFault};
+pub use nginx::{Nginx, Site};
 pub use proxy::{Conduct, Counts, Fault, Proxy};
 pub use s3::S3Server;

@@ -282,6 +282,7 @@ fn tag(file: &Path, digest: &[u8]) -> io::Result<()> {
     )?)
 }
 
-fn free_address() -> io::Result<SocketAddr> {
+/// A port of loopback that nobody listens on.
+pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
 }

@@ -21,7 +21,7 @@ use http::header::{
     IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE, RETRY_AFTER,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use reqwest::{Client, Request, Response};
+use reqwest::{Client, ClientBuilder, Request, Response};
 
 use crate::source::validator::{FileTime, ObjectStamp};
 use crate::source::{ByteStream, SourceError, SourceErrorKind, date};
@@ -55,22 +55,20 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Connects to nothing yet.
-    pub(super) fn new() -> Result<Self, SourceError> {
-        let client = Client::builder()
-            .http1_only()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .pool_max_idle_per_host(POOL_IDLE_MAX)
-            .user_agent(concat!("carrack/", env!("CARGO_PKG_VERSION")))
-            .build();
+    /// Connects to nothing yet. A machine without certificates has no use for `encrypted`
+    /// connections; others work there all the same.
+    pub(super) fn new(encrypted: bool) -> Result<Self, SourceError> {
+        let mut client = builder().build();
+        if client.is_err() && !encrypted {
+            client = builder().tls_certs_only([]).build();
+        }
         let client = client.map_err(|error| {
             SourceError::new(
                 SourceErrorKind::Unusable,
                 format!(
                     "cannot prepare encrypted connections ({}): install the certificates of the \
-                     usual authorities (package ca-certificates), or set SSL_CERT_FILE",
+                     usual authorities (package ca-certificates), or let SSL_CERT_FILE name a \
+                     file with some in PEM",
                     chain(&error)
                 ),
             )
@@ -90,6 +88,16 @@ impl Engine {
             )),
         }
     }
+}
+
+fn builder() -> ClientBuilder {
+    Client::builder()
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .pool_max_idle_per_host(POOL_IDLE_MAX)
+        .user_agent(concat!("carrack/", env!("CARGO_PKG_VERSION")))
 }
 
 /// The provider of rustls, for the whole process; before the first client is made. Whoever comes
@@ -465,7 +473,8 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 fn unreachable(error: &reqwest::Error, what: &str) -> SourceError {
     let causes = chain(error);
     let advice = if causes.contains("certificate") {
-        ": check the server's certificate, or name its authority in SSL_CERT_FILE"
+        ": check the server's certificate, or let SSL_CERT_FILE name a file with that of its \
+         authority (where `carrack serve` is started, if it runs)"
     } else if causes.contains("dns error") || causes.contains("lookup") {
         ": check the host's name"
     } else {

@@ -260,6 +260,14 @@ impl Sources {
         hold(&self.open).remove(&id);
     }
 
+    /// Whether anybody holds the open source.
+    #[must_use]
+    pub fn is_in_use(&self, id: u32) -> bool {
+        let open = hold(&self.open);
+        open.get(&id)
+            .is_some_and(|source| Arc::strong_count(source) > 1)
+    }
+
     /// Ends all reads and closes all connections, waiting at most `timeout`.
     pub fn close(&self, timeout: Duration) {
         hold(&self.open).clear();

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::cli::Env;
 use crate::cli::args::ImportArgs;
+use crate::cli::commands::in_vain::in_vain;
 use crate::cli::output::{bytes, shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::import::remote::import_remote;
@@ -100,10 +101,12 @@ pub fn import_url(
         let what = "--copy takes CARs of this machine and standard input: fetch it first";
         return Err(Error::new(ErrorKind::Invalid, what));
     }
-    let target = env.target_in_parent(url)?;
-    let (store, sources) = (env.blocks.store(), env.blocks.extents().sources());
-    let (out, stop) = (&mut *env.out, env.stop);
-    import_remote(store, sources, &target, options, verify, out, stop)
+    in_vain(env, |env| {
+        let target = env.target_in_parent(url)?;
+        let (store, sources) = (env.blocks.store(), env.blocks.extents().sources());
+        let (out, stop) = (&mut *env.out, env.stop);
+        import_remote(store, sources, &target, options, verify, out, stop)
+    })
 }
 
 /// One CAR's roots.

@@ -13,8 +13,8 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use object_store::RetryConfig;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
+use object_store::{RetryConfig, StaticCredentialProvider};
 
 use super::ini;
 use crate::source::{Environment, SourceError, SourceErrorKind};
@@ -104,14 +104,19 @@ impl Credentials {
     fn of_environment(environment: &Environment, region: &str) -> Result<Self, SourceError> {
         let is_set = |name: &str| environment.get(name).is_some();
         let (id, secret) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY");
-        if is_set(id) != is_set(secret) {
-            let missing = if is_set(id) { secret } else { id };
-            return Err(unusable(&format!(
-                "{missing} is not set in the environment"
-            )));
+        match (environment.get(id), environment.get(secret)) {
+            // No service is asked, so nothing is needed that a connection to one needs.
+            (Some(id), Some(secret)) => return Ok(Self::of_keys(id, secret, environment)),
+            (None, None) => {}
+            (found, _) => {
+                let missing = if found.is_some() { secret } else { id };
+                return Err(unusable(&format!(
+                    "{missing} is not set in the environment"
+                )));
+            }
         }
         let identity = is_set("AWS_WEB_IDENTITY_TOKEN_FILE") && is_set("AWS_ROLE_ARN");
-        if !is_set(id) && !identity {
+        if !identity {
             let profile = FileCredentials::of_profile(&profile_of(environment), environment);
             if let Ok(profile) = profile
                 && (is_set("AWS_PROFILE") || profile.look().is_ok())
@@ -120,6 +125,18 @@ impl Credentials {
             }
         }
         Self::of_services(environment, region, &[])
+    }
+
+    fn of_keys(id: &str, secret: &str, environment: &Environment) -> Self {
+        let keys = AwsCredential {
+            key_id: id.to_owned(),
+            secret_key: secret.to_owned(),
+            token: environment.get("AWS_SESSION_TOKEN").map(str::to_owned),
+        };
+        Self::Service {
+            provider: Arc::new(StaticCredentialProvider::new(keys)),
+            refused: Mutex::default(),
+        }
     }
 
     fn of_services(

@@ -80,10 +80,10 @@ impl S3 {
             url: url.to_string(),
             bucket: url.host().to_owned(),
             prefix: url.path().to_owned(),
-            endpoint,
             credentials: Credentials::new(&config.credentials, environment, region)?,
             region: Mutex::new(region.to_owned()),
-            engine: Engine::new()?,
+            engine: Engine::new(!endpoint.starts_with("http:"))?,
+            endpoint,
         })
     }
 

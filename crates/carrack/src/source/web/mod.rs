@@ -3,7 +3,8 @@
 //! In       a URL; one that ends in `/` is a directory, any other a file.
 //! Out      a [`Source`] of the file, or of the files below the directory.
 //! Limits   [`REDIRECTS_MAX`] redirects a request, never from https to http; [`DEPTH_MAX`]
-//!          directories deep; [`STATS_MAX`] files are asked at once what they are.
+//!          directories deep; [`STATS_MAX`] files are asked at once what they are. Errors name the
+//!          URL that was asked for: those that it was sent on to may hold signatures.
 //! Not here user names and passwords in URLs; they are refused (`source::url`).
 
 mod login;
@@ -20,7 +21,7 @@ use reqwest::{Response, Url};
 use crate::source::http::{
     Engine, Wanted, check_bounds, content_len, content_range, stamp_of, status_error, text, whole,
 };
-use crate::source::url::{SourceUrl, encode_path, odd_key};
+use crate::source::url::{Scheme, SourceUrl, encode_path, odd_key};
 use crate::source::validator::ObjectStamp;
 use crate::source::{
     BoxFuture, ByteStream, ObjectStream, Source, SourceConfig, SourceError, SourceErrorKind, http,
@@ -66,7 +67,7 @@ impl Web {
             directory,
             file: file.to_owned(),
             login: login::headers(&config.credentials)?,
-            engine: Engine::new()?,
+            engine: Engine::new(url.scheme() != Scheme::Http)?,
             url: spelled,
         })
     }
@@ -108,7 +109,7 @@ impl Web {
                 return Ok((response, url));
             }
             if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Err(self.refusal(&response, &what));
+                return Err(self.refusal(&response, &url, &what));
             }
             url = redirect(&response, &url, &what)?;
         }
@@ -117,16 +118,26 @@ impl Web {
         )))
     }
 
-    fn refusal(&self, response: &Response, what: &str) -> SourceError {
+    /// What the answer of `url` means, where the request ended up.
+    fn refusal(&self, response: &Response, url: &Url, what: &str) -> SourceError {
         let mut error = status_error(response.status(), response.headers(), what);
-        if error.kind == SourceErrorKind::Denied {
-            error.what.push_str(if self.login.is_empty() {
-                ": if it wants a login, put the header line into a file and name it by \
-                 --credentials file:PATH"
-            } else {
-                ": it does not take the login of --credentials"
-            });
+        if error.kind != SourceErrorKind::Denied {
+            return error;
         }
+        let elsewhere = url.origin() != self.directory.origin();
+        error
+            .what
+            .push_str(&match (self.login.is_empty(), elsewhere) {
+                (true, _) => ": if it wants a login, put the header line into a file and name it: \
+                          carrack source add URL --credentials file:PATH"
+                    .to_owned(),
+                (false, false) => ": it does not take the login of --credentials".to_owned(),
+                (false, true) => format!(
+                    ": it was sent on to {}, which does not get the login of --credentials: name \
+                 that place if it is the one to ask",
+                    url.origin().ascii_serialization()
+                ),
+            });
         error
     }
 

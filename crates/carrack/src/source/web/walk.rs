@@ -239,14 +239,16 @@ impl<'a> Walk<'a> {
     }
 
     fn manifest(&mut self, page: &[u8], url: &Url) -> Result<(), SourceError> {
-        let lines = manifest::lines(page).map_err(|why| unusable(&format!("{url}: {why}")))?;
+        let shown = bare(url);
+        let lines = manifest::lines(page).map_err(|why| unusable(&format!("{shown}: {why}")))?;
         let mut files: Vec<File> = Vec::with_capacity(lines.len());
         let mut seen = HashSet::new();
         for line in lines {
             let path = path_of(line.url, url, &self.web.directory).ok_or_else(|| {
+                let named = line.url.split('?').next().unwrap_or_default();
                 unusable(&format!(
-                    "{url}: {} is no file below {}",
-                    printable(line.url.as_bytes()),
+                    "{shown}: {} is no file below {}",
+                    printable(named.as_bytes()),
                     self.web.directory
                 ))
             })?;
@@ -299,9 +301,10 @@ impl<'a> Walk<'a> {
         let mut asked = url.clone();
         asked.set_query(Some(&query));
         let (page, _) = patiently(|| self.web.page(asked.clone())).await?;
-        let page = s3::page(&page).map_err(|error| unusable(&format!("{url}: {error}")))?;
+        let shown = bare(&url);
+        let page = s3::page(&page).map_err(|error| unusable(&format!("{shown}: {error}")))?;
         if page.next.as_deref() == Some(after) {
-            return Err(unusable(&format!("{url}: its listing goes in circles")));
+            return Err(unusable(&format!("{shown}: its listing goes in circles")));
         }
         let mut items = page.objects;
         items.reverse();
@@ -311,6 +314,11 @@ impl<'a> Walk<'a> {
         };
         Ok(())
     }
+}
+
+/// A URL for an error: what it was sent on with may be a signature.
+fn bare(url: &Url) -> String {
+    format!("{}{}", url.origin().ascii_serialization(), url.path())
 }
 
 /// Whether the file begins like a list of files.

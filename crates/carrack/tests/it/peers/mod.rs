@@ -15,6 +15,7 @@ mod s3_fetch;
 mod s3_places;
 mod source_commands;
 mod sources;
+mod web;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -3,20 +3,17 @@
 //!
 //! In       moto for keys that no file can have, versitygw, nginx.
 //! Out      tests of what is added of them.
-//! Not here parsers of listings (their unit tests).
+//! Not here parsers of listings (their unit tests), web servers with TLS (`web`).
 
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use carrack_testkit::s3::target_of;
-use carrack_testkit::{Conduct, Fault, Proxy};
+use carrack_testkit::{Conduct, Fault};
 
 use super::s3_fetch::{LITTLE_MEMORY, mixed};
-use crate::peers::program;
+use super::web::Plain;
 use crate::support::s3::Bucket;
-use crate::support::{Carrack, data, http};
+use crate::support::{Carrack, data};
 
 #[test]
 fn keys_with_spaces_and_unicode_are_names_in_the_dag() {
@@ -89,65 +86,12 @@ fn more_objects_than_a_page_of_the_listing_are_all_there() {
     assert_eq!(root, [Carrack::new().add_one(&tree)]);
 }
 
-/// nginx on a folder, with its listing on.
-pub(super) struct Nginx {
-    child: Child,
-    pub(super) url: String,
-    pub(super) proxy: Proxy,
-}
-
-impl Nginx {
-    pub(super) fn new(state: &Path, files: &Path) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
-        fs::create_dir_all(state).unwrap();
-        let (dir, files) = (state.display(), files.display());
-        let config = format!(
-            "daemon off; pid {dir}/pid; error_log {dir}/error.log;\n\
-             events {{ worker_connections 256; }}\n\
-             http {{ access_log off; client_body_temp_path {dir}/a; proxy_temp_path {dir}/b;\n\
-             fastcgi_temp_path {dir}/c; uwsgi_temp_path {dir}/d; scgi_temp_path {dir}/e;\n\
-             server {{ listen {address}; root \"{files}\"; autoindex on; }} }}\n"
-        );
-        fs::write(state.join("nginx.conf"), config).unwrap();
-        let mut command = Command::new(program("nginx"));
-        command
-            .arg("-p")
-            .arg(state)
-            .arg("-c")
-            .arg(state.join("nginx.conf"))
-            .stdin(Stdio::null())
-            .stderr(Stdio::null());
-        if rustix::process::getuid().is_root() {
-            command.args(["-g", "user root;"]);
-        }
-        let child = command.spawn().unwrap();
-        let url = format!("http://{address}");
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while http::try_get(&url, "/").is_none() {
-            assert!(Instant::now() < deadline, "nginx is not ready");
-            std::thread::park_timeout(Duration::from_millis(10));
-        }
-        let proxy = Proxy::start(address).unwrap();
-        Self { child, url, proxy }
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn a_web_server_with_its_listing_is_added_and_served() {
     let carrack = Carrack::new();
     let tree = carrack.path("files");
     mixed(&tree, 66, 6 << 20);
-    let nginx = Nginx::new(&carrack.path("nginx"), &tree);
+    let nginx = Plain::new(&carrack.path("nginx"), &tree);
     let local = Carrack::new();
     let root = local.add_one(&tree);
     assert_eq!(
@@ -181,8 +125,7 @@ fn a_web_server_that_lost_its_ranges_gives_right_bytes_or_an_error() {
     let files = carrack.path("files");
     fs::create_dir_all(&files).unwrap();
     data::file(&files.join("object"), 68, 5 << 20);
-    let nginx = Nginx::new(&carrack.path("nginx"), &files);
-    assert!(http::try_get(&nginx.url, "/object").is_some());
+    let nginx = Plain::new(&carrack.path("nginx"), &files);
     let root = carrack
         .add(&[format!("{}/object", nginx.proxy.url())])
         .remove(0);

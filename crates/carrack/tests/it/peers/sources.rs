@@ -19,7 +19,7 @@ use carrack_testkit::{Conduct, Fault};
 use futures_util::StreamExt;
 use tempfile::TempDir;
 
-use super::s3_places::Nginx;
+use super::web::Plain;
 use crate::support::s3::Bucket;
 
 const SECRET_NAME: &str = "AWS_SECRET_ACCESS_KEY";
@@ -110,7 +110,7 @@ fn a_directory_of_nginx_is_a_source() {
     let dir = TempDir::new().unwrap();
     let files = dir.path().join("files");
     fs::create_dir_all(files.join("set")).unwrap();
-    let nginx = Nginx::new(&dir.path().join("nginx"), &files);
+    let nginx = Plain::new(&dir.path().join("nginx"), &files);
     let source = open_web(&format!("{}/set/", nginx.proxy.url()));
     runtime().block_on(run(source, &InFolder(files.join("set"))));
 }

@@ -118,6 +118,12 @@ impl Carrack {
         carrack
     }
 
+    /// Lets its commands trust the certificates of an authority, a file in PEM.
+    pub(crate) fn trust(&mut self, authority: &Path) {
+        let file = authority.to_str().unwrap().to_owned();
+        self.environment.push(("SSL_CERT_FILE", file));
+    }
+
     /// A place for the test's own files, gone with the store.
     pub(crate) fn dir(&self) -> &Path {
         self.temp.as_ref().unwrap().path()
