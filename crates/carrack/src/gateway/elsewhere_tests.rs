@@ -111,6 +111,19 @@ async fn a_source_that_is_down_is_404_for_its_blocks_and_503_for_cars() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_cannot_be_opened_is_404_for_its_blocks_and_503_for_cars() {
+    let running = Running::start().await;
+    let (root, leaves) = running.setup.add_locked("file", &bytes(1, 3 * BLOCK), true);
+    assert_eq!(running.raw(&leaves[0]).await.status, 404);
+    for root in [root, leaves[0]] {
+        let reply = running.car(&root).await;
+        assert_eq!(reply.status, 503);
+        assert!(reply.field("retry-after").is_some());
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_object_is_404_for_its_blocks_and_409_for_cars() {
     let running = Running::start().await;
     let (root, leaves) = running.setup.add("file", &bytes(1, 3 * BLOCK));

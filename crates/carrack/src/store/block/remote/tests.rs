@@ -54,12 +54,33 @@ impl Setup {
     /// Puts an object and indexes it as a file of blocks of [`BLOCK`] bytes. Its root and leaves.
     pub(crate) fn add(&self, path: &str, data: &[u8]) -> (Cid, Vec<Cid>) {
         let stamp = self.source.put(path, data.to_vec());
-        self.index(path, data, stamp)
+        self.index(SOURCE_FIRST, path, data, stamp)
     }
 
-    fn index(&self, path: &str, data: &[u8], stamp: ObjectStamp) -> (Cid, Vec<Cid>) {
+    /// Indexes what lies in a source that cannot be opened: its row is gone, or (`has_row`) its
+    /// credentials are.
+    pub(crate) fn add_locked(&self, path: &str, data: &[u8], has_row: bool) -> (Cid, Vec<Cid>) {
+        let id = SOURCE_FIRST + 1 + u32::from(has_row);
+        if has_row {
+            let record = SourceRecord {
+                name: "locked".to_owned(),
+                url: "s3://locked".to_owned(),
+                endpoint: String::new(),
+                region: "us-east-1".to_owned(),
+                credentials: "web-identity".to_owned(),
+                created_unix: 0,
+            };
+            let mut batch = Batch::new();
+            batch.put_source(id, &record);
+            self.fixture.store().commit(batch).unwrap();
+        }
+        let stamp = self.source.put("elsewhere", data.to_vec());
+        self.index(id, path, data, stamp)
+    }
+
+    fn index(&self, source: u32, path: &str, data: &[u8], stamp: ObjectStamp) -> (Cid, Vec<Cid>) {
         let origin = Origin {
-            source: SOURCE_FIRST,
+            source,
             base: "".into(),
             shown: b"memory://".to_vec(),
         };
@@ -238,6 +259,44 @@ fn a_valid_second_copy_is_tried() {
     let car = car(&[leaves[0]], &[(leaves[0], data.clone())]);
     setup.fixture.import_copy(&car, &import_options()).unwrap();
     assert_eq!(setup.get(&leaves[0]).unwrap(), data, "from this machine");
+}
+
+#[test]
+fn a_copy_whose_source_cannot_be_opened_hides_no_good_one() {
+    for has_row in [false, true] {
+        for bad_first in [false, true] {
+            let setup = Setup::new();
+            let data = bytes(1, 2 * BLOCK);
+            let bad = || setup.add_locked("bad", &data, has_row);
+            let bad_before = bad_first.then(bad);
+            let (root, leaves) = setup.add("good", &data);
+            let bad = bad_before.unwrap_or_else(bad);
+            assert_eq!(bad, (root, leaves.clone()));
+            assert_eq!(setup.get(&leaves[0]).unwrap(), &data[..BLOCK]);
+            let len = setup.fixture.blocks.stat(&leaves[1]).unwrap();
+            assert_eq!(len, Some(BLOCK as u64));
+            assert!(setup.car(root).is_ok());
+            setup.source.delete("good");
+            setup.fixture.blocks.inner.cache.clear();
+            let car = car(&[leaves[0]], &[(leaves[0], data[..BLOCK].to_vec())]);
+            setup.fixture.import_copy(&car, &import_options()).unwrap();
+            assert_eq!(setup.get(&leaves[0]).unwrap(), &data[..BLOCK], "from here");
+            assert!(setup.car(leaves[0]).is_ok(), "from here");
+        }
+    }
+}
+
+#[test]
+fn a_source_that_cannot_be_opened_is_one_that_does_not_answer() {
+    for has_row in [false, true] {
+        let setup = Setup::new();
+        let (root, leaves) = setup.add_locked("bad", &bytes(1, 2 * BLOCK), has_row);
+        assert_eq!(setup.get(&leaves[0]), Err(ErrorKind::Unreachable));
+        let stat = setup.fixture.blocks.stat(&leaves[0]);
+        assert_eq!(stat.unwrap_err().kind(), ErrorKind::Unreachable);
+        assert_eq!(setup.car(root).unwrap_err().kind(), ErrorKind::Unreachable);
+        assert_eq!(setup.reason(), None);
+    }
 }
 
 #[test]
