@@ -95,6 +95,19 @@ impl Env<'_> {
         let (store, sources) = (self.blocks.store(), self.sources());
         crate::ingest::remote::target::target(store, sources, url, self.environment)
     }
+
+    /// Forgets sources that were configured for `targets` and of which nothing came.
+    pub fn settle(&self, targets: &[Target]) {
+        let (store, sources) = (self.blocks.store(), self.sources());
+        for target in targets {
+            if let Err(error) = crate::ingest::remote::target::settle(store, sources, target) {
+                tracing::warn!(
+                    error = error.chain(),
+                    "a source without use stays configured"
+                );
+            }
+        }
+    }
 }
 
 /// Runs the program.

@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 
 use super::validator::{FileTime, ObjectStamp};
 use super::{BoxFuture, ByteStream, Listed, ObjectStream, Source, SourceError, SourceErrorKind};
+use crate::store::catalog::SourceRecord;
 
 /// How reads of an object go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +107,18 @@ fn stamp(data: &Bytes, version: u64) -> ObjectStamp {
             secs: 1_700_000_000 + i64::try_from(version).unwrap(),
             nanos: 0,
         }),
+    }
+}
+
+/// The row of a source without credentials.
+pub(crate) fn source_record(name: &str, url: &str) -> SourceRecord {
+    SourceRecord {
+        name: name.to_owned(),
+        url: url.to_owned(),
+        endpoint: String::new(),
+        region: String::new(),
+        credentials: "none".to_owned(),
+        created_unix: 0,
     }
 }
 

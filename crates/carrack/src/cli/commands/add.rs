@@ -56,16 +56,31 @@ pub fn add_places(
             report.append(add(env.blocks.store(), &paths, options, env.out, env.stop)?);
             continue;
         }
-        let targets = run.iter().map(|url| env.target(url));
-        let targets: Vec<Target> = targets.collect::<Result<_>>()?;
-        let together = if options.wrap { targets.len() } else { 1 };
-        for targets in targets.chunks(together.max(1)) {
-            let (store, sources) = (env.blocks.store(), env.blocks.extents().sources());
-            let (out, stop) = (&mut *env.out, env.stop);
-            report.append(remote::add(store, sources, targets, options, out, stop)?);
-        }
+        let mut targets = Vec::with_capacity(run.len());
+        let added = add_urls(env, run, &mut targets, options, &mut report);
+        env.settle(&targets);
+        added?;
     }
     Ok(report)
+}
+
+fn add_urls(
+    env: &mut Env<'_>,
+    urls: &[OsString],
+    targets: &mut Vec<Target>,
+    options: &AddOptions,
+    report: &mut AddReport,
+) -> Result<()> {
+    for url in urls {
+        targets.push(env.target(url)?);
+    }
+    let together = if options.wrap { targets.len() } else { 1 };
+    for targets in targets.chunks(together.max(1)) {
+        let (store, sources) = (env.blocks.store(), env.blocks.extents().sources());
+        let (out, stop) = (&mut *env.out, env.stop);
+        report.append(remote::add(store, sources, targets, options, out, stop)?);
+    }
+    Ok(())
 }
 
 /// What the DAG arguments ask for.

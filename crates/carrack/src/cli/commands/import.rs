@@ -103,7 +103,9 @@ pub fn import_url(
     let target = env.target_in_parent(url)?;
     let (store, sources) = (env.blocks.store(), env.blocks.extents().sources());
     let (out, stop) = (&mut *env.out, env.stop);
-    import_remote(store, sources, &target, options, verify, out, stop)
+    let imported = import_remote(store, sources, &target, options, verify, out, stop);
+    env.settle(&[target]);
+    imported
 }
 
 /// One CAR's roots.

@@ -29,7 +29,7 @@ use super::{CAR_PROFILE, CarFailure, HEAD_LEN, ImportOptions, ImportReport, car_
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
 use crate::ingest::remote::read::{each_piece, is_same, stat};
-use crate::ingest::remote::target::Target;
+use crate::ingest::remote::target::{Target, require};
 use crate::ingest::sink::{Origin, Sink};
 use crate::source::validator::ObjectStamp;
 use crate::source::{SourceError, SourceErrorKind};
@@ -76,6 +76,7 @@ pub fn import_remote(
     };
     object.stamp = object.wait_for(object.stat(), stop)?.map_err(cannot)?;
     let _ingest = store.ingest_lock();
+    require(store, &target.source)?;
     let origin = Origin {
         source: target.source.id,
         base: std::path::PathBuf::new(),

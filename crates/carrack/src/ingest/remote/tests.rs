@@ -16,7 +16,8 @@ use crate::ingest::import::ImportReport;
 use crate::ingest::import::remote::import_remote;
 use crate::ingest::tests::{Fixture, import_options, options};
 use crate::ingest::{AddReport, Quiet, remote};
-use crate::store::catalog::SOURCE_FIRST;
+use crate::source::testing::source_record;
+use crate::store::catalog::{Batch, SOURCE_FIRST};
 use crate::store::sources::Sources;
 
 pub(crate) struct Bucket {
@@ -35,6 +36,9 @@ impl Bucket {
         let fixture = Fixture::new();
         let sources = Arc::clone(fixture.blocks.extents().sources());
         let fake = Arc::new(fake);
+        let mut batch = Batch::new();
+        batch.put_source(SOURCE_FIRST, &source_record("fake", "s3://fake"));
+        fixture.store().commit(batch).unwrap();
         sources.insert(SOURCE_FIRST, Arc::clone(&fake) as _);
         Self {
             fixture,
@@ -78,6 +82,7 @@ impl Bucket {
         Target {
             source: self.sources.get(SOURCE_FIRST).unwrap(),
             path: path.as_bytes().to_vec(),
+            is_new: false,
         }
     }
 

@@ -82,6 +82,7 @@ pub(super) fn scan(
     let target = Target {
         source: env.sources().get(id)?,
         path: Vec::new(),
+        is_new: false, // Somebody asked for it.
     };
     let sources = Arc::clone(env.blocks.extents().sources());
     remote::add(store, &sources, &[target], options, env.out, env.stop)

@@ -15,7 +15,7 @@ use crate::error::ErrorKind;
 use crate::ingest::sink::{Origin, Sink};
 use crate::ingest::tests::{Fixture, bytes, car, import_options, raw};
 use crate::ingest::tree::Sum;
-use crate::source::testing::{Fault, Memory, MemorySource};
+use crate::source::testing::{Fault, Memory, MemorySource, source_record};
 use crate::source::validator::ObjectStamp;
 use crate::store::car_stream::{CarPlan, CarRequest};
 use crate::store::catalog::{
@@ -35,14 +35,7 @@ impl Setup {
     pub(crate) fn new() -> Self {
         let fixture = Fixture::new();
         let source = Arc::new(MemorySource::default());
-        let record = SourceRecord {
-            name: "memory".to_owned(),
-            url: "memory://".to_owned(),
-            endpoint: String::new(),
-            region: String::new(),
-            credentials: "none".to_owned(),
-            created_unix: 0,
-        };
+        let record = source_record("memory", "memory://");
         let mut batch = Batch::new();
         batch.put_source(SOURCE_FIRST, &record);
         fixture.store().commit(batch).unwrap();
@@ -63,12 +56,8 @@ impl Setup {
         let id = SOURCE_FIRST + 1 + u32::from(has_row);
         if has_row {
             let record = SourceRecord {
-                name: "locked".to_owned(),
-                url: "s3://locked".to_owned(),
-                endpoint: String::new(),
-                region: "us-east-1".to_owned(),
                 credentials: "web-identity".to_owned(),
-                created_unix: 0,
+                ..source_record("locked", "s3://locked")
             };
             let mut batch = Batch::new();
             batch.put_source(id, &record);
