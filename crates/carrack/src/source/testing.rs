@@ -36,6 +36,8 @@ pub(crate) struct MemorySource {
     pub(crate) n_bytes: AtomicU64,
     pub(crate) n_under_way: AtomicUsize,
     pub(crate) is_dropped: Arc<AtomicBool>,
+    /// Nothing at all is answered.
+    pub(crate) is_down: AtomicBool,
 }
 
 /// Counts a read as long as it goes on.
@@ -91,6 +93,9 @@ impl MemorySource {
     }
 
     fn find(&self, path: &[u8]) -> Result<(Bytes, ObjectStamp), SourceError> {
+        if self.is_down.load(Ordering::SeqCst) {
+            return Err(down());
+        }
         let objects = self.objects.lock().unwrap();
         let missing = || SourceError::new(SourceErrorKind::Missing, "no such object");
         let (data, version) = objects.get(path).ok_or_else(missing)?;
@@ -182,6 +187,9 @@ impl Source for Memory {
     }
 
     fn list<'a>(&'a self, prefix: &'a [u8]) -> ObjectStream<'a> {
+        if self.0.is_down.load(Ordering::SeqCst) {
+            return Box::pin(futures_util::stream::iter([Err(down())]));
+        }
         let objects = self.0.objects.lock().unwrap();
         let below = |path: &Vec<u8>| {
             prefix.is_empty()

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{NewPlace, Options, Report, Subject, relocate};
 use crate::error::{ErrorKind, Result};
@@ -285,4 +285,40 @@ fn every_object_elsewhere_has_a_state_and_a_time() {
         .unwrap();
     let found = blocks.survey(scope, &stop).unwrap();
     assert_eq!(found[0].counts, [18, 1, 1, 0, 0]);
+}
+
+#[test]
+fn a_source_that_does_not_answer_is_unreachable_since_that_was_first_noticed() {
+    let (setup, _) = elsewhere();
+    let (blocks, stop) = (&setup.fixture.blocks, AtomicBool::new(false));
+    let scope = Scope {
+        only: Some(SOURCE_FIRST),
+        asks: true,
+    };
+    let survey = || blocks.survey(scope, &stop).unwrap().remove(0);
+    setup.source.is_down.store(true, Ordering::SeqCst);
+    let before = crate::clock::unix_seconds();
+    let first = survey();
+    assert_eq!(first.counts, [0, 0, 0, 0, 20]);
+    let since = first.since_unix.unwrap();
+    assert!(since >= before);
+    assert!(
+        first
+            .changes
+            .iter()
+            .all(|one| one.since_unix == Some(since))
+    );
+    while crate::clock::unix_seconds() <= since {
+        std::thread::yield_now();
+    }
+    assert_eq!(
+        survey().since_unix,
+        Some(since),
+        "not since it was asked again"
+    );
+    setup.source.is_down.store(false, Ordering::SeqCst);
+    let live = survey();
+    assert_eq!((live.state, live.since_unix), (State::Live, None));
+    setup.source.is_down.store(true, Ordering::SeqCst);
+    assert!(survey().since_unix.unwrap() > since);
 }

@@ -192,4 +192,7 @@ fn a_server_that_is_gone_is_unreachable() {
     let found = finish(command).ok().json().remove(0);
     assert_eq!(found["state"], "unreachable");
     assert_eq!(found["counts"]["unreachable"], 30);
+    assert!(found["since"].is_u64(), "{found}");
+    let objects = found["objects"].as_array().unwrap();
+    assert!(objects.iter().all(|one| one["since"].is_u64()), "{found}");
 }
