@@ -17,6 +17,7 @@ use crate::ingest::tests::{Fixture, bytes, car, import_options, raw};
 use crate::ingest::tree::Sum;
 use crate::source::testing::{Fault, Memory, MemorySource, source_record};
 use crate::source::validator::ObjectStamp;
+use crate::store::block::Blocks;
 use crate::store::car_stream::{CarPlan, CarRequest};
 use crate::store::catalog::{
     Batch, ContainerKind, RootKind, SOURCE_FIRST, SourceRecord, StaleReason, Validator,
@@ -129,21 +130,25 @@ impl Setup {
     }
 
     fn car(&self, root: Cid) -> crate::error::Result<Vec<u8>> {
-        let request = CarRequest {
-            root,
-            resolved: Resolved::root(root),
-            scope: Scope::All,
-            range: None,
-            dups: false,
-        };
-        let blocks = self.fixture.blocks.clone();
-        let mut plan = CarPlan::new(blocks, request, WalkLimits::default());
-        let mut car = plan.header();
-        while let Some(batch) = plan.next_batch_blocking()? {
-            car.extend_from_slice(&batch.read()?);
-        }
-        Ok(car)
+        whole_car(&self.fixture.blocks, root)
     }
+}
+
+/// The CAR of all below `root`.
+pub(crate) fn whole_car(blocks: &Blocks, root: Cid) -> crate::error::Result<Vec<u8>> {
+    let request = CarRequest {
+        root,
+        resolved: Resolved::root(root),
+        scope: Scope::All,
+        range: None,
+        dups: false,
+    };
+    let mut plan = CarPlan::new(blocks.clone(), request, WalkLimits::default());
+    let mut car = plan.header();
+    while let Some(batch) = plan.next_batch_blocking()? {
+        car.extend_from_slice(&batch.read()?);
+    }
+    Ok(car)
 }
 
 fn runtime() -> tokio::runtime::Runtime {
