@@ -25,6 +25,8 @@ const FAILURES_MAX: u32 = 16;
 const TRIES_MAX: u32 = 4;
 /// Longest wait between two tries.
 const WAIT_MAX: Duration = Duration::from_secs(10);
+/// Time in which a place has to show that it is one.
+const FIRST_ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
 /// Time between two looks at the stop flag.
 const STOP_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -61,6 +63,21 @@ pub async fn look(
     }
     unclear.extend(paths);
     ask(source, unclear, stop, &mut seen).await
+}
+
+/// Whether anything is listed. A wrong name or key is told now, not by the first reader.
+///
+/// # Errors
+/// Those of the listing; `Unreachable` if there is none within a minute.
+pub async fn answers(source: &dyn Source) -> Result<bool, SourceError> {
+    let mut listing = source.list(b"");
+    match tokio::time::timeout(FIRST_ANSWER_TIME_MAX, listing.next()).await {
+        Ok(first) => Ok(first.transpose()?.is_some()),
+        Err(_) => {
+            let what = "the place does not answer: check its name and --endpoint";
+            Err(SourceError::new(SourceErrorKind::Unreachable, what))
+        }
+    }
 }
 
 /// The longest path of whole names that everything lies below.

@@ -322,3 +322,59 @@ fn a_source_that_does_not_answer_is_unreachable_since_that_was_first_noticed() {
     setup.source.is_down.store(true, Ordering::SeqCst);
     assert!(survey().since_unix.unwrap() > since);
 }
+
+/// Nothing can be compared, but a place that is none is not taken for one.
+#[test]
+fn a_source_without_objects_moves_to_a_place_that_answers() {
+    let setup = Setup::new();
+    let other = Arc::new(MemorySource::default());
+    let catalog = setup.fixture.store().catalog();
+    let (id, mut record) = catalog.sources().unwrap().remove(0);
+    record.url = "memory://other".to_owned();
+    let handle = setup.fixture.blocks.extents().sources().handle().unwrap();
+    let place = NewPlace::Elsewhere(Arc::new(Memory(Arc::clone(&other))), handle);
+    let subject = Subject::Source(id, record);
+    let url = || {
+        setup
+            .fixture
+            .store()
+            .catalog()
+            .source(id)
+            .unwrap()
+            .unwrap()
+            .url
+    };
+    other.is_down.store(true, Ordering::SeqCst);
+    let (outcome, _) = run(&setup.fixture, &subject, &place, &OPTIONS);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(url(), "memory://");
+    other.is_down.store(false, Ordering::SeqCst);
+    let (outcome, report) = run(&setup.fixture, &subject, &place, &OPTIONS);
+    outcome.unwrap();
+    assert_eq!(report.n_objects, 0);
+    assert_eq!(url(), "memory://other");
+}
+
+/// However many may be missing: with none that is there, nothing is proved.
+#[test]
+fn an_empty_place_is_not_that_of_a_source_with_objects() {
+    let (setup, objects) = elsewhere();
+    let catalog = setup.fixture.store().catalog();
+    let (id, record) = catalog.sources().unwrap().remove(0);
+    let empty = Memory(Arc::new(MemorySource::default()));
+    let handle = setup.fixture.blocks.extents().sources().handle().unwrap();
+    let place = NewPlace::Elsewhere(Arc::new(empty), handle);
+    let options = Options {
+        missing_max: 1000,
+        ..OPTIONS
+    };
+    let subject = Subject::Source(id, record);
+    let (outcome, report) = run(&setup.fixture, &subject, &place, &options);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Changed);
+    assert_eq!((report.n_objects, report.n_missing), (20, 20));
+    let first = &objects[0][..BLOCK];
+    assert_eq!(
+        setup.fixture.blocks.get_blocking(&raw(first)).unwrap(),
+        first
+    );
+}
