@@ -7,11 +7,13 @@
 //! Not here what it means for what was added (`store::block`, `store::relocate`).
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 
+use super::retry::{Patience, Patient};
 use super::validator::ObjectStamp;
 use super::{Listed, Source, SourceError, SourceErrorKind};
 
@@ -23,8 +25,6 @@ const FEW: usize = 16;
 const FAILURES_MAX: u32 = 16;
 /// Tries of one question or listing that may pass.
 const TRIES_MAX: u32 = 4;
-/// Longest wait between two tries.
-const WAIT_MAX: Duration = Duration::from_secs(10);
 /// Time in which a place has to show that it is one.
 const FIRST_ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
 /// Time between two looks at the stop flag.
@@ -103,16 +103,12 @@ async fn list(
     stop: &AtomicBool,
     seen: &mut impl FnMut(Vec<u8>, Seen),
 ) -> Result<bool, SourceError> {
-    let mut tries = 0;
+    let mut patience = Patience::new(TRIES_MAX);
     'again: loop {
-        tries += 1;
         let mut listing = source.list(prefix);
         loop {
-            if stop.load(Ordering::Relaxed) {
+            let Some(next) = unless(stop, listing.next()).await else {
                 return Ok(false);
-            }
-            let Ok(next) = tokio::time::timeout(STOP_INTERVAL, listing.next()).await else {
-                continue;
             };
             match next {
                 None => return Ok(true),
@@ -127,17 +123,30 @@ async fn list(
                     }
                 }
                 Some(Ok(Listed::Odd { .. })) => {}
-                Some(Err(error)) if error.is_passing() && tries < TRIES_MAX => {
-                    drop(listing);
-                    tokio::time::sleep(wait(&error, tries)).await;
-                    continue 'again;
-                }
                 // A prefix that has gone has nothing in it.
                 Some(Err(error)) if error.kind == SourceErrorKind::Missing => return Ok(true),
-                Some(Err(error)) => return Err(error),
+                Some(Err(error)) => {
+                    drop(listing);
+                    match unless(stop, patience.after(error)).await {
+                        Some(waited) => waited?,
+                        None => return Ok(false),
+                    }
+                    continue 'again;
+                }
             }
         }
     }
+}
+
+/// What `future` gives; `None` if it is to stop first.
+async fn unless<T>(stop: &AtomicBool, future: impl Future<Output = T>) -> Option<T> {
+    tokio::pin!(future);
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok(value) = tokio::time::timeout(STOP_INTERVAL, &mut future).await {
+            return Some(value);
+        }
+    }
+    None
 }
 
 /// Asks for each of `paths`. False: stopped.
@@ -148,6 +157,13 @@ async fn ask(
     seen: &mut impl FnMut(Vec<u8>, Seen),
 ) -> bool {
     let mut paths = paths.into_iter();
+    let (limiter, n_throttled) = (Arc::default(), AtomicU64::new(0));
+    let patient = Patient {
+        source,
+        limiter: &limiter,
+        attempts: TRIES_MAX,
+        n_throttled: &n_throttled,
+    };
     let mut asked = futures_util::stream::FuturesUnordered::new();
     let mut n_failures = 0;
     loop {
@@ -155,15 +171,12 @@ async fn ask(
             && let Some(path) = paths.next()
         {
             asked.push(async move {
-                let stamp = stat(source, &path).await;
+                let stamp = patient.stat(&path).await;
                 (path, stamp)
             });
         }
-        if stop.load(Ordering::Relaxed) {
+        let Some(next) = unless(stop, asked.next()).await else {
             return false;
-        }
-        let Ok(next) = tokio::time::timeout(STOP_INTERVAL, asked.next()).await else {
-            continue;
         };
         let Some((path, stamp)) = next else {
             return true;
@@ -181,29 +194,10 @@ async fn ask(
     }
 }
 
-async fn stat(source: &dyn Source, path: &[u8]) -> Seen {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match source.stat(path).await {
-            Err(error) if error.is_passing() && tries < TRIES_MAX => {
-                tokio::time::sleep(wait(&error, tries)).await;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
 /// Whether the whole source, not one object, is the trouble.
 #[must_use]
 pub const fn is_down(error: &SourceError) -> bool {
     error.is_passing() || matches!(error.kind, SourceErrorKind::Denied)
-}
-
-/// How long to wait before the try after `tries`.
-pub(crate) fn wait(error: &SourceError, tries: u32) -> Duration {
-    let grown = Duration::from_millis(100 << tries.min(6));
-    error.retry_after.unwrap_or(grown).min(WAIT_MAX)
 }
 
 #[cfg(test)]
