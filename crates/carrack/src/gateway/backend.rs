@@ -8,6 +8,7 @@ use bytes::Bytes;
 use carrack_formats::Cid;
 use carrack_formats::walk::{ResolveLimits, Resolved, WalkLimits};
 
+use super::pool;
 use crate::error::Result;
 use crate::store::block::{Blocks, Found};
 pub use crate::store::car_stream::Next;
@@ -126,6 +127,18 @@ pub trait Batch: Sized + Send + 'static {
     /// # Errors
     /// As [`Backend::get`]; nothing of the batch is given then.
     fn read(self) -> Result<Bytes>;
+
+    /// The same, of what was fetched, without blocking the thread that polls it. `held` is held as
+    /// long as the bytes are, whoever leaves. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    fn read_together<T>(self, held: T) -> impl Future<Output = Result<(Bytes, T)>> + Send
+    where
+        T: Send + Sync + 'static,
+    {
+        pool::run(move || Ok((self.read()?, held)))
+    }
 }
 
 impl Backend for Blocks {
@@ -211,5 +224,12 @@ impl Batch for car_stream::Batch {
 
     fn read(self) -> Result<Bytes> {
         Self::read(self)
+    }
+
+    async fn read_together<T>(self, held: T) -> Result<(Bytes, T)>
+    where
+        T: Send + Sync + 'static,
+    {
+        Self::read_together(self, held).await
     }
 }

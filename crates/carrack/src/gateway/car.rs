@@ -190,8 +190,14 @@ fn read(batch: impl Batch, reserved: Reserved) -> Result<Read> {
 
 /// Waits for what lies elsewhere, then reads, verifies and frames.
 async fn fetch_and_read(batch: impl Batch, reserved: Reserved) -> Result<Read> {
+    let n_blocks = batch.n_blocks();
     let batch = batch.fetch().await?;
-    pool::run(move || read(batch, reserved)).await
+    let (frames, reserved) = batch.read_together(reserved).await?;
+    Ok(Read {
+        frames,
+        n_blocks,
+        reserved,
+    })
 }
 
 /// Waits for room if there was none, and for bytes from elsewhere.
@@ -485,15 +491,12 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
 
     /// Starts what can be started without waiting.
     fn top_up(&mut self) {
-        if self.reads.len() < self.batches_ahead_max
+        while self.reads.len() < self.batches_ahead_max
             && let Some(batch) = self.planned.front()
+            && let Some(reserved) = self.pool.try_reserve_ahead(batch.len())
+            && let Some(batch) = self.next_planned()
         {
-            let reserved = self.pool.try_reserve_ahead(batch.len());
-            if let Some(reserved) = reserved
-                && let Some(batch) = self.next_planned()
-            {
-                self.start_read(batch, reserved);
-            }
+            self.start_read(batch, reserved);
         }
         if !self.plans_on() {
             return;
@@ -527,11 +530,7 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
     }
 
     fn start_read(&mut self, batch: P::Batch, reserved: Reserved) {
-        let read = if batch.is_elsewhere() {
-            tokio::spawn(fetch_and_read(batch, reserved))
-        } else {
-            pool::start(move || read(batch, reserved))
-        };
+        let read = tokio::spawn(fetch_and_read(batch, reserved));
         self.reads.push_back(AbortOnDropHandle::new(read));
     }
 

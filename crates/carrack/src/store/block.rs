@@ -35,6 +35,7 @@ use crate::store::catalog::{
     ContainerKind, ContainerRecord, SOURCE_LOCAL, StaleMark, StaleReason, Validator,
 };
 use crate::store::extent::{ExtentLimits, Extents};
+use crate::store::hasher::Hasher;
 use crate::store::location::{ContainerId, Location};
 use crate::store::sources::Sources;
 
@@ -71,6 +72,7 @@ struct Inner {
     cache: Cache<CacheKey, Bytes, ByLength>,
     buffers: Arc<BufferPool>,
     extents: Extents,
+    hasher: Hasher,
     elsewhere: Cache<ContainerId, Arc<Elsewhere>>,
 }
 
@@ -153,6 +155,7 @@ impl Blocks {
                 cache: Cache::with_weighter(entries, cache_len, ByLength),
                 buffers: BufferPool::new(FREE_BUFFERS_MAX),
                 extents,
+                hasher: Hasher::default(),
                 elsewhere: Cache::new(ELSEWHERE_MAX),
                 store,
             }),
@@ -163,6 +166,12 @@ impl Blocks {
     #[must_use]
     pub fn store(&self) -> &Arc<Store> {
         &self.inner.store
+    }
+
+    /// Where what is read is hashed.
+    #[must_use]
+    pub fn hasher(&self) -> &Hasher {
+        &self.inner.hasher
     }
 
     /// A buffer for frames.
@@ -330,13 +339,7 @@ impl Blocks {
         let Found::Elsewhere(locations) = found else {
             return Ok(());
         };
-        let handle = self.inner.extents.sources().handle()?;
-        let block = handle.block_on(self.get_elsewhere(cid, &locations))?;
-        if block.len() != out.len() {
-            return Err(two_lengths(cid));
-        }
-        out.copy_from_slice(&block);
-        Ok(())
+        self.read_elsewhere_into(cid, &locations, out)
     }
 
     /// Verifies one copy of a block, whatever was found of its container before.
@@ -574,14 +577,7 @@ impl Blocks {
         let outcome = read_verified(cid, location, file, out);
         let reason = match outcome {
             Ok(()) => {
-                if !container.proved.load(Ordering::Acquire) {
-                    let is_good =
-                        self.inner
-                            .store
-                            .stale()
-                            .absolve(container.id, &file.validator, offset);
-                    container.proved.store(is_good, Ordering::Release);
-                }
+                self.found_good_here(container, offset);
                 return Ok(());
             }
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -616,6 +612,15 @@ impl Blocks {
             .mark(container.id, mark(reason, observed, Some(location)));
         self.inner.open.remove(&container.id);
         Err(changed(&container.path))
+    }
+
+    /// A block at `offset` of an open container was found to be what it should be.
+    pub(super) fn found_good_here(&self, container: &OpenContainer, offset: u64) {
+        if !container.proved.load(Ordering::Acquire) {
+            let (marks, version) = (self.inner.store.stale(), &container.file.validator);
+            let is_good = marks.absolve(container.id, version, offset);
+            container.proved.store(is_good, Ordering::Release);
+        }
     }
 
     fn cached(&self, cid: &Cid) -> Option<Bytes> {

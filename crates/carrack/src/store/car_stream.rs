@@ -9,16 +9,21 @@
 //!
 //! Spec: <https://ipld.io/specs/transport/car/carv1/>
 
+mod filled;
+
 use bytes::Bytes;
 use carrack_formats::Cid;
 use carrack_formats::car::write;
+use carrack_formats::sha256::digest_all;
 use carrack_formats::walk::resolve::Resolved;
 use carrack_formats::walk::{ByteRange, Scope, Step, WalkError, WalkLimits, Walker};
 
-use crate::error::{Error, ErrorKind, Result};
+use self::filled::Filled;
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::store::block::{Blocks, Found, block_len, not_found};
 use crate::store::buffers::BUFFER_LEN;
 use crate::store::extent::{Pieces, Planned, Ticket};
+use crate::store::hasher::Messages;
 use crate::store::location::Location;
 
 /// Bytes of frames after which a batch is complete. A 1 MiB leaf fills one, and fits a pooled
@@ -338,44 +343,40 @@ impl Batch {
             let handle = self.blocks.extents().sources().handle()?;
             return handle.block_on(self.fetch())?.read();
         }
-        let mut buffer = self.blocks.buffer(self.len);
-        let mut rest = buffer.as_mut_slice();
-        let mut last = None;
-        let mut head = Vec::with_capacity(64);
-        for item in &self.items {
-            head.clear();
-            write::frame_head(&mut head, &item.cid, item.len);
-            let framed = rest
-                .split_at_mut_checked(head.len())
-                .and_then(|(at, rest)| {
-                    at.copy_from_slice(&head);
-                    rest.split_at_mut_checked(item.len)
-                });
-            let (data, after) = framed.ok_or_else(|| {
-                Error::new(ErrorKind::Internal, "frames are longer than was planned")
-            })?;
-            match &item.from {
-                Origin::Held(block) if block.len() == data.len() => data.copy_from_slice(block),
-                Origin::Held(_) | Origin::Announced(..) => {
-                    let what = format!("{} has another length than was planned", item.cid);
-                    return Err(Error::new(ErrorKind::Corrupt, what));
-                }
-                Origin::Came(at, pieces) => {
-                    let verified = self.blocks.verify_into(&item.cid, *at, pieces, data);
-                    if verified.is_err() {
-                        // Finds out why, marks the place, and tries the others.
-                        self.blocks.read_into(&item.cid, &[*at], &mut last, data)?;
-                    }
-                }
-                Origin::At(locations) => {
-                    self.blocks
-                        .read_into(&item.cid, locations, &mut last, data)?;
-                }
-            }
-            rest = after;
-        }
-        Ok(buffer.freeze())
+        let filled = Filled::new(self)?;
+        let digests = digest_all(&filled.messages());
+        filled.finish(&digests)
     }
+
+    /// The same, without blocking the thread that polls it; what is hashed is hashed together with
+    /// what others read. `held` is held as long as the bytes are, whoever leaves. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_together<T>(self, held: T) -> Result<(Bytes, T)>
+    where
+        T: Send + Sync + 'static,
+    {
+        let batch = if self.is_elsewhere() {
+            self.fetch().await?
+        } else {
+            self
+        };
+        let hasher = batch.blocks.hasher().clone();
+        let filled = blocking(move || Ok((Filled::new(batch)?, held))).await?;
+        let ((filled, held), digests) = hasher.digests(filled).await?;
+        if filled.is_good(&digests) {
+            return Ok((filled.finish(&digests)?, held));
+        }
+        blocking(move || Ok((filled.finish(&digests)?, held))).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(job).await;
+    done.context(ErrorKind::Internal, || "a blocking job failed".to_owned())?
 }
 
 /// A walk that cannot go on, as the product's error.

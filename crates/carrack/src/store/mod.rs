@@ -15,6 +15,7 @@ pub mod catalog;
 pub mod extent;
 pub mod file_reader;
 pub mod gate;
+pub mod hasher;
 pub mod index;
 pub mod location;
 mod maintain;

@@ -6,11 +6,14 @@
 //! Not here which file, and what a failure means for it (`store::block`).
 
 use std::io;
+use std::sync::Arc;
 
 use carrack_formats::Cid;
 use carrack_formats::unixfs::leaf;
 use carrack_formats::verify::{HashError, Verifier};
 
+use super::{Blocks, Found, OpenContainer, block_len};
+use crate::error::Result;
 use crate::source::local::LocalFile;
 use crate::store::location::Location;
 
@@ -25,6 +28,44 @@ pub(super) enum ReadError {
     Hash(HashError),
 }
 
+impl Blocks {
+    /// Fills `out` with the bytes of the first of `locations` that can be read, as
+    /// [`read_into`](Self::read_into) does, but leaves it to the caller to hash them. `None`: they
+    /// are verified already.
+    ///
+    /// # Errors
+    /// As [`read_into`](Self::read_into).
+    pub(in crate::store) fn read_unproved(
+        &self,
+        cid: &Cid,
+        locations: &[Location],
+        last: &mut Option<Arc<OpenContainer>>,
+        out: &mut [u8],
+    ) -> Result<Option<(Arc<OpenContainer>, Location)>> {
+        if let [location] = locations
+            && let Some(container) = last.as_ref().filter(|last| last.id == location.container)
+            && read_framed(*location, &container.file, out, |_| {}).is_ok()
+        {
+            return Ok(Some((Arc::clone(container), *location)));
+        }
+        let found = self.first_good(cid, locations, false, |location, container| {
+            *last = Some(Arc::clone(container));
+            if read_framed(location, &container.file, out, |_| {}).is_ok() {
+                return Ok(Some((Arc::clone(container), location)));
+            }
+            self.fill(cid, location, container, out)?; // Says what is wrong, and notes it.
+            Ok(None)
+        })?;
+        match found {
+            Found::Here(read) => Ok(read),
+            Found::Elsewhere(locations) => {
+                self.read_elsewhere_into(cid, &locations, out)?;
+                Ok(None)
+            }
+        }
+    }
+}
+
 /// Reads a block and hashes it on the way. `out` is as long as the block.
 ///
 /// # Errors
@@ -34,35 +75,46 @@ pub(super) fn read_verified(
     location: Location,
     file: &LocalFile,
     out: &mut [u8],
-) -> Result<(), ReadError> {
+) -> std::result::Result<(), ReadError> {
     let mut verifier = Verifier::new(cid.hash()).map_err(ReadError::Hash)?;
-    let mut payload = out;
-    if location.wrapped {
-        let (prefix, suffix) = leaf::frame(location.len as usize);
-        verifier.update(&prefix);
-        let (head, rest) = payload.split_at_mut(prefix.len().min(payload.len()));
-        head.copy_from_slice(&prefix);
-        let (middle, tail) = rest.split_at_mut((location.len as usize).min(rest.len()));
-        tail.copy_from_slice(&suffix);
-        payload = middle;
-        read_slices(file, location.offset, payload, &mut verifier)?;
-        verifier.update(&suffix);
-    } else {
-        read_slices(file, location.offset, payload, &mut verifier)?;
-    }
+    read_framed(location, file, out, |part| verifier.update(part)).map_err(ReadError::Io)?;
     verifier.finish().map_err(ReadError::Hash)
+}
+
+/// Reads a block and calls `on` with each part of it.
+fn read_framed(
+    location: Location,
+    file: &LocalFile,
+    out: &mut [u8],
+    mut on: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    if out.len() != block_len(location) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    if !location.wrapped {
+        return read_slices(file, location.offset, out, &mut on);
+    }
+    let (prefix, suffix) = leaf::frame(location.len as usize);
+    on(&prefix);
+    let (head, rest) = out.split_at_mut(prefix.len().min(out.len()));
+    head.copy_from_slice(&prefix);
+    let (payload, tail) = rest.split_at_mut((location.len as usize).min(rest.len()));
+    tail.copy_from_slice(&suffix);
+    read_slices(file, location.offset, payload, &mut on)?;
+    on(&suffix);
+    Ok(())
 }
 
 fn read_slices(
     file: &LocalFile,
     offset: u64,
     out: &mut [u8],
-    verifier: &mut Verifier,
-) -> Result<(), ReadError> {
+    mut on: impl FnMut(&[u8]),
+) -> io::Result<()> {
     let mut at = offset;
     for slice in out.chunks_mut(SLICE_LEN) {
-        file.read_exact_at(slice, at).map_err(ReadError::Io)?;
-        verifier.update(slice);
+        file.read_exact_at(slice, at)?;
+        on(slice);
         at += slice.len() as u64;
     }
     Ok(())

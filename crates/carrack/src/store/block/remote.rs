@@ -129,6 +129,22 @@ impl Blocks {
         Err(failure.unwrap_or_else(|| not_found(cid)))
     }
 
+    /// Fills `out` with the block from the first of `locations` that gives it. Blocks.
+    pub(super) fn read_elsewhere_into(
+        &self,
+        cid: &Cid,
+        locations: &[Location],
+        out: &mut [u8],
+    ) -> Result<()> {
+        let handle = self.inner.extents.sources().handle()?;
+        let block = handle.block_on(self.get_elsewhere(cid, locations))?;
+        if block.len() != out.len() {
+            return Err(two_lengths(cid));
+        }
+        out.copy_from_slice(&block);
+        Ok(())
+    }
+
     /// Verifies one copy that lies elsewhere.
     pub(super) fn check_elsewhere(&self, cid: &Cid, location: Location) -> Result<()> {
         if let Some(container) = self.elsewhere(location.container)? {
@@ -198,6 +214,20 @@ impl Blocks {
         first
     }
 
+    /// Copies a block that a plan has read to `out`. It is not verified.
+    ///
+    /// # Errors
+    /// `Corrupt`: it has another length.
+    pub fn copy_into(
+        &self,
+        cid: &Cid,
+        location: Location,
+        pieces: &Pieces,
+        out: &mut [u8],
+    ) -> Result<()> {
+        each_part(cid, location, pieces, out, |_| {})
+    }
+
     /// Verifies bytes that a plan has read and copies the block to `out`.
     ///
     /// # Errors
@@ -209,27 +239,15 @@ impl Blocks {
         pieces: &Pieces,
         out: &mut [u8],
     ) -> Result<()> {
-        if out.len() != block_len(location) || pieces.len() != location.len as usize {
-            return Err(two_lengths(cid));
-        }
-        let (prefix, suffix) = framing(location);
         let mut verifier = (!pieces.is_proved(cid))
             .then(|| Verifier::new(cid.hash()))
             .transpose()
             .map_err(|error| not_served(cid, error))?;
-        let parts = [prefix.as_slice()]
-            .into_iter()
-            .chain(pieces.parts().iter().map(|part| &part[..]))
-            .chain([suffix.as_slice()]);
-        let mut rest = out;
-        for part in parts {
-            let (to, after) = rest.split_at_mut(part.len().min(rest.len()));
-            to.copy_from_slice(part.get(..to.len()).unwrap_or_default());
+        each_part(cid, location, pieces, out, |part| {
             if let Some(verifier) = &mut verifier {
-                verifier.update(to);
+                verifier.update(part);
             }
-            rest = after;
-        }
+        })?;
         let Some(verifier) = verifier else {
             return Ok(());
         };
@@ -414,6 +432,32 @@ impl Blocks {
         self.inner.open.clear();
         self.inner.elsewhere.clear();
     }
+}
+
+/// Copies a block to `out` and calls `on` with each part of it.
+fn each_part(
+    cid: &Cid,
+    location: Location,
+    pieces: &Pieces,
+    out: &mut [u8],
+    mut on: impl FnMut(&[u8]),
+) -> Result<()> {
+    if out.len() != block_len(location) || pieces.len() != location.len as usize {
+        return Err(two_lengths(cid));
+    }
+    let (prefix, suffix) = framing(location);
+    let parts = [prefix.as_slice()]
+        .into_iter()
+        .chain(pieces.parts().iter().map(|part| &part[..]))
+        .chain([suffix.as_slice()]);
+    let mut rest = out;
+    for part in parts {
+        let (to, after) = rest.split_at_mut(part.len().min(rest.len()));
+        to.copy_from_slice(part.get(..to.len()).unwrap_or_default());
+        on(to);
+        rest = after;
+    }
+    Ok(())
 }
 
 /// The bytes around a leaf that carrack makes again on reading.

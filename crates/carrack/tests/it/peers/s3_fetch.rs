@@ -265,7 +265,7 @@ fn objects_that_change_under_a_fetch_give_right_bytes_or_a_cut_answer() {
                 while !ended.load(Ordering::Relaxed) {
                     std::thread::park_timeout(Duration::from_millis(random.between(1, 300)));
                     // Small objects are many: the others are taken as often.
-                    let of = if random.next() % 2 == 0 {
+                    let of = if random.next().is_multiple_of(2) {
                         &large
                     } else {
                         &keys
