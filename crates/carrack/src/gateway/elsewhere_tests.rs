@@ -82,7 +82,7 @@ async fn a_source_that_is_down_is_404_for_its_blocks_and_503_for_cars() {
     let running = Running::start().await;
     let (root, leaves) = running.setup.add("file", &bytes(1, 3 * BLOCK));
     let (other, _) = running.setup.add("other", &bytes(2, 3 * BLOCK));
-    running.setup.source.fault("file", Some(Fault::Down));
+    running.setup.source.fault("file", Some(Fault::DOWN));
     let reply = running.raw(&leaves[0]).await;
     assert_eq!(reply.status, 404);
     assert_eq!(reply.field("cache-control"), Some("no-store"));

@@ -203,12 +203,11 @@ pub const fn is_down(error: &SourceError) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, HashSet};
-    use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
 
     use super::{common_directory, look};
     use crate::source::SourceErrorKind;
-    use crate::source::testing::{Memory, MemorySource};
+    use crate::source::testing::MemorySource;
 
     fn set(paths: &[&str]) -> HashSet<Vec<u8>> {
         paths.iter().map(|path| path.as_bytes().to_vec()).collect()
@@ -233,12 +232,12 @@ mod tests {
     #[tokio::test]
     async fn every_path_is_told_once_listed_or_asked() {
         for n in [3, 100] {
-            let memory = Memory(Arc::new(MemorySource::default()));
+            let memory = MemorySource::default();
             let paths: Vec<String> = (0..n).map(|i| format!("d/{i:03}")).collect();
             for path in paths.iter().skip(1) {
-                memory.0.put(path, path.clone());
+                memory.put(path, path);
             }
-            memory.0.put("e/other", "other");
+            memory.put("e/other", "other");
             let wanted = paths.iter().map(|path| path.clone().into_bytes()).collect();
             let mut told = BTreeMap::new();
             let stop = AtomicBool::new(false);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{NewPlace, Options, Report, Subject, relocate};
 use crate::error::{ErrorKind, Result};
 use crate::ingest::tests::{Fixture, bytes, car, import_options, raw};
-use crate::source::testing::{Memory, MemorySource};
+use crate::source::testing::MemorySource;
 use crate::store::block::remote::tests::{BLOCK, Setup};
 use crate::store::block::{Scope, State};
 use crate::store::catalog::SOURCE_FIRST;
@@ -199,14 +199,14 @@ fn a_bucket_moves_to_another_and_to_a_folder() {
     for (index, object) in objects.iter().enumerate() {
         other.put(&format!("o/{index}"), object.clone());
     }
-    let place = NewPlace::Elsewhere(Arc::new(Memory(Arc::clone(&other))), handle);
+    let place = NewPlace::Elsewhere(Arc::clone(&other) as _, handle);
     let subject = new_source(&setup, "memory2://");
     let (outcome, report) = run(&setup.fixture, &subject, &place, &OPTIONS);
     outcome.unwrap();
     assert_eq!((report.n_objects, report.n_missing), (20, 0));
     assert!(report.n_sampled >= 60, "{report:?}");
     let sources = setup.fixture.blocks.extents().sources();
-    sources.put(SOURCE_FIRST, Arc::new(Memory(Arc::clone(&other))));
+    sources.put(SOURCE_FIRST, Arc::clone(&other) as _);
     let before = setup.source.reads();
     let block = setup
         .fixture
@@ -332,7 +332,7 @@ fn a_source_without_objects_moves_to_a_place_that_answers() {
     let (id, mut record) = catalog.sources().unwrap().remove(0);
     record.url = "memory://other".to_owned();
     let handle = setup.fixture.blocks.extents().sources().handle().unwrap();
-    let place = NewPlace::Elsewhere(Arc::new(Memory(Arc::clone(&other))), handle);
+    let place = NewPlace::Elsewhere(Arc::clone(&other) as _, handle);
     let subject = Subject::Source(id, record);
     let url = || {
         setup
@@ -361,7 +361,7 @@ fn an_empty_place_is_not_that_of_a_source_with_objects() {
     let (setup, objects) = elsewhere();
     let catalog = setup.fixture.store().catalog();
     let (id, record) = catalog.sources().unwrap().remove(0);
-    let empty = Memory(Arc::new(MemorySource::default()));
+    let empty = MemorySource::default();
     let handle = setup.fixture.blocks.extents().sources().handle().unwrap();
     let place = NewPlace::Elsewhere(Arc::new(empty), handle);
     let options = Options {

@@ -15,7 +15,7 @@ use crate::error::ErrorKind;
 use crate::ingest::sink::{Origin, Sink};
 use crate::ingest::tests::{Fixture, bytes, car, import_options, raw};
 use crate::ingest::tree::Sum;
-use crate::source::testing::{Fault, Memory, MemorySource, source_record};
+use crate::source::testing::{Fault, MemorySource, source_record};
 use crate::source::validator::ObjectStamp;
 use crate::store::block::Blocks;
 use crate::store::car_stream::{CarPlan, CarRequest};
@@ -41,7 +41,7 @@ impl Setup {
         batch.put_source(SOURCE_FIRST, &record);
         fixture.store().commit(batch).unwrap();
         let sources = fixture.blocks.extents().sources();
-        sources.put(SOURCE_FIRST, Arc::new(Memory(Arc::clone(&source))));
+        sources.put(SOURCE_FIRST, Arc::clone(&source) as _);
         Self { fixture, source }
     }
 
@@ -230,7 +230,7 @@ fn bytes_that_came_wrong_once_are_read_again() {
     let setup = Setup::new();
     let data = bytes(1, BLOCK);
     let (_, leaves) = setup.add("file", &data);
-    setup.source.fault("file", Some(Fault::Lies(1)));
+    setup.source.fault_once("file", Fault::Lies);
     assert_eq!(setup.get(&leaves[0]).unwrap(), data);
     assert_eq!(setup.reason(), None);
 }
@@ -248,7 +248,7 @@ fn a_valid_second_copy_is_tried() {
         data,
         "from the other object"
     );
-    setup.source.fault("copy", Some(Fault::Down));
+    setup.source.fault("copy", Some(Fault::DOWN));
     setup.fixture.blocks.inner.cache.clear();
     let car = car(&[leaves[0]], &[(leaves[0], data.clone())]);
     setup.fixture.import_copy(&car, &import_options()).unwrap();
@@ -297,7 +297,7 @@ fn a_source_that_cannot_be_opened_is_one_that_does_not_answer() {
 fn a_source_that_is_down_makes_no_marks() {
     let setup = Setup::new();
     let (root, leaves) = setup.add("file", &bytes(1, 2 * BLOCK));
-    setup.source.fault("file", Some(Fault::Down));
+    setup.source.fault("file", Some(Fault::DOWN));
     assert_eq!(setup.get(&leaves[0]), Err(ErrorKind::Unreachable));
     assert_eq!(setup.car(root).unwrap_err().kind(), ErrorKind::Unreachable);
     assert_eq!(setup.reason(), None);
