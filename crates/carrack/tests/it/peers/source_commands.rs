@@ -130,7 +130,8 @@ fn a_bucket_by_name_tells_what_became_of_it_and_moves() {
     assert!(folder.join("f 01").exists());
 }
 
-/// A source that was made on the way to adding something goes with it; one that was asked for stays.
+/// A source that was made on the way to adding something goes with it; one that was asked for
+/// stays.
 #[test]
 fn what_cannot_be_added_leaves_no_source_behind() {
     let setup = Setup::new();

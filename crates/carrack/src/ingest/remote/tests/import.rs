@@ -213,7 +213,7 @@ fn a_sharded_index_of_blocks_or_of_sections_is_understood_and_a_false_one_refuse
         bucket.fake.put("x.car", &sample.car);
         bucket
             .fake
-            .put("x.car.idx", &sharded(&sample, sections, shift));
+            .put("x.car.idx", sharded(&sample, sections, shift));
         let report = bucket.import("x.car", false).unwrap();
         assert_eq!((report.n_blocks, report.index.is_some()), (100, is_used));
         let read = bucket.fake.take_counts().1;
@@ -228,7 +228,7 @@ fn a_car_of_short_blocks_is_read_rather_than_its_heads() {
     bucket.fake.put("x.car", &sample.car);
     bucket
         .fake
-        .put("x.car.idx", &sample.index(IndexKind::Sorted, |_| true, 0));
+        .put("x.car.idx", sample.index(IndexKind::Sorted, |_| true, 0));
     let report = bucket.import("x.car", false).unwrap();
     assert_eq!((report.n_blocks, report.index), (200, None));
     sample.check(&bucket);

@@ -47,7 +47,7 @@ impl Setup {
 
     /// Puts an object and indexes it as a file of blocks of [`BLOCK`] bytes. Its root and leaves.
     pub(crate) fn add(&self, path: &str, data: &[u8]) -> (Cid, Vec<Cid>) {
-        let stamp = self.source.put(path, data.to_vec());
+        let stamp = self.source.put(path, data);
         self.index(SOURCE_FIRST, path, data, stamp)
     }
 
@@ -64,7 +64,7 @@ impl Setup {
             batch.put_source(id, &record);
             self.fixture.store().commit(batch).unwrap();
         }
-        let stamp = self.source.put("elsewhere", data.to_vec());
+        let stamp = self.source.put("elsewhere", data);
         self.index(id, path, data, stamp)
     }
 
