@@ -9,10 +9,11 @@ pub mod args;
 pub mod commands;
 pub mod control;
 pub mod output;
+pub mod redact;
 pub mod target;
 
 use std::ffi::{OsStr, OsString};
-use std::io::{IsTerminal, Read};
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -95,6 +96,19 @@ impl Env<'_> {
         let (store, sources) = (self.blocks.store(), self.sources());
         crate::ingest::remote::target::target(store, sources, url, self.environment)
     }
+
+    /// Forgets sources that were configured for `targets` and of which nothing came.
+    pub fn settle(&self, targets: &[Target]) {
+        let (store, sources) = (self.blocks.store(), self.sources());
+        for target in targets {
+            if let Err(error) = crate::ingest::remote::target::settle(store, sources, target) {
+                tracing::warn!(
+                    error = error.chain(),
+                    "a source without use stays configured"
+                );
+            }
+        }
+    }
 }
 
 /// Runs the program.
@@ -104,7 +118,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print(); // There is nobody else to tell.
+            tell_usage(&error);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -115,6 +129,20 @@ pub fn main() -> ExitCode {
     let code = run(&cli, args.get(1..).unwrap_or_default(), &mut out);
     let code = code.and_then(|code| out.flush().map(|()| code));
     ExitCode::from(report(code, &mut out))
+}
+
+/// Help, or what is wrong with the arguments: that may repeat one with a secret in it.
+fn tell_usage(error: &clap::Error) {
+    // There is nobody else to tell if it cannot be written.
+    if !error.use_stderr() {
+        let _ = error.print();
+        return;
+    }
+    let text = match std::io::stderr().is_terminal() {
+        true => error.render().ansi().to_string(),
+        false => error.render().to_string(),
+    };
+    let _ = std::io::stderr().write_all(redact::redacted(&text).as_bytes());
 }
 
 /// The exit code of a command, after its error was told.
@@ -228,7 +256,7 @@ pub fn run_for_client(mut client: control::Client, blocks: &Blocks) {
         Err(error) => Err(Error::with(
             ErrorKind::Invalid,
             "another carrack's arguments",
-            error,
+            redact::redacted(&error.to_string()).into_owned(),
         )),
         Ok(cli) => {
             out.json = cli.json;

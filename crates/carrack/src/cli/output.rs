@@ -8,6 +8,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use crate::cli::redact::redacted;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
 
@@ -72,10 +73,11 @@ impl Output {
         self.line(&value.to_string())
     }
 
-    /// A line for the person who waits. That it may be lost is no error.
+    /// A line for the person who waits, without the secrets of URLs that it may repeat. That it
+    /// may be lost is no error.
     pub fn note(&mut self, text: &str) {
         self.clear_progress();
-        let _ = writeln!(self.err, "{text}");
+        let _ = writeln!(self.err, "{}", redacted(text));
         let _ = self.err.flush();
     }
 

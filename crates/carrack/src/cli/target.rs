@@ -8,6 +8,7 @@
 use carrack_formats::{Cid, cid};
 use percent_encoding::percent_decode_str;
 
+use crate::cli::redact::redacted;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A CID and a path below it.
@@ -28,11 +29,9 @@ pub fn parse(text: &str) -> Result<Target> {
     if let Some(rest) = text.strip_prefix("ipfs://") {
         return from_path(rest.strip_prefix("ipfs/").unwrap_or(rest), true);
     }
-    if let Some(rest) = text
-        .strip_prefix("http://")
-        .or_else(|| text.strip_prefix("https://"))
-    {
-        return from_url(rest);
+    let mut schemes = ["http://", "https://"].into_iter();
+    if let Some(scheme) = schemes.find(|scheme| text.starts_with(scheme)) {
+        return from_url(text, text.get(scheme.len()..).unwrap_or_default());
     }
     if text.starts_with("/ipns/") || text.starts_with("ipns://") {
         return Err(invalid(text, "names (IPNS) are not resolved: give a CID"));
@@ -40,7 +39,7 @@ pub fn parse(text: &str) -> Result<Target> {
     from_path(text.strip_prefix("/ipfs/").unwrap_or(text), false)
 }
 
-fn from_url(rest: &str) -> Result<Target> {
+fn from_url(text: &str, rest: &str) -> Result<Target> {
     let rest = rest.split(['?', '#']).next().unwrap_or(rest);
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     if let Some(path) = path.strip_prefix("ipfs/") {
@@ -49,7 +48,7 @@ fn from_url(rest: &str) -> Result<Target> {
     match host.split_once(".ipfs.") {
         Some((label, _)) => from_path(&format!("{label}/{path}"), true),
         None => Err(invalid(
-            rest,
+            text,
             "a gateway URL has /ipfs/CID in its path or CID.ipfs. in front",
         )),
     }
@@ -89,7 +88,7 @@ fn invalid(text: &str, why: &str) -> Error {
 }
 
 fn shorten(text: &str) -> String {
-    text.chars().take(100).collect()
+    redacted(text).chars().take(100).collect()
 }
 
 #[cfg(test)]

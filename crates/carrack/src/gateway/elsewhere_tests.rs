@@ -82,7 +82,7 @@ async fn a_source_that_is_down_is_404_for_its_blocks_and_503_for_cars() {
     let running = Running::start().await;
     let (root, leaves) = running.setup.add("file", &bytes(1, 3 * BLOCK));
     let (other, _) = running.setup.add("other", &bytes(2, 3 * BLOCK));
-    running.setup.source.fault("file", Some(Fault::Down));
+    running.setup.source.fault("file", Some(Fault::DOWN));
     let reply = running.raw(&leaves[0]).await;
     assert_eq!(reply.status, 404);
     assert_eq!(reply.field("cache-control"), Some("no-store"));
@@ -107,6 +107,19 @@ async fn a_source_that_is_down_is_404_for_its_blocks_and_503_for_cars() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(status, 200);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_cannot_be_opened_is_404_for_its_blocks_and_503_for_cars() {
+    let running = Running::start().await;
+    let (root, leaves) = running.setup.add_locked("file", &bytes(1, 3 * BLOCK), true);
+    assert_eq!(running.raw(&leaves[0]).await.status, 404);
+    for root in [root, leaves[0]] {
+        let reply = running.car(&root).await;
+        assert_eq!(reply.status, 503);
+        assert!(reply.field("retry-after").is_some());
+    }
     running.stop().await;
 }
 

@@ -113,8 +113,9 @@ pub(in crate::ingest) fn add_audited(
     };
     let handle = sources.handle()?;
     let _ingest = store.ingest_lock();
-    let assembly = Assembly::new(store, origin, options, watcher)?;
     let source = Arc::clone(&first.source);
+    target::require(store, &source)?;
+    let assembly = Assembly::new(store, origin, options, watcher)?;
     RemoteAdder::new(assembly, handle, source).run(targets, audit)
 }
 

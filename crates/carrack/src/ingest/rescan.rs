@@ -153,7 +153,11 @@ pub fn place(sources: &Sources, root: &RootRecord) -> Result<Place> {
     let base = source.source.url().trim_end_matches('/').as_bytes();
     let rest = root.path.strip_prefix(base).unwrap_or_default();
     let path = rest.strip_prefix(b"/").unwrap_or(rest).to_vec();
-    Ok(Place::Elsewhere(Target { source, path }))
+    Ok(Place::Elsewhere(Target {
+        source,
+        path,
+        is_new: false,
+    }))
 }
 
 /// The profile with this fingerprint, among those that arguments can make.

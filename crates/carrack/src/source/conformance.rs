@@ -14,10 +14,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use futures_util::StreamExt;
 
-use crate::source::resume::resume;
+use crate::source::retry::Patient;
 use crate::source::validator::ObjectStamp;
 use crate::source::{Listed, Source, SourceError, SourceErrorKind};
 
@@ -156,13 +157,18 @@ async fn tells_what_is_missing(source: &dyn Source) {
 }
 
 async fn resumes_to_the_same_bytes(source: &Arc<dyn Source>, content: &[u8]) {
-    let stamp = Arc::new(source.stat(b"large").await.unwrap());
-    let range = 7..content.len() as u64 - 7;
-    let mut pieces = resume(Arc::clone(source), b"large".as_slice(), stamp, range, 3);
-    let mut bytes = Vec::new();
-    while let Some(piece) = pieces.next().await {
-        bytes.extend_from_slice(&piece.unwrap());
-    }
+    let patient = Patient {
+        source: source.as_ref(),
+        limiter: &Arc::default(),
+        attempts: 3,
+        n_throttled: &AtomicU64::new(0),
+    };
+    let stamp = patient.stat(b"large").await.unwrap();
+    let (range, mut bytes) = (7..content.len() as u64 - 7, Vec::new());
+    let reading = patient.each_piece(b"large", &stamp, range, |piece: bytes::Bytes| {
+        bytes.extend_from_slice(&piece);
+    });
+    reading.await.unwrap();
     assert!(bytes == content[7..content.len() - 7]);
 }
 

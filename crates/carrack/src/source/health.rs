@@ -27,7 +27,7 @@ pub enum SourceState {
     Live,
     /// It does not.
     Down {
-        /// Seconds since 1970.
+        /// When the first request failed, in seconds since 1970.
         since: u64,
         /// What came of the last request, and what to do if that is known.
         last_error: String,
@@ -46,12 +46,13 @@ pub struct Health {
 struct State {
     n_failed: u32,
     first_failed: Option<Instant>,
+    /// When it was first noticed that it does not answer, in seconds since 1970.
+    since: Option<u64>,
     down: Option<Down>,
 }
 
 #[derive(Debug)]
 struct Down {
-    since: u64,
     last: SourceError,
     back_off: Duration,
     retry_at: Instant,
@@ -102,14 +103,28 @@ impl Health {
     #[must_use]
     pub fn state(&self) -> SourceState {
         let state = self.hold();
-        state
-            .down
-            .as_ref()
-            .map_or(SourceState::Live, |down| SourceState::Down {
-                since: down.since,
-                last_error: down.last.what.clone(),
-                retry_in: down.retry_at.saturating_duration_since(Instant::now()),
-            })
+        let Some(down) = &state.down else {
+            return SourceState::Live;
+        };
+        SourceState::Down {
+            since: state.since.unwrap_or_else(clock::unix_seconds),
+            last_error: down.last.what.clone(),
+            retry_in: down.retry_at.saturating_duration_since(Instant::now()),
+        }
+    }
+
+    /// Somebody who looks at all objects got no answer. Since when there is none, as far as is
+    /// known, in seconds since 1970. It is for reads to find out whether the source is down.
+    pub fn unanswered(&self) -> u64 {
+        *self.hold().since.get_or_insert_with(clock::unix_seconds)
+    }
+
+    /// Somebody who looks at all objects got an answer.
+    pub fn answered(&self) {
+        let mut state = self.hold();
+        if state.down.is_none() {
+            *state = State::default();
+        }
     }
 
     fn hold(&self) -> MutexGuard<'_, State> {
@@ -133,6 +148,7 @@ impl Leave<'_> {
         let mut state = self.health.hold();
         state.n_failed = state.n_failed.saturating_add(1);
         let first = *state.first_failed.get_or_insert(now);
+        state.since.get_or_insert_with(clock::unix_seconds);
         let is_row = state.n_failed >= FAILURES && now.duration_since(first) >= ROW_MIN;
         match &mut state.down {
             Some(down) if self.is_probe => {
@@ -142,7 +158,6 @@ impl Leave<'_> {
             }
             None if is_row => {
                 state.down = Some(Down {
-                    since: clock::unix_seconds(),
                     last: error.clone(),
                     back_off: BACK_OFF_MIN,
                     retry_at: now + BACK_OFF_MIN,
@@ -189,6 +204,25 @@ mod tests {
             health.ask().unwrap().failed(&gone());
         }
         assert_eq!(health.state(), SourceState::Live);
+    }
+
+    #[test]
+    fn it_is_down_since_the_first_failure() {
+        let health = Health::default();
+        let noticed = health.unanswered();
+        assert_eq!(health.state(), SourceState::Live, "reads find that out");
+        health.hold().since = Some(noticed - 100);
+        fail_for_long(&health);
+        assert!(
+            matches!(health.state(), SourceState::Down { since, .. } if since == noticed - 100)
+        );
+        health.answered();
+        assert_eq!(health.unanswered(), noticed - 100, "its probe will tell");
+        health.hold().down.as_mut().unwrap().retry_at = Instant::now();
+        health.ask().unwrap().good();
+        assert!(health.unanswered() >= noticed);
+        health.answered();
+        assert_eq!(health.hold().since, None);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! Limits   HTTP/1.1 only: one connection a read, so that reads do not wait for each other's
 //!          windows. The deadlines below; [`BODY_LEN_MAX`] for what is read whole. Redirects are
 //!          not followed here, and no body is decompressed.
-//! Not here signing (`source::s3`), redirects (`source::web`), trying again (`source::resume`).
+//! Not here signing (`source::s3`), redirects (`source::web`), trying again (`source::retry`).
 //!
 //! Spec: RFC 9110, sections 8.8 (validators), 13 (conditions), 14 (ranges).
 

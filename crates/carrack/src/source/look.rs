@@ -7,11 +7,13 @@
 //! Not here what it means for what was added (`store::block`, `store::relocate`).
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 
+use super::retry::{Patience, Patient};
 use super::validator::ObjectStamp;
 use super::{Listed, Source, SourceError, SourceErrorKind};
 
@@ -23,8 +25,8 @@ const FEW: usize = 16;
 const FAILURES_MAX: u32 = 16;
 /// Tries of one question or listing that may pass.
 const TRIES_MAX: u32 = 4;
-/// Longest wait between two tries.
-const WAIT_MAX: Duration = Duration::from_secs(10);
+/// Time in which a place has to show that it is one.
+const FIRST_ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
 /// Time between two looks at the stop flag.
 const STOP_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -63,6 +65,21 @@ pub async fn look(
     ask(source, unclear, stop, &mut seen).await
 }
 
+/// Whether anything is listed. A wrong name or key is told now, not by the first reader.
+///
+/// # Errors
+/// Those of the listing; `Unreachable` if there is none within a minute.
+pub async fn answers(source: &dyn Source) -> Result<bool, SourceError> {
+    let mut listing = source.list(b"");
+    match tokio::time::timeout(FIRST_ANSWER_TIME_MAX, listing.next()).await {
+        Ok(first) => Ok(first.transpose()?.is_some()),
+        Err(_) => {
+            let what = "the place does not answer: check its name and --endpoint";
+            Err(SourceError::new(SourceErrorKind::Unreachable, what))
+        }
+    }
+}
+
 /// The longest path of whole names that everything lies below.
 fn common_directory(paths: &HashSet<Vec<u8>>) -> Vec<u8> {
     let mut paths = paths.iter();
@@ -86,16 +103,12 @@ async fn list(
     stop: &AtomicBool,
     seen: &mut impl FnMut(Vec<u8>, Seen),
 ) -> Result<bool, SourceError> {
-    let mut tries = 0;
+    let mut patience = Patience::new(TRIES_MAX);
     'again: loop {
-        tries += 1;
         let mut listing = source.list(prefix);
         loop {
-            if stop.load(Ordering::Relaxed) {
+            let Some(next) = unless(stop, listing.next()).await else {
                 return Ok(false);
-            }
-            let Ok(next) = tokio::time::timeout(STOP_INTERVAL, listing.next()).await else {
-                continue;
             };
             match next {
                 None => return Ok(true),
@@ -110,17 +123,30 @@ async fn list(
                     }
                 }
                 Some(Ok(Listed::Odd { .. })) => {}
-                Some(Err(error)) if error.is_passing() && tries < TRIES_MAX => {
-                    drop(listing);
-                    tokio::time::sleep(wait(&error, tries)).await;
-                    continue 'again;
-                }
                 // A prefix that has gone has nothing in it.
                 Some(Err(error)) if error.kind == SourceErrorKind::Missing => return Ok(true),
-                Some(Err(error)) => return Err(error),
+                Some(Err(error)) => {
+                    drop(listing);
+                    match unless(stop, patience.after(error)).await {
+                        Some(waited) => waited?,
+                        None => return Ok(false),
+                    }
+                    continue 'again;
+                }
             }
         }
     }
+}
+
+/// What `future` gives; `None` if it is to stop first.
+async fn unless<T>(stop: &AtomicBool, future: impl Future<Output = T>) -> Option<T> {
+    tokio::pin!(future);
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok(value) = tokio::time::timeout(STOP_INTERVAL, &mut future).await {
+            return Some(value);
+        }
+    }
+    None
 }
 
 /// Asks for each of `paths`. False: stopped.
@@ -131,6 +157,13 @@ async fn ask(
     seen: &mut impl FnMut(Vec<u8>, Seen),
 ) -> bool {
     let mut paths = paths.into_iter();
+    let (limiter, n_throttled) = (Arc::default(), AtomicU64::new(0));
+    let patient = Patient {
+        source,
+        limiter: &limiter,
+        attempts: TRIES_MAX,
+        n_throttled: &n_throttled,
+    };
     let mut asked = futures_util::stream::FuturesUnordered::new();
     let mut n_failures = 0;
     loop {
@@ -138,15 +171,12 @@ async fn ask(
             && let Some(path) = paths.next()
         {
             asked.push(async move {
-                let stamp = stat(source, &path).await;
+                let stamp = patient.stat(&path).await;
                 (path, stamp)
             });
         }
-        if stop.load(Ordering::Relaxed) {
+        let Some(next) = unless(stop, asked.next()).await else {
             return false;
-        }
-        let Ok(next) = tokio::time::timeout(STOP_INTERVAL, asked.next()).await else {
-            continue;
         };
         let Some((path, stamp)) = next else {
             return true;
@@ -164,40 +194,20 @@ async fn ask(
     }
 }
 
-async fn stat(source: &dyn Source, path: &[u8]) -> Seen {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match source.stat(path).await {
-            Err(error) if error.is_passing() && tries < TRIES_MAX => {
-                tokio::time::sleep(wait(&error, tries)).await;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
 /// Whether the whole source, not one object, is the trouble.
 #[must_use]
 pub const fn is_down(error: &SourceError) -> bool {
     error.is_passing() || matches!(error.kind, SourceErrorKind::Denied)
 }
 
-/// How long to wait before the try after `tries`.
-pub(crate) fn wait(error: &SourceError, tries: u32) -> Duration {
-    let grown = Duration::from_millis(100 << tries.min(6));
-    error.retry_after.unwrap_or(grown).min(WAIT_MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, HashSet};
-    use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
 
     use super::{common_directory, look};
     use crate::source::SourceErrorKind;
-    use crate::source::testing::{Memory, MemorySource};
+    use crate::source::testing::MemorySource;
 
     fn set(paths: &[&str]) -> HashSet<Vec<u8>> {
         paths.iter().map(|path| path.as_bytes().to_vec()).collect()
@@ -222,12 +232,12 @@ mod tests {
     #[tokio::test]
     async fn every_path_is_told_once_listed_or_asked() {
         for n in [3, 100] {
-            let memory = Memory(Arc::new(MemorySource::default()));
+            let memory = MemorySource::default();
             let paths: Vec<String> = (0..n).map(|i| format!("d/{i:03}")).collect();
             for path in paths.iter().skip(1) {
-                memory.0.put(path, path.clone());
+                memory.put(path, path);
             }
-            memory.0.put("e/other", "other");
+            memory.put("e/other", "other");
             let wanted = paths.iter().map(|path| path.clone().into_bytes()).collect();
             let mut told = BTreeMap::new();
             let stop = AtomicBool::new(false);

@@ -23,7 +23,7 @@ pub(crate) use listing::fuzz;
 pub mod local;
 pub mod look;
 mod object;
-pub mod resume;
+pub mod retry;
 mod s3;
 #[cfg(test)]
 pub(crate) mod testing;

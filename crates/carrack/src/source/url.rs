@@ -306,16 +306,22 @@ pub(super) fn odd_key(key: &[u8]) -> Option<&'static str> {
 }
 
 fn refuse_secrets(query: &str) -> Result<()> {
-    for part in query.split('&') {
-        let name = part.split('=').next().unwrap_or_default();
-        if SECRETS.contains(&name.to_ascii_lowercase().as_str()) {
-            return Err(refused(
-                "a signed URL is a secret that expires: use s3://BUCKET/KEY with credentials of \
-                 the environment, or --credentials profile:NAME or file:PATH",
-            ));
-        }
+    if !is_secret(query) {
+        return Ok(());
     }
-    Ok(())
+    Err(refused(
+        "a signed URL is a secret that expires: use s3://BUCKET/KEY with credentials of the \
+         environment, or --credentials profile:NAME or file:PATH",
+    ))
+}
+
+/// Whether part of a query is a signature or the like.
+#[must_use]
+pub fn is_secret(query: &str) -> bool {
+    query.split('&').any(|part| {
+        let name = part.split('=').next().unwrap_or(part);
+        SECRETS.contains(&name.to_ascii_lowercase().as_str())
+    })
 }
 
 fn is_scheme(text: &str) -> bool {

@@ -243,7 +243,7 @@ impl CarPlan {
         let locations = self.blocks.locate(cid.hash())?;
         let first = locations.first().ok_or_else(|| not_found(&cid))?;
         let len = block_len(*first);
-        let from = match self.blocks.place(&locations)? {
+        let from = match self.blocks.place(&locations) {
             Some((at, place)) if block_len(at) == len => {
                 let range = at.offset..at.offset + u64::from(at.len);
                 Origin::Announced(at, self.planned.announce(&place, range))

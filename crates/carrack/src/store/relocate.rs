@@ -12,7 +12,7 @@
 //! same proves it; beside that, blocks spread over all objects are read at the new place and
 //! hashed. Which ones follows from the name of the new place, so that the same command looks at
 //! the same blocks again. This finds mistakes; whoever wants to deceive meets the hash of every
-//! later read.
+//! later read. Of a source without objects nothing can be compared: its new place must answer.
 
 mod sample;
 
@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Handle;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::look::look;
+use crate::source::look::{answers, look};
 use crate::source::{Source, SourceError, SourceErrorKind, local};
 use crate::store::block::Blocks;
 use crate::store::catalog::{
@@ -104,7 +104,8 @@ type MovedContainers = HashMap<ContainerId, Moved>;
 ///
 /// # Errors
 /// `Changed` if it does not (nothing was changed then, and the report says what differs);
-/// `NotFound` if nothing was added from the old place; `Unavailable` if the new one cannot be read.
+/// `NotFound` if nothing was added from the old place, which is a folder; `Unavailable` if the new
+/// one cannot be read.
 pub fn relocate(
     blocks: &Blocks,
     subject: &Subject,
@@ -117,6 +118,10 @@ pub fn relocate(
     let _ingest = store.ingest_lock(); // Rows must not come or go meanwhile.
     let mut moved = containers_of(blocks, subject)?;
     report.n_objects = moved.len() as u64;
+    if let (true, NewPlace::Elsewhere(source, handle)) = (moved.is_empty(), place) {
+        // There is nothing to compare; that it is a place at all can be told.
+        handle.block_on(answers(source.as_ref()))?;
+    }
     find_again(&mut moved, subject, place, stop, report)?;
     if report.n_missing > options.missing_max {
         let n = report.n_missing;
@@ -137,7 +142,8 @@ pub fn relocate(
         return Err(Error::new(ErrorKind::Changed, what));
     }
     let n_found = report.n_objects - report.n_missing;
-    if report.n_sampled == 0 && report.n_proved < n_found {
+    let is_any_found = n_found > 0 || report.n_objects == 0;
+    if report.n_sampled == 0 && (report.n_proved < n_found || !is_any_found) {
         let what = "no block could be compared, so nothing is proved: add the new place instead";
         return Err(Error::new(ErrorKind::Changed, what));
     }

@@ -161,7 +161,7 @@ impl Sources {
     /// Puts a source of a test's own in the place of `id`.
     #[cfg(test)]
     pub(crate) fn put(&self, id: u32, source: Arc<dyn Source>) {
-        let name = format!("test {id}");
+        let name = source.url().to_owned();
         let source = Arc::new(OpenSource::new(id, name, source));
         hold(&self.open).insert(id, source);
     }
@@ -204,13 +204,6 @@ impl Sources {
         if before.is_none_or(|before| !before.is_same(environment)) {
             self.forget(id);
         }
-    }
-
-    /// Takes `source` for the one with this id.
-    #[cfg(test)]
-    pub(crate) fn insert(&self, id: u32, source: Arc<dyn Source>) {
-        let name = source.url().to_owned();
-        hold(&self.open).insert(id, Arc::new(OpenSource::new(id, name, source)));
     }
 
     /// The sources that do not answer, a sentence each.
@@ -258,14 +251,6 @@ impl Sources {
         let mut urls = self.urls.write().unwrap_or_else(PoisonError::into_inner);
         urls.remove(&id);
         hold(&self.open).remove(&id);
-    }
-
-    /// Whether anybody holds the open source.
-    #[must_use]
-    pub fn is_in_use(&self, id: u32) -> bool {
-        let open = hold(&self.open);
-        open.get(&id)
-            .is_some_and(|source| Arc::strong_count(source) > 1)
     }
 
     /// Ends all reads and closes all connections, waiting at most `timeout`.

@@ -1,17 +1,17 @@
 //! Reads that go on over a source that misbehaves, without a network.
 //!
 //! In       a folder behind `FaultySource`.
-//! Out      tests of `carrack::source::resume`.
+//! Out      tests of `carrack::source::retry`, by which adds and imports read.
 //! Not here faults of protocols (`peers::sources`).
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use carrack::source::folder::LocalSource;
-use carrack::source::resume::resume;
+use carrack::source::retry::Patient;
 use carrack::source::{Source, SourceErrorKind};
 use carrack_testkit::{FaultySource, SourceConduct, SourceFault};
-use futures_util::StreamExt;
 use tempfile::TempDir;
 
 /// What a read of the whole file gives, and how often the source was asked.
@@ -25,7 +25,7 @@ fn read(faults: &[(SourceFault, f64)], attempts: u32) -> (Result<bool, SourceErr
         .unwrap();
     runtime.block_on(async {
         let folder: Arc<dyn Source> = Arc::new(LocalSource::new(dir.path()).unwrap());
-        let stamp = Arc::new(folder.stat(b"object").await.unwrap());
+        let stamp = folder.stat(b"object").await.unwrap();
         let source = Arc::new(FaultySource::new(folder));
         // The first of two is spared by a share of a half: this one.
         drop(source.read(b"object", &stamp, 0..1).await.unwrap());
@@ -33,23 +33,18 @@ fn read(faults: &[(SourceFault, f64)], attempts: u32) -> (Result<bool, SourceErr
             faults: faults.to_vec(),
             ..SourceConduct::default()
         });
-        let (path, range) = (b"object".as_slice(), 0..stamp.size);
-        let mut pieces = resume(
-            Arc::<FaultySource>::clone(&source),
-            path,
-            stamp,
-            range,
+        let patient = Patient {
+            source: source.as_ref(),
+            limiter: &Arc::default(),
             attempts,
-        );
+            n_throttled: &AtomicU64::new(0),
+        };
         let mut bytes = Vec::new();
-        let mut outcome = Ok(());
-        while let Some(piece) = pieces.next().await {
-            match piece {
-                Ok(piece) => bytes.extend_from_slice(&piece),
-                Err(error) => outcome = Err(error.kind),
-            }
-        }
-        drop(pieces);
+        let reading =
+            patient.each_piece(b"object", &stamp, 0..stamp.size, |piece: bytes::Bytes| {
+                bytes.extend_from_slice(&piece);
+            });
+        let outcome = reading.await.map_err(|error| error.kind);
         let counts = source.counts();
         assert_eq!((counts.under_way, counts.under_way_max), (0, 1));
         (outcome.map(|()| bytes == content), counts.reads - 1)

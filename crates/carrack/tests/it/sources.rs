@@ -166,6 +166,58 @@ fn a_secret_in_a_url_is_refused_and_goes_nowhere() {
     );
 }
 
+/// A URL where none belongs is repeated by whoever reports it, without its password.
+#[test]
+fn a_secret_in_a_misplaced_url_is_told_by_nobody() {
+    let carrack = Carrack::new();
+    let secret = "hunter2secret";
+    let url = format!("https://user:{secret}@127.0.0.1:9/x");
+    let signed = format!("https://127.0.0.1:9/x?sig={secret}");
+    let path = format!("https:/user:{secret}@127.0.0.1:9/x");
+    let assigned = format!("--endpont={url}");
+    let log = format!("--access-log={path}");
+    let args: [&[&str]; 22] = [
+        &[&url],
+        &["add", "--bogus", &url],
+        &["add", &path, "--json"],
+        &["add", &url],
+        &["add", "--profile", &url, "."],
+        &["add", "--chunker", &url, "."],
+        &["add", "--wrap", ".", &signed],
+        &["import", &path],
+        &["import", &signed],
+        &["serve", "--listen", &url],
+        &["serve", &url],
+        &["serve", &path],
+        &["serve", &log],
+        &["source", "add", "s3://bucket/x", &url],
+        &["source", "add", "s3://bucket/x", &assigned],
+        &["source", "add", &path],
+        &["source", "relocate", &path, "/"],
+        &["cat", &url],
+        &["ls", &signed],
+        &["verify", &url],
+        &["rm", &url, "--json"],
+        &["cid", "inspect", &url],
+    ];
+    for serves in [false, true] {
+        let server = serves.then(|| carrack.serve::<&str>(&[]));
+        for args in args.iter().filter(|args| !serves || args[0] != "serve") {
+            let mut command = carrack.command(args);
+            command.env("RUST_LOG", "trace");
+            let outcome = crate::support::finish(command);
+            assert_ne!(outcome.code(), 0, "{args:?}");
+            assert!(!outcome.stderr.is_empty(), "{args:?}");
+            let told = outcome.text().to_owned() + &outcome.stderr;
+            assert!(!told.contains(secret), "{args:?}: {told}");
+        }
+        if let Some(server) = server {
+            assert!(!server.terminate().1.contains(secret));
+        }
+        is_nowhere(&carrack.path("data"), secret.as_bytes());
+    }
+}
+
 /// No file below `dir` has these bytes.
 pub(crate) fn is_nowhere(dir: &Path, secret: &[u8]) {
     for entry in fs::read_dir(dir).unwrap() {

@@ -8,7 +8,6 @@ use serde_json::json;
 
 use crate::cli::Env;
 use crate::cli::args::{AddArgs, DagArgs};
-use crate::cli::commands::in_vain::in_vain;
 use crate::cli::output::{bytes, shown};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::add::{AddOptions, add};
@@ -57,22 +56,31 @@ pub fn add_places(
             report.append(add(env.blocks.store(), &paths, options, env.out, env.stop)?);
             continue;
         }
-        report.append(in_vain(env, |env| add_urls(env, run, options))?);
+        let mut targets = Vec::with_capacity(run.len());
+        let added = add_urls(env, run, &mut targets, options, &mut report);
+        env.settle(&targets);
+        added?;
     }
     Ok(report)
 }
 
-fn add_urls(env: &mut Env<'_>, urls: &[OsString], options: &AddOptions) -> Result<AddReport> {
-    let mut report = AddReport::default();
-    let targets = urls.iter().map(|url| env.target(url));
-    let targets: Vec<Target> = targets.collect::<Result<_>>()?;
+fn add_urls(
+    env: &mut Env<'_>,
+    urls: &[OsString],
+    targets: &mut Vec<Target>,
+    options: &AddOptions,
+    report: &mut AddReport,
+) -> Result<()> {
+    for url in urls {
+        targets.push(env.target(url)?);
+    }
     let together = if options.wrap { targets.len() } else { 1 };
     for targets in targets.chunks(together.max(1)) {
         let (store, sources) = (env.blocks.store(), env.blocks.extents().sources());
         let (out, stop) = (&mut *env.out, env.stop);
         report.append(remote::add(store, sources, targets, options, out, stop)?);
     }
-    Ok(report)
+    Ok(())
 }
 
 /// What the DAG arguments ask for.

@@ -8,7 +8,6 @@ use serde_json::json;
 
 use crate::cli::Env;
 use crate::cli::args::ImportArgs;
-use crate::cli::commands::in_vain::in_vain;
 use crate::cli::output::{bytes, shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::import::remote::import_remote;
@@ -101,12 +100,12 @@ pub fn import_url(
         let what = "--copy takes CARs of this machine and standard input: fetch it first";
         return Err(Error::new(ErrorKind::Invalid, what));
     }
-    in_vain(env, |env| {
-        let target = env.target_in_parent(url)?;
-        let (store, sources) = (env.blocks.store(), env.blocks.extents().sources());
-        let (out, stop) = (&mut *env.out, env.stop);
-        import_remote(store, sources, &target, options, verify, out, stop)
-    })
+    let target = env.target_in_parent(url)?;
+    let (store, sources) = (env.blocks.store(), env.blocks.extents().sources());
+    let (out, stop) = (&mut *env.out, env.stop);
+    let imported = import_remote(store, sources, &target, options, verify, out, stop);
+    env.settle(&[target]);
+    imported
 }
 
 /// One CAR's roots.

@@ -5,7 +5,6 @@ pub mod cat;
 pub mod cid;
 pub mod export;
 pub mod import;
-mod in_vain;
 pub mod index;
 pub mod ls;
 pub mod rm;

@@ -41,6 +41,8 @@ use crate::store::{Merger, Step, Store};
 
 /// Time between two rounds of merging and of saving what was found out of service.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(500);
+/// Time that reads, jobs and connections have to end, each, once no client is served any more.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 /// Roots of earlier runs that are listed at the start.
 const ROOTS_SHOWN_MAX: usize = 20;
 
@@ -150,8 +152,7 @@ pub fn run(
         tracing::error!("the maintenance thread panicked");
     }
     blocks.save_stale();
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    blocks.extents().sources().close(Duration::from_secs(1));
+    close(&blocks, runtime);
     if let Some(log) = log_counts
         && log.n_dropped() > 0
     {
@@ -164,6 +165,17 @@ pub fn run(
         writer.finish()?;
     }
     added.and(served)
+}
+
+/// Ends what is under way, in the order in which it waits for each other: reads, the jobs that wait
+/// for them, the connections to sources. Each has [`CLOSE_TIME_MAX`].
+fn close(blocks: &Blocks, runtime: Runtime) {
+    let extents = blocks.extents();
+    if !runtime.block_on(extents.close(CLOSE_TIME_MAX)) {
+        tracing::warn!("reads of sources were cut");
+    }
+    runtime.shutdown_timeout(CLOSE_TIME_MAX);
+    extents.sources().close(CLOSE_TIME_MAX);
 }
 
 /// Watches what was added, on a thread that ends with the flag.
@@ -439,3 +451,6 @@ fn list_roots(blocks: &Blocks, address: SocketAddr, out: &mut Output) -> Result<
     }
     out.flush()
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,8 +28,8 @@ use tokio::runtime::Handle;
 use super::{CAR_PROFILE, CarFailure, HEAD_LEN, ImportOptions, ImportReport, car_failed, promise};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
-use crate::ingest::remote::read::{each_piece, is_same, stat};
-use crate::ingest::remote::target::Target;
+use crate::ingest::remote::read::{is_same, patient};
+use crate::ingest::remote::target::{Target, require};
 use crate::ingest::sink::{Origin, Sink};
 use crate::source::validator::ObjectStamp;
 use crate::source::{SourceError, SourceErrorKind};
@@ -76,6 +76,7 @@ pub fn import_remote(
     };
     object.stamp = object.wait_for(object.stat(), stop)?.map_err(cannot)?;
     let _ingest = store.ingest_lock();
+    require(store, &target.source)?;
     let origin = Origin {
         source: target.source.id,
         base: std::path::PathBuf::new(),
@@ -164,25 +165,19 @@ struct Front {
 
 impl Object {
     async fn stat(&self) -> Result<Arc<ObjectStamp>, SourceError> {
-        stat(&self.source, &self.path, &self.n_throttled)
-            .await
-            .map(Arc::new)
+        let source = patient(&self.source, &self.n_throttled);
+        source.stat(&self.path).await.map(Arc::new)
     }
 
     /// Bytes of the CAR, which are held. Cancel-safe.
     async fn bytes(&self, start: u64, end: u64) -> Result<Bytes, SourceError> {
         let len = usize::try_from(end.saturating_sub(start)).unwrap_or_default();
         let mut bytes = BytesMut::with_capacity(len.min(PART_LEN as usize));
-        let (source, stamp) = (&self.source, &self.stamp);
-        each_piece(
-            source,
-            &self.path,
-            stamp,
-            start..end,
-            &self.n_throttled,
-            &mut bytes,
-        )
-        .await?;
+        let source = patient(&self.source, &self.n_throttled);
+        let reading = source.each_piece(&self.path, &self.stamp, start..end, |piece: Bytes| {
+            bytes.extend_from_slice(&piece);
+        });
+        reading.await?;
         Ok(bytes.freeze())
     }
 

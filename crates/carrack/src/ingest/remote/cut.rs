@@ -11,9 +11,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use carrack_formats::unixfs::leaf;
 
-use super::read::Taker;
 use crate::error::Error;
 use crate::ingest::hash::{Digest, LeafRule};
+use crate::source::retry::Taker;
 use crate::source::{SourceError, SourceErrorKind};
 use crate::store::hasher::{Hasher, Messages, Pending};
 
@@ -141,7 +141,7 @@ impl Cutter {
     }
 }
 
-impl Taker for Cutter {
+impl Taker for &mut Cutter {
     /// The next bytes. Those behind the range are passed over.
     async fn take(&mut self, piece: Bytes) -> Result<(), SourceError> {
         let mut piece = &piece[..];
@@ -175,7 +175,7 @@ mod tests {
 
     use super::{Cutter, LOT_LEN};
     use crate::ingest::hash::LeafRule;
-    use crate::ingest::remote::read::Taker;
+    use crate::source::retry::Taker;
     use crate::store::hasher::Hasher;
 
     thread_local! {
@@ -195,7 +195,7 @@ mod tests {
         let bytes: Vec<u8> = (0..12 * LOT_LEN).map(|index| (index / 999) as u8).collect();
         let mut cutter = Cutter::new(rule, &Hasher::default(), bytes.len() as u64, 0, u64::MAX);
         for piece in bytes.chunks(70_001) {
-            block_on(cutter.take(Bytes::copy_from_slice(piece))).unwrap();
+            block_on((&mut cutter).take(Bytes::copy_from_slice(piece))).unwrap();
         }
         let leaves = bytes
             .chunks(100_000)
@@ -223,7 +223,7 @@ mod tests {
             let mut rest = &bytes[rule.leaf(first, len).0 as usize..];
             for cut in cuts.into_iter().chain([usize::MAX]) {
                 let (now, later) = rest.split_at(cut.min(rest.len()));
-                block_on(cutter.take(Bytes::copy_from_slice(now))).unwrap();
+                block_on((&mut cutter).take(Bytes::copy_from_slice(now))).unwrap();
                 rest = later;
             }
             let expected: Vec<[u8; 32]> = (first..n_leaves)
@@ -243,7 +243,7 @@ mod tests {
             let rule = LeafRule { chunk_size: 100, raw: true };
             let mut cutter = Cutter::new(rule, &Hasher::default(), len, 0, u64::MAX);
             let bytes = vec![7; len.saturating_sub(missing) as usize];
-            block_on(cutter.take(bytes.into())).unwrap();
+            block_on((&mut cutter).take(bytes.into())).unwrap();
             assert!(block_on(cutter.finish()).unwrap().is_none());
         }
     }

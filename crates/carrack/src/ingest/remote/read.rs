@@ -8,17 +8,12 @@
 //! A read that breaks off goes on where it stopped, under the same version: no byte is fetched
 //! again.
 
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use std::sync::atomic::AtomicU64;
 
 use super::cut::Cutter;
 use crate::ingest::hash::{Digest, LeafRule};
-use crate::source::limiter::{Lane, Outcome};
-use crate::source::resume::Patience;
+use crate::source::retry::Patient;
 use crate::source::validator::ObjectStamp;
 use crate::source::{SourceError, SourceErrorKind};
 use crate::store::hasher::Hasher;
@@ -134,7 +129,7 @@ impl Reads {
     }
 
     async fn stat(&self, path: &[u8]) -> Result<ObjectStamp, SourceError> {
-        stat(&self.source, path, &self.n_throttled).await
+        patient(&self.source, &self.n_throttled).stat(path).await
     }
 
     async fn leaves(
@@ -148,118 +143,25 @@ impl Reads {
         let start = self.rule.leaf(first, stamp.size).0;
         let end = self.rule.leaf(first.saturating_add(n), stamp.size).0;
         let range = start..end.min(stamp.size);
-        let (source, throttled) = (&self.source, &self.n_throttled);
-        each_piece(source, path, stamp, range, throttled, &mut cutter).await?;
+        let source = patient(&self.source, &self.n_throttled);
+        source.each_piece(path, stamp, range, &mut cutter).await?;
         cutter.finish().await?.ok_or_else(cut_short)
     }
 }
 
-/// Who takes the bytes of a range as they come.
-pub(in crate::ingest) trait Taker: Send {
-    /// Takes the next piece; the next one is not read before this is done.
-    fn take(&mut self, piece: Bytes) -> impl Future<Output = Result<(), SourceError>> + Send;
-}
-
-impl Taker for BytesMut {
-    async fn take(&mut self, piece: Bytes) -> Result<(), SourceError> {
-        self.extend_from_slice(&piece);
-        Ok(())
-    }
-}
-
-/// Gives `taker` the bytes of `range` in order, each once, however often the connection breaks.
-/// Cancel-safe: what was given was given.
-pub(in crate::ingest) async fn each_piece(
-    source: &OpenSource,
-    path: &[u8],
-    stamp: &ObjectStamp,
-    range: Range<u64>,
-    n_throttled: &AtomicU64,
-    taker: &mut impl Taker,
-) -> Result<(), SourceError> {
-    let Range { mut start, end } = range;
-    let mut patience = Patience::new(REQUESTS_MAX);
-    while start < end {
-        let mut came = false;
-        let permit = source.limiter.acquire(Lane::Background, 0).await;
-        let failure = match source.source.read(path, stamp, start..end).await {
-            Err(error) => error,
-            Ok(mut pieces) => loop {
-                match pieces.next().await {
-                    Some(Ok(piece)) => {
-                        start = start.saturating_add(piece.len() as u64);
-                        if !came {
-                            permit.first_byte();
-                        }
-                        came = true;
-                        patience.renew();
-                        taker.take(piece).await?;
-                    }
-                    Some(Err(error)) => break error,
-                    None => break cut_short(),
-                }
-            },
-        };
-        if start >= end {
-            permit.done(Outcome::Good); // However the connection ended.
-            break;
-        }
-        permit.done(Outcome::from(&failure));
-        wait(&mut patience, n_throttled, failure).await?;
-    }
-    Ok(())
-}
-
-/// What the object at `path` is, asked until there is an answer. Cancel-safe.
-pub(in crate::ingest) async fn stat(
-    source: &OpenSource,
-    path: &[u8],
-    n_throttled: &AtomicU64,
-) -> Result<ObjectStamp, SourceError> {
-    let mut patience = Patience::new(REQUESTS_MAX);
-    loop {
-        let permit = source.limiter.acquire(Lane::Background, 0).await;
-        match source.source.stat(path).await {
-            Ok(stamp) => {
-                permit.first_byte();
-                permit.done(Outcome::Good);
-                return Ok(stamp);
-            }
-            Err(error) => {
-                permit.done(Outcome::from(&error));
-                wait(&mut patience, n_throttled, error).await?;
-            }
-        }
+/// A source as adds and imports ask it.
+pub(in crate::ingest) fn patient<'a>(
+    source: &'a OpenSource,
+    n_throttled: &'a AtomicU64,
+) -> Patient<'a> {
+    Patient {
+        source: source.source.as_ref(),
+        limiter: &source.limiter,
+        attempts: REQUESTS_MAX,
+        n_throttled,
     }
 }
 
 fn cut_short() -> SourceError {
     SourceError::new(SourceErrorKind::Unreachable, "the answer ended early")
-}
-
-/// Waits before the next try, or gives the error up.
-async fn wait(
-    patience: &mut Patience,
-    n_throttled: &AtomicU64,
-    error: SourceError,
-) -> Result<(), SourceError> {
-    let counter = (error.kind == SourceErrorKind::Throttled).then_some(n_throttled);
-    let _counted = counter.map(Counted::new);
-    patience.after(error).await
-}
-
-/// Counts one while it lives.
-struct Counted<'a>(&'a AtomicU64);
-
-impl<'a> Counted<'a> {
-    fn new(counter: &'a AtomicU64) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(counter)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }

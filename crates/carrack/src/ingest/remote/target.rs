@@ -2,7 +2,7 @@
 //!
 //! In       a URL of the command line, and the variables of whoever gave it.
 //! Out      a [`Target`]: an open source and a path below it; a new row in the catalog if no
-//!          configured source holds the URL.
+//!          configured source holds the URL, which goes again if nothing comes of it.
 //! Not here what a source does (`source`), listing and reading (`ingest::remote`).
 
 use std::ffi::{OsStr, OsString};
@@ -24,6 +24,8 @@ pub struct Target {
     pub source: Arc<OpenSource>,
     /// The path below it: of an object, or of a folder; empty for all of the source.
     pub path: Vec<u8>,
+    /// The source was configured for this: nobody asked for it by itself.
+    pub is_new: bool,
 }
 
 impl Target {
@@ -125,8 +127,12 @@ fn find(
         if record.credentials == "env" {
             sources.lend(id, environment);
         }
-        let source = sources.get(id)?;
-        return Ok(Target { source, path });
+        let (source, is_new) = (sources.get(id)?, false);
+        return Ok(Target {
+            source,
+            path,
+            is_new,
+        });
     }
     let base = parse(OsStr::new(&new_base(&place)))?;
     let config = SourceConfig::from_environment(&base, environment);
@@ -144,9 +150,58 @@ fn find(
     let mut batch = Batch::new();
     batch.put_source(id, &record);
     store.commit(batch)?;
-    let source = sources.get(id)?;
+    let (source, is_new) = (sources.get(id)?, true);
     let path = place.below(&base).unwrap_or_default();
-    Ok(Target { source, path })
+    Ok(Target {
+        source,
+        path,
+        is_new,
+    })
+}
+
+/// Forgets the source that was configured for `target` if nothing came of it: no root, and no
+/// object that the next try need not read again.
+///
+/// # Errors
+/// Those of the catalog.
+pub fn settle(store: &Arc<Store>, sources: &Sources, target: &Target) -> Result<()> {
+    if !target.is_new {
+        return Ok(());
+    }
+    let id = target.source.id;
+    let _ingest = store.ingest_lock(); // Somebody else may be about to bring something from there.
+    let catalog = store.catalog();
+    if catalog.source(id)?.is_none() || catalog.has_any_of(id)? || has_journals(store) {
+        return Ok(());
+    }
+    let mut batch = Batch::new();
+    batch.remove_source(id);
+    store.commit(batch)?;
+    sources.forget(id);
+    Ok(())
+}
+
+/// Whether an add remembers how far it came in a big file. Journals do not tell whose: any one keeps
+/// a source.
+fn has_journals(store: &Store) -> bool {
+    let journals = std::fs::read_dir(store.journal_dir());
+    journals.is_ok_and(|mut journals| journals.next().is_some())
+}
+
+/// That a source is still configured. What is brought from one that is not could never be read.
+/// Holds as long as the caller holds the ingest lock.
+///
+/// # Errors
+/// `Unavailable` if it was forgotten since its [`Target`] was made; those of the catalog.
+pub(in crate::ingest) fn require(store: &Store, source: &OpenSource) -> Result<()> {
+    if store.catalog().source(source.id)?.is_some() {
+        return Ok(());
+    }
+    let what = format!(
+        "source {} was forgotten meanwhile: run it again",
+        source.name
+    );
+    Err(Error::new(ErrorKind::Unavailable, what))
 }
 
 fn parse(url: &OsStr) -> Result<SourceUrl> {

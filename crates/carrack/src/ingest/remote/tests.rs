@@ -1,14 +1,12 @@
 //! Adding and importing from a source in memory that lists, fails and changes as it is told.
 
 mod add;
-pub(crate) mod fake;
 mod import;
 mod rescan;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use self::fake::FakeSource;
 use super::target::Target;
 use crate::error::Result;
 use crate::ingest::add::AddOptions;
@@ -16,26 +14,30 @@ use crate::ingest::import::ImportReport;
 use crate::ingest::import::remote::import_remote;
 use crate::ingest::tests::{Fixture, import_options, options};
 use crate::ingest::{AddReport, Quiet, remote};
-use crate::store::catalog::SOURCE_FIRST;
+use crate::source::testing::{MemorySource, source_record};
+use crate::store::catalog::{Batch, SOURCE_FIRST};
 use crate::store::sources::Sources;
 
 pub(crate) struct Bucket {
     pub(crate) fixture: Fixture,
-    pub(crate) fake: Arc<FakeSource>,
+    pub(crate) fake: Arc<MemorySource>,
     pub(crate) sources: Arc<Sources>,
     pub(crate) stop: AtomicBool,
 }
 
 impl Bucket {
     pub(crate) fn new() -> Self {
-        Self::of(FakeSource::default())
+        Self::of(MemorySource::at("s3://fake"))
     }
 
-    pub(crate) fn of(fake: FakeSource) -> Self {
+    pub(crate) fn of(fake: MemorySource) -> Self {
         let fixture = Fixture::new();
         let sources = Arc::clone(fixture.blocks.extents().sources());
         let fake = Arc::new(fake);
-        sources.insert(SOURCE_FIRST, Arc::clone(&fake) as _);
+        let mut batch = Batch::new();
+        batch.put_source(SOURCE_FIRST, &source_record("fake", "s3://fake"));
+        fixture.store().commit(batch).unwrap();
+        sources.put(SOURCE_FIRST, Arc::clone(&fake) as _);
         Self {
             fixture,
             fake,
@@ -78,6 +80,7 @@ impl Bucket {
         Target {
             source: self.sources.get(SOURCE_FIRST).unwrap(),
             path: path.as_bytes().to_vec(),
+            is_new: false,
         }
     }
 

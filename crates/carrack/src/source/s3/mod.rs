@@ -26,7 +26,7 @@ use reqwest::{Response, Url};
 use self::credentials::Credentials;
 use crate::source::http::{Engine, Wanted, content_len, stamp_of, status_error, text};
 use crate::source::listing::s3::{Fault, Item, Page, fault, page};
-use crate::source::resume::patiently;
+use crate::source::retry::patiently;
 use crate::source::url::{Scheme, SourceUrl, encode_path, odd_key};
 use crate::source::validator::ObjectStamp;
 use crate::source::{

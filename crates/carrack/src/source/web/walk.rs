@@ -13,7 +13,7 @@ use reqwest::Url;
 
 use super::{DEPTH_MAX, Head, STATS_MAX, Web, unusable};
 use crate::source::listing::{Entry, Format, html, json, manifest, s3};
-use crate::source::resume::patiently;
+use crate::source::retry::patiently;
 use crate::source::url::{encode_path, odd_key};
 use crate::source::{BoxFuture, Listed, ObjectStream, SourceError, SourceErrorKind, printable};
 

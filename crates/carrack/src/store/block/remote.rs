@@ -157,17 +157,23 @@ impl Blocks {
     }
 
     /// Length of a block that lies elsewhere, by the index; `None` if it is known to be out of
-    /// service.
+    /// service. An error only if no copy is in service, and one may come back.
     pub(super) fn stat_elsewhere(&self, locations: &[Location]) -> Result<Option<u64>> {
+        let mut failure = None;
         for location in locations {
-            let Some(container) = self.elsewhere(location.container)? else {
-                continue;
-            };
-            if !self.is_out(&container, *location) && !container.place.source.is_down() {
-                return Ok(Some(block_len(*location) as u64));
+            match self.elsewhere(location.container) {
+                Ok(None) => {}
+                Ok(Some(container)) if self.is_out(&container, *location) => {}
+                Ok(Some(container)) if container.place.source.is_down() => {
+                    failure.get_or_insert_with(|| down(&container));
+                }
+                Ok(Some(_)) => return Ok(Some(block_len(*location) as u64)),
+                Err(error) => {
+                    failure.get_or_insert(error);
+                }
             }
         }
-        Ok(None)
+        failure.map_or(Ok(None), Err)
     }
 
     /// Whether a block's copy lies elsewhere, in a container that is known and not out of service:
@@ -184,29 +190,28 @@ impl Blocks {
 
     /// The place of the first of `locations` that is in service, if none of them is a file of this
     /// machine: those are read when their turn comes. For plans.
-    ///
-    /// # Errors
-    /// Those of the catalog.
-    pub fn place(&self, locations: &[Location]) -> Result<Option<(Location, Arc<Place>)>> {
+    #[must_use]
+    pub fn place(&self, locations: &[Location]) -> Option<(Location, Arc<Place>)> {
         if !self.inner.store.has_sources() {
-            return Ok(None);
+            return None;
         }
         let mut first = None;
         for location in locations {
             if self.inner.open.get(&location.container).is_some() {
-                return Ok(None);
+                return None;
             }
-            match self.whereabouts(location.container)? {
-                Whereabouts::Gone => {}
-                Whereabouts::Here => return Ok(None),
-                Whereabouts::Elsewhere(container) => {
+            match self.whereabouts(location.container) {
+                Ok(Whereabouts::Here) => return None,
+                // An error is told by the read, and only if no other copy is good.
+                Ok(Whereabouts::Gone) | Err(_) => {}
+                Ok(Whereabouts::Elsewhere(container)) => {
                     if first.is_none() && !self.is_out(&container, *location) {
                         first = Some((*location, Arc::clone(&container.place)));
                     }
                 }
             }
         }
-        Ok(first)
+        first
     }
 
     /// Copies a block that a plan has read to `out`. It is not verified.
@@ -386,6 +391,10 @@ impl Blocks {
         })
     }
 
+    /// Where a container lies. An error is about this copy alone: others may be good.
+    ///
+    /// # Errors
+    /// `Unreachable` if its source cannot be opened; those of the catalog.
     fn whereabouts(&self, id: ContainerId) -> Result<Whereabouts> {
         let epoch = self.inner.store.epoch();
         if let Some(known) = self.inner.elsewhere.get(&id)
@@ -399,9 +408,11 @@ impl Blocks {
         let Some(stamp) = record.validator.object() else {
             return Ok(Whereabouts::Here);
         };
-        let source = self.inner.extents.sources().get(record.source)?;
+        let shown = self.path_of(&record).display().to_string();
+        let source = self.inner.extents.sources().get(record.source);
+        let source = source.map_err(|error| not_opened(&shown, error))?;
         let known = Arc::new(Elsewhere {
-            shown: self.path_of(&record).display().to_string(),
+            shown,
             place: Arc::new(Place {
                 container: id,
                 source,
@@ -469,6 +480,21 @@ fn not_served(cid: &Cid, error: HashError) -> Error {
 fn changed_elsewhere(container: &Elsewhere) -> Error {
     let what = format!("{} changed since it was added", container.shown);
     Error::new(ErrorKind::Changed, what)
+}
+
+/// A source whose row or credentials are gone is one that does not answer: what is wrong is not
+/// the request, and other copies may be good.
+fn not_opened(shown: &str, error: Error) -> Error {
+    if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Internal) {
+        return error;
+    }
+    let what = format!("{shown} cannot be read");
+    Error::with(ErrorKind::Unreachable, what, error)
+}
+
+fn down(container: &Elsewhere) -> Error {
+    let what = format!("{}: its source does not answer", container.shown);
+    Error::new(ErrorKind::Unreachable, what)
 }
 
 #[cfg(test)]

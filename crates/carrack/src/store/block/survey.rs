@@ -15,9 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Blocks, mark};
 use crate::error::{Error, ErrorKind, Result};
+use crate::source::health::Health;
 use crate::source::local;
 use crate::source::look::{Seen, look};
-use crate::source::{Source, SourceErrorKind};
+use crate::source::{SourceError, SourceErrorKind};
 use crate::store::catalog::{
     Batch, ContainerKind, ContainerRecord, ObjectStamp, SOURCE_LOCAL, SOURCE_STORE, SourceRecord,
     StaleMark, StaleReason, Validator,
@@ -320,24 +321,25 @@ impl Blocks {
             return Ok(());
         }
         let sources = self.inner.extents.sources();
-        let opened = sources.get(status.id);
-        let place: Arc<dyn Source> = match opened {
-            Ok(opened) => Arc::clone(&opened.source),
+        let open = match sources.get(status.id) {
+            Ok(open) => open,
             Err(error) => {
-                let error = crate::source::SourceError::new(
+                let error = SourceError::new(
                     SourceErrorKind::Unreachable,
                     format!("source {} cannot be opened: {}", source.name, error.chain()),
                 );
+                let health = Health::default(); // Nobody can have asked it.
                 for (path, versions) in objects {
-                    self.compare(status, &path, versions, &Err(error.clone()), marks);
+                    let seen = Err(error.clone());
+                    self.compare(status, &health, &path, versions, &seen, marks);
                 }
                 return Ok(());
             }
         };
         let paths: HashSet<Vec<u8>> = objects.keys().cloned().collect();
-        let looked = look(place.as_ref(), paths, stop, |path, seen| {
+        let looked = look(open.source.as_ref(), paths, stop, |path, seen| {
             if let Some(versions) = objects.remove(&path) {
-                self.compare(status, &path, versions, &seen, marks);
+                self.compare(status, &open.health, &path, versions, &seen, marks);
             }
         });
         match sources.handle()?.block_on(looked) {
@@ -350,11 +352,23 @@ impl Blocks {
     fn compare(
         &self,
         status: &mut SourceStatus,
+        health: &Health,
         path: &[u8],
         versions: Vec<(ContainerId, Arc<ObjectStamp>)>,
         seen: &Seen,
         marks: &HashMap<ContainerId, StaleMark>,
     ) {
+        let is_answer = match seen {
+            Ok(_) => true,
+            Err(error) => error.kind == SourceErrorKind::Missing,
+        };
+        let unanswered_since = match is_answer {
+            true => {
+                health.answered();
+                None
+            }
+            false => Some(health.unanswered()),
+        };
         for (id, expected) in versions {
             let known = marks.get(&id);
             let (state, reason, found) = match seen {
@@ -380,7 +394,7 @@ impl Blocks {
                 }
                 Err(error) => (State::Unreachable, error.what.clone(), None),
             };
-            let mut since_unix = known.map(|mark| mark.since_unix);
+            let mut since_unix = unanswered_since.or(known.map(|mark| mark.since_unix));
             if let Some(reason) = found
                 && status.changes.len() < NAMED_MAX
             {

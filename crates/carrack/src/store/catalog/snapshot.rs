@@ -315,6 +315,22 @@ impl Snapshot {
             .transpose()
     }
 
+    /// Whether a root was made from a source, or anything of its paths is remembered.
+    ///
+    /// # Errors
+    /// As [`Self::container`].
+    pub fn has_any_of(&self, source: u32) -> Result<bool> {
+        let (start, end) = source_range(source);
+        for table in [&self.paths, &self.dirs] {
+            let mut rows = storage(table.range(start.as_slice()..end.as_slice()))?;
+            if rows.next().is_some() {
+                return Ok(true);
+            }
+        }
+        let roots = self.roots()?;
+        Ok(roots.iter().any(|root| root.source == source))
+    }
+
     /// The id that the next source is to have: ids are not used again.
     #[must_use]
     pub const fn next_source(&self) -> u32 {

@@ -22,6 +22,7 @@ use super::stats::count;
 use super::table::{Cancelled, Opened};
 use super::{Lane, Place};
 use crate::source::limiter::{Outcome, Permit};
+use crate::source::retry::back_off;
 use crate::source::{SourceError, SourceErrorKind};
 
 /// A server that answers does so within this time.
@@ -35,9 +36,6 @@ const FINISH: Duration = Duration::from_secs(1);
 /// How often the time in a queue is looked at.
 const LOOK_MIN: Duration = Duration::from_millis(10);
 const LOOK_MAX: Duration = Duration::from_secs(1);
-/// Pauses between attempts: they double from the first to the last.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// A fetch, to be run to its end. Dropping it takes it out of the table.
 #[derive(Debug)]
@@ -132,9 +130,8 @@ impl Job {
             if !error.is_passing() || n_failed >= n_max || progress.n_requests == 0 {
                 return Err(error);
             }
-            let pause = pause(n_failed, self.opened.id);
-            let pause = pause.max(error.retry_after.unwrap_or_default());
-            if pause >= self.left(&progress) {
+            let pause = back_off(n_failed, error.retry_after);
+            if pause.max(error.retry_after.unwrap_or_default()) >= self.left(&progress) {
                 return Err(error);
             }
             count(&self.inner.counters.n_retries, 1);
@@ -333,14 +330,6 @@ const fn patience(lane: Lane) -> (u32, Duration) {
         Lane::Block => (3, Duration::from_secs(15)),
         Lane::Stream | Lane::Ahead | Lane::Background => (8, Duration::from_secs(60)),
     }
-}
-
-/// The pause after the `n`th failure, spread so that fetches that failed together do not come back
-/// together.
-fn pause(n: u32, id: u64) -> Duration {
-    let pause = PAUSE_MIN.saturating_mul(1 << n.saturating_sub(1).min(6));
-    let spread = u32::try_from(id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56).unwrap_or_default();
-    pause.min(PAUSE_MAX) * (128 + spread / 2) / 256
 }
 
 /// A length within one fetch.

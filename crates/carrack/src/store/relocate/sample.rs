@@ -14,18 +14,19 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use carrack_formats::cid::{RAW, identity_data};
 use carrack_formats::unixfs::leaf;
 use carrack_formats::{Cid, dag, verify};
-use futures_util::StreamExt;
 
 use super::{Moved, MovedContainers, NewPlace, Report, Subject, interrupted, is_car, join};
 use crate::error::{Context, ErrorKind, Result};
 use crate::source::local::LocalFile;
-use crate::source::{Source, SourceError, SourceErrorKind, look};
+use crate::source::retry::Patient;
+use crate::source::{Source, SourceError, SourceErrorKind};
 use crate::store::block::{Blocks, block_len};
 use crate::store::catalog::{ObjectStamp, SOURCE_LOCAL, Validator};
 use crate::store::location::{ContainerId, Location};
@@ -290,40 +291,17 @@ async fn read_range(
     out: &mut Vec<u8>,
 ) -> Result<(), SourceError> {
     let range = location.offset..location.offset.saturating_add(u64::from(location.len));
-    let start = out.len();
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        out.truncate(start); // Parts of two answers are never joined.
-        let error = match read_once(source, path, stamp, range.clone(), out).await {
-            Ok(()) if out.len() - start == location.len as usize => return Ok(()),
-            Ok(()) => SourceError::new(SourceErrorKind::Unreachable, "an answer broke off"),
-            Err(error) => error,
-        };
-        if !error.is_passing() || tries >= TRIES_MAX {
-            return Err(error);
-        }
-        tokio::time::sleep(look::wait(&error, tries)).await;
-    }
-}
-
-async fn read_once(
-    source: &dyn Source,
-    path: &[u8],
-    stamp: &ObjectStamp,
-    range: std::ops::Range<u64>,
-    out: &mut Vec<u8>,
-) -> Result<(), SourceError> {
-    let mut left = range.end - range.start;
-    let mut body = source.read(path, stamp, range).await?;
-    while let Some(part) = body.next().await {
-        let part = part?;
-        left = left.checked_sub(part.len() as u64).ok_or_else(|| {
-            SourceError::new(SourceErrorKind::Unusable, "more bytes came than were asked")
-        })?;
-        out.extend_from_slice(&part);
-    }
-    Ok(())
+    let patient = Patient {
+        source,
+        limiter: &Arc::default(), // One at a time.
+        attempts: TRIES_MAX,
+        n_throttled: &AtomicU64::new(0),
+    };
+    patient
+        .each_piece(path, stamp, range, |piece: Bytes| {
+            out.extend_from_slice(&piece)
+        })
+        .await
 }
 
 /// Numbers that follow from where the data are said to be.

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{NewPlace, Options, Report, Subject, relocate};
 use crate::error::{ErrorKind, Result};
 use crate::ingest::tests::{Fixture, bytes, car, import_options, raw};
-use crate::source::testing::{Memory, MemorySource};
+use crate::source::testing::MemorySource;
 use crate::store::block::remote::tests::{BLOCK, Setup};
 use crate::store::block::{Scope, State};
 use crate::store::catalog::SOURCE_FIRST;
@@ -199,14 +199,14 @@ fn a_bucket_moves_to_another_and_to_a_folder() {
     for (index, object) in objects.iter().enumerate() {
         other.put(&format!("o/{index}"), object.clone());
     }
-    let place = NewPlace::Elsewhere(Arc::new(Memory(Arc::clone(&other))), handle);
+    let place = NewPlace::Elsewhere(Arc::clone(&other) as _, handle);
     let subject = new_source(&setup, "memory2://");
     let (outcome, report) = run(&setup.fixture, &subject, &place, &OPTIONS);
     outcome.unwrap();
     assert_eq!((report.n_objects, report.n_missing), (20, 0));
     assert!(report.n_sampled >= 60, "{report:?}");
     let sources = setup.fixture.blocks.extents().sources();
-    sources.put(SOURCE_FIRST, Arc::new(Memory(Arc::clone(&other))));
+    sources.put(SOURCE_FIRST, Arc::clone(&other) as _);
     let before = setup.source.reads();
     let block = setup
         .fixture
@@ -285,4 +285,96 @@ fn every_object_elsewhere_has_a_state_and_a_time() {
         .unwrap();
     let found = blocks.survey(scope, &stop).unwrap();
     assert_eq!(found[0].counts, [18, 1, 1, 0, 0]);
+}
+
+#[test]
+fn a_source_that_does_not_answer_is_unreachable_since_that_was_first_noticed() {
+    let (setup, _) = elsewhere();
+    let (blocks, stop) = (&setup.fixture.blocks, AtomicBool::new(false));
+    let scope = Scope {
+        only: Some(SOURCE_FIRST),
+        asks: true,
+    };
+    let survey = || blocks.survey(scope, &stop).unwrap().remove(0);
+    setup.source.is_down.store(true, Ordering::SeqCst);
+    let before = crate::clock::unix_seconds();
+    let first = survey();
+    assert_eq!(first.counts, [0, 0, 0, 0, 20]);
+    let since = first.since_unix.unwrap();
+    assert!(since >= before);
+    assert!(
+        first
+            .changes
+            .iter()
+            .all(|one| one.since_unix == Some(since))
+    );
+    while crate::clock::unix_seconds() <= since {
+        std::thread::yield_now();
+    }
+    assert_eq!(
+        survey().since_unix,
+        Some(since),
+        "not since it was asked again"
+    );
+    setup.source.is_down.store(false, Ordering::SeqCst);
+    let live = survey();
+    assert_eq!((live.state, live.since_unix), (State::Live, None));
+    setup.source.is_down.store(true, Ordering::SeqCst);
+    assert!(survey().since_unix.unwrap() > since);
+}
+
+/// Nothing can be compared, but a place that is none is not taken for one.
+#[test]
+fn a_source_without_objects_moves_to_a_place_that_answers() {
+    let setup = Setup::new();
+    let other = Arc::new(MemorySource::default());
+    let catalog = setup.fixture.store().catalog();
+    let (id, mut record) = catalog.sources().unwrap().remove(0);
+    record.url = "memory://other".to_owned();
+    let handle = setup.fixture.blocks.extents().sources().handle().unwrap();
+    let place = NewPlace::Elsewhere(Arc::clone(&other) as _, handle);
+    let subject = Subject::Source(id, record);
+    let url = || {
+        setup
+            .fixture
+            .store()
+            .catalog()
+            .source(id)
+            .unwrap()
+            .unwrap()
+            .url
+    };
+    other.is_down.store(true, Ordering::SeqCst);
+    let (outcome, _) = run(&setup.fixture, &subject, &place, &OPTIONS);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(url(), "memory://");
+    other.is_down.store(false, Ordering::SeqCst);
+    let (outcome, report) = run(&setup.fixture, &subject, &place, &OPTIONS);
+    outcome.unwrap();
+    assert_eq!(report.n_objects, 0);
+    assert_eq!(url(), "memory://other");
+}
+
+/// However many may be missing: with none that is there, nothing is proved.
+#[test]
+fn an_empty_place_is_not_that_of_a_source_with_objects() {
+    let (setup, objects) = elsewhere();
+    let catalog = setup.fixture.store().catalog();
+    let (id, record) = catalog.sources().unwrap().remove(0);
+    let empty = MemorySource::default();
+    let handle = setup.fixture.blocks.extents().sources().handle().unwrap();
+    let place = NewPlace::Elsewhere(Arc::new(empty), handle);
+    let options = Options {
+        missing_max: 1000,
+        ..OPTIONS
+    };
+    let subject = Subject::Source(id, record);
+    let (outcome, report) = run(&setup.fixture, &subject, &place, &options);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Changed);
+    assert_eq!((report.n_objects, report.n_missing), (20, 20));
+    let first = &objects[0][..BLOCK];
+    assert_eq!(
+        setup.fixture.blocks.get_blocking(&raw(first)).unwrap(),
+        first
+    );
 }

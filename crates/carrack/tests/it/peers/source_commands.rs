@@ -130,6 +130,55 @@ fn a_bucket_by_name_tells_what_became_of_it_and_moves() {
     assert!(folder.join("f 01").exists());
 }
 
+/// A source that was made on the way to adding something goes with it; one that was asked for
+/// stays.
+#[test]
+fn what_cannot_be_added_leaves_no_source_behind() {
+    let setup = Setup::new();
+    setup.bucket.put("bad.car", b"no CAR at all");
+    let nothing = Bucket::url("nothing");
+    let no_bucket = Bucket::url("old").replace("data", "nodata");
+    let (good, bad_car) = (Bucket::url("old/"), Bucket::url("bad.car"));
+    let no_car = Bucket::url("none/x.car");
+    let refused = [
+        vec!["add", nothing.as_str()],
+        vec!["add", &no_bucket],
+        vec!["add", "s3://data/%zz", "s3://Not_A_Bucket/x"],
+        vec!["add", &nothing, &good],
+        vec!["import", &bad_car],
+        vec!["import", &no_car],
+        vec!["serve", &nothing],
+        vec!["serve", &no_car],
+    ];
+    let names = |setup: &Setup| -> Vec<String> {
+        let listed = setup.run(&["source", "list", "--json"]).ok().json();
+        let name = |row: &serde_json::Value| row["name"].as_str().unwrap().to_owned();
+        listed.iter().map(name).collect()
+    };
+    for serves in [false, true] {
+        let server = serves.then(|| setup.carrack.serve::<&str>(&[]));
+        for args in refused.iter().filter(|args| !serves || args[0] != "serve") {
+            assert_ne!(setup.run(args).code(), 0, "{args:?}");
+            assert_eq!(names(&setup), [""; 0], "{args:?}");
+        }
+        let mut command = setup.carrack.command(&["add", &good]);
+        command.envs(setup.bucket.environment());
+        command.env("AWS_SECRET_ACCESS_KEY", "wrong");
+        assert_ne!(finish(command).code(), 0, "wrong keys");
+        assert_eq!(names(&setup), [""; 0]);
+        drop(server);
+    }
+    setup.run(&["source", "add", "--no-scan", &nothing]).ok();
+    assert_ne!(setup.run(&["add", &nothing]).code(), 0);
+    assert_eq!(names(&setup), [nothing.as_str()], "somebody asked for it");
+    setup.run(&["add", &good, &bad_car]).ok();
+    setup.run(&["source", "rm", &nothing]).ok();
+    assert_eq!(names(&setup), [good.trim_end_matches('/'), &bad_car]);
+    assert_ne!(setup.run(&["add", &good, &nothing]).code(), 0);
+    assert_eq!(names(&setup).len(), 2);
+    setup.run(&["verify"]).ok();
+}
+
 #[test]
 fn a_server_that_is_gone_is_unreachable() {
     let setup = Setup::new();
@@ -144,4 +193,7 @@ fn a_server_that_is_gone_is_unreachable() {
     let found = finish(command).ok().json().remove(0);
     assert_eq!(found["state"], "unreachable");
     assert_eq!(found["counts"]["unreachable"], 30);
+    assert!(found["since"].is_u64(), "{found}");
+    let objects = found["objects"].as_array().unwrap();
+    assert!(objects.iter().all(|one| one["since"].is_u64()), "{found}");
 }

@@ -9,10 +9,12 @@ use std::fs;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use carrack::source::conformance::{Place, run};
-use carrack::source::resume::resume;
+use carrack::source::retry::Patient;
 use carrack::source::validator::ObjectStamp;
 use carrack::source::{Environment, Listed, Source, SourceConfig, SourceError, SourceErrorKind};
 use carrack_testkit::{Conduct, Fault};
@@ -223,7 +225,7 @@ fn a_read_goes_on_through_drops_and_throttling_and_reads_nothing_twice() {
     bucket.put("set/object", &content);
     let source = open_bucket(&bucket, "set");
     let runtime = runtime();
-    let stamp = Arc::new(runtime.block_on(source.stat(b"object")).unwrap());
+    let stamp = runtime.block_on(source.stat(b"object")).unwrap();
     let throttled = Fault::Status {
         code: 503,
         retry_after: None,
@@ -235,15 +237,11 @@ fn a_read_goes_on_through_drops_and_throttling_and_reads_nothing_twice() {
     let _ = runtime.block_on(source.stat(b"object")); // The first answer is spared.
     bucket.proxy.reset_counts();
     let range = 5..content.len() as u64;
-    let bytes = runtime.block_on(async {
-        let path = b"object".as_slice();
-        let mut pieces = resume(Arc::clone(&source), path, stamp, range, 5);
-        let mut bytes = Vec::new();
-        while let Some(piece) = pieces.next().await {
-            bytes.extend_from_slice(&piece.unwrap());
-        }
-        bytes
+    let mut bytes = Vec::new();
+    let reading = read_on(&source, &stamp, range, |piece| {
+        bytes.extend_from_slice(&piece)
     });
+    runtime.block_on(reading).unwrap();
     assert!(bytes == content[5..]);
     let counts = bucket.proxy.counts();
     assert!(counts.faults >= 2, "{counts:?}");
@@ -258,25 +256,36 @@ fn a_read_that_is_resumed_never_splices_two_versions() {
     bucket.put("set/object", &content);
     let source = open_bucket(&bucket, "set");
     let runtime = runtime();
-    let stamp = Arc::new(runtime.block_on(source.stat(b"object")).unwrap());
+    let stamp = runtime.block_on(source.stat(b"object")).unwrap();
     bucket.proxy.set(Conduct::always(Fault::Cut));
-    let outcome = runtime.block_on(async {
-        let path = b"object".as_slice();
-        let mut pieces = resume(Arc::clone(&source), path, stamp, 0..4_000_000, 50);
-        let mut replaced = false;
-        while let Some(piece) = pieces.next().await {
-            assert!(
-                piece?.iter().all(|byte| *byte == 1),
-                "bytes of another version"
-            );
-            if !replaced {
-                bucket.put("set/object", &vec![2; 4_000_000]);
-                replaced = true;
-            }
+    let mut n_bytes = 0;
+    let reading = read_on(&source, &stamp, 0..4_000_000, |piece| {
+        let is_old = piece.iter().all(|byte| *byte == 1);
+        assert!(is_old, "bytes of another version");
+        if n_bytes == 0 {
+            bucket.put("set/object", &vec![2; 4_000_000]);
         }
-        Ok::<(), SourceError>(())
+        n_bytes += piece.len();
     });
-    assert_eq!(outcome.unwrap_err().kind, SourceErrorKind::Changed);
+    let error = runtime.block_on(reading).unwrap_err();
+    assert_eq!(error.kind, SourceErrorKind::Changed);
+    assert!((1..4_000_000).contains(&n_bytes), "{n_bytes}");
+}
+
+/// Reads as adds and imports do: on and on, as long as it is the same version.
+async fn read_on(
+    source: &Arc<dyn Source>,
+    stamp: &ObjectStamp,
+    range: Range<u64>,
+    on: impl FnMut(Bytes) + Send,
+) -> Result<(), SourceError> {
+    let patient = Patient {
+        source: source.as_ref(),
+        limiter: &Arc::default(),
+        attempts: 5,
+        n_throttled: &AtomicU64::new(0),
+    };
+    patient.each_piece(b"object", stamp, range, on).await
 }
 
 #[test]

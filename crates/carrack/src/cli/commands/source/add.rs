@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use futures_util::StreamExt;
 use serde_json::json;
 
 use super::place;
@@ -19,11 +17,8 @@ use crate::ingest::add::{AddOptions, add_of};
 use crate::ingest::remote;
 use crate::ingest::remote::target::Target;
 use crate::ingest::sink::Origin;
-use crate::source::Source;
+use crate::source::look::answers;
 use crate::store::catalog::{Batch, SourceRecord};
-
-/// Time in which a source has to show that it is one.
-const FIRST_ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Configures a source once it has answered, and adds what is there.
 ///
@@ -41,8 +36,8 @@ pub(super) fn run(args: &SourceAddArgs, env: &mut Env<'_>) -> Result<()> {
     let is_folder = record.url.starts_with('/');
     if !is_folder {
         let source = env.sources().open_in(&record, env.environment)?;
-        let is_empty = !answers(source.as_ref(), env)?;
-        if is_empty {
+        // A wrong name or key is told now, not by the first reader.
+        if !env.sources().handle()?.block_on(answers(source.as_ref()))? {
             env.out.note("there is nothing at this place yet");
         }
     }
@@ -82,6 +77,7 @@ pub(super) fn scan(
     let target = Target {
         source: env.sources().get(id)?,
         path: Vec::new(),
+        is_new: false, // Somebody asked for it.
     };
     let sources = Arc::clone(env.blocks.extents().sources());
     remote::add(store, &sources, &[target], options, env.out, env.stop)
@@ -101,24 +97,6 @@ fn is_new(record: &SourceRecord, env: &Env<'_>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether anything is listed. A wrong name or key is told now, not by the first reader.
-pub(super) fn answers(source: &dyn Source, env: &Env<'_>) -> Result<bool> {
-    let handle = env.sources().handle()?;
-    let first = handle.block_on(async {
-        let mut listing = source.list(b"");
-        tokio::time::timeout(FIRST_ANSWER_TIME_MAX, listing.next()).await
-    });
-    match first {
-        Ok(None) => Ok(false),
-        Ok(Some(Ok(_))) => Ok(true),
-        Ok(Some(Err(error))) => Err(error.into()),
-        Err(_) => {
-            let what = "the place does not answer: check its name and --endpoint";
-            Err(Error::new(ErrorKind::Unavailable, what))
-        }
-    }
 }
 
 fn configure(record: &SourceRecord, env: &Env<'_>) -> Result<u32> {

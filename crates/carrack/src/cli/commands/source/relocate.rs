@@ -162,6 +162,10 @@ fn told(
         report.n_sampled,
         bytes(report.bytes_sampled),
     ))?;
+    if is_proved && report.n_objects == 0 {
+        env.out
+            .note("nothing was added from it yet, so there was nothing to compare");
+    }
     match (is_done, is_proved) {
         (true, _) => env.out.line(&format!("moved, {} roots", report.n_roots)),
         (false, true) => env.out.line("nothing was changed: a dry run"),

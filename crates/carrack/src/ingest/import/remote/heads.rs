@@ -16,7 +16,7 @@ use carrack_formats::car::{CarLimits, Parser, Section, Step, shards};
 use futures_util::{StreamExt, stream};
 
 use super::claims::{self, Claim, INDEX_LEN_MAX};
-use super::{CarFailure, Front, Object, RemoteImport, stat};
+use super::{CarFailure, Front, Object, RemoteImport, patient};
 use crate::source::{SourceError, SourceErrorKind};
 
 /// Heads read at once.
@@ -136,7 +136,7 @@ fn sidecars(path: &[u8]) -> Vec<Vec<u8>> {
 /// A small object of the same source; `None` if there is none, or none that may be read.
 async fn read_small(object: &Object, path: &[u8]) -> Result<Option<Bytes>, SourceError> {
     let throttled = AtomicU64::new(0);
-    let stamp = match stat(&object.source, path, &throttled).await {
+    let stamp = match patient(&object.source, &throttled).stat(path).await {
         Ok(stamp) if stamp.size > 0 && stamp.size <= INDEX_LEN_MAX => stamp,
         Ok(_) => return Ok(None),
         // Whoever may not list a bucket is denied what is not there.

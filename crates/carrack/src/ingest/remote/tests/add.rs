@@ -4,11 +4,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Bucket;
-use super::fake::{FakeSource, Fault};
 use crate::error::ErrorKind;
 use crate::ingest::add::AddOptions;
 use crate::ingest::tests::{bytes, options};
 use crate::source::SourceErrorKind;
+use crate::source::testing::Fault;
 use crate::store::catalog::{ContainerKind, PathKey, SOURCE_FIRST, Validator};
 
 /// Objects of all lengths: empty, of parts of a leaf, whole leaves, and long enough for ranges.
@@ -98,7 +98,7 @@ fn only_objects_that_changed_are_read_again() {
     let report = bucket.add(&["data"]).unwrap();
     assert_eq!(bucket.fake.take_counts(), (1, 3));
     assert_eq!(report.roots[0].cid, bucket.expected("data", &options()));
-    bucket.fake.remove("data/deep/er/x");
+    bucket.fake.delete("data/deep/er/x");
     std::fs::remove_dir_all(bucket.fixture.path("same/data/deep")).unwrap();
     let report = bucket.add(&["data"]).unwrap();
     assert_eq!(report.roots[0].cid, bucket.expected("data", &options()));
@@ -107,9 +107,8 @@ fn only_objects_that_changed_are_read_again() {
 
 #[test]
 fn a_listing_that_tells_only_lengths_is_checked_before_reading() {
-    let mut fake = FakeSource::default();
-    fake.lists_sizes_only = true;
-    let bucket = Bucket::of(fake);
+    let bucket = Bucket::new();
+    bucket.fake.lists_sizes_only.store(true, Ordering::SeqCst);
     put_all_lengths(&bucket, 1 << 20);
     let report = bucket.add(&["data"]).unwrap();
     assert_eq!(report.roots[0].cid, bucket.expected("data", &options()));
@@ -131,12 +130,14 @@ fn reads_that_break_off_go_on_at_the_next_byte() {
     bucket.put("d/big", &bytes(1, 30 << 20));
     bucket.put("d/small", &bytes(2, 100_000));
     for n in [1, 70_000, 500_000, 3 << 20] {
-        bucket.fake.fault("d/big", Fault::BreaksAfter(n));
-        bucket.fake.fault("d/small", Fault::BreaksAfter(n / 10));
+        bucket.fake.fault_once("d/big", Fault::BreaksAfter(n));
+        bucket
+            .fake
+            .fault_once("d/small", Fault::BreaksAfter(n / 10));
     }
     for kind in [SourceErrorKind::Throttled, SourceErrorKind::Unreachable] {
-        bucket.fake.fault("d/big", Fault::Fails(kind));
-        bucket.fake.fault("d/small", Fault::Fails(kind));
+        bucket.fake.fault_once("d/big", Fault::Fails(kind));
+        bucket.fake.fault_once("d/small", Fault::Fails(kind));
     }
     let report = bucket.add(&["d"]).unwrap();
     assert_eq!(report.n_left_out, 0, "{:?}", report.left_out);
@@ -157,12 +158,16 @@ fn an_object_that_changes_while_it_is_read_is_read_again_or_left_out() {
     }
     bucket.put("d/big", &old);
     bucket.put("d/stays", b"x");
-    bucket.fake.fault("d/big", Fault::ReplacedBy(new.clone()));
     bucket
         .fake
-        .fault("d/small", Fault::ReplacedBy(b"others".to_vec()));
+        .fault_once("d/big", Fault::ReplacedBy(new.clone()));
+    bucket
+        .fake
+        .fault_once("d/small", Fault::ReplacedBy(b"others".to_vec()));
     for n in 0..3 {
-        bucket.fake.fault("d/never", Fault::ReplacedBy(vec![n; 5]));
+        bucket
+            .fake
+            .fault_once("d/never", Fault::ReplacedBy(vec![n; 5]));
     }
     let report = bucket.add(&["d"]).unwrap();
     bucket.fixture.write("same/d/big", &new);
@@ -189,11 +194,11 @@ fn what_cannot_be_part_of_the_tree_is_left_out_by_name() {
         .fake
         .put_odd("d/marker/", "a folder marker with content");
     bucket.put("d/gone", b"y");
-    bucket.fake.fault("d/gone", Fault::Deleted);
+    bucket.fake.fault_once("d/gone", Fault::Deleted);
     bucket.put("d/denied", b"z");
     bucket
         .fake
-        .fault("d/denied", Fault::Fails(SourceErrorKind::Denied));
+        .fault_once("d/denied", Fault::Fails(SourceErrorKind::Denied));
     bucket.fake.put("d/.hidden/x", b"h");
     let report = bucket.add(&["d"]).unwrap();
     for name in ["gone", "denied"] {
@@ -274,12 +279,13 @@ fn a_big_object_goes_on_where_an_interrupted_add_was() {
 #[test]
 fn many_small_objects_are_read_at_once_and_bounded() {
     let bucket = Bucket::new();
+    bucket.fake.latency_ms.store(2, Ordering::SeqCst);
     for n in 0..3000u64 {
         bucket.put(&format!("d/{:02}/{n}", n % 37), &bytes(n, n as usize % 700));
     }
     let report = bucket.add(&["d"]).unwrap();
     assert_eq!(report.roots[0].cid, bucket.expected("d", &options()));
-    let at_once = bucket.fake.n_reading_max.load(Ordering::Relaxed);
+    let at_once = bucket.fake.n_under_way_max.load(Ordering::Relaxed);
     assert!((16..=64).contains(&at_once), "{at_once}"); // The bounds of the source's limiter.
     let key = PathKey {
         source: SOURCE_FIRST,

@@ -5,10 +5,10 @@ use carrack_formats::car::index::{IndexKind, Record, write};
 use carrack_formats::car::v2;
 
 use super::Bucket;
-use super::fake::Fault;
 use crate::error::ErrorKind;
 use crate::ingest::tests::{bytes, car, raw};
 use crate::source::SourceErrorKind;
+use crate::source::testing::Fault;
 
 const BLOCK_LEN: usize = 40_000;
 
@@ -61,7 +61,7 @@ fn a_car_without_index_is_read_once_and_served_from_where_it_lies() {
     let (bucket, sample) = (Bucket::new(), sample(600, BLOCK_LEN));
     bucket.fake.put("a/x.car", &sample.car);
     for n in [10, 5 << 20, 100_000] {
-        bucket.fake.fault("a/x.car", Fault::BreaksAfter(n));
+        bucket.fake.fault_once("a/x.car", Fault::BreaksAfter(n));
     }
     let report = bucket.import("a/x.car", false).unwrap();
     assert_eq!((report.n_blocks, report.index.as_deref()), (600, None));
@@ -213,7 +213,7 @@ fn a_sharded_index_of_blocks_or_of_sections_is_understood_and_a_false_one_refuse
         bucket.fake.put("x.car", &sample.car);
         bucket
             .fake
-            .put("x.car.idx", &sharded(&sample, sections, shift));
+            .put("x.car.idx", sharded(&sample, sections, shift));
         let report = bucket.import("x.car", false).unwrap();
         assert_eq!((report.n_blocks, report.index.is_some()), (100, is_used));
         let read = bucket.fake.take_counts().1;
@@ -228,7 +228,7 @@ fn a_car_of_short_blocks_is_read_rather_than_its_heads() {
     bucket.fake.put("x.car", &sample.car);
     bucket
         .fake
-        .put("x.car.idx", &sample.index(IndexKind::Sorted, |_| true, 0));
+        .put("x.car.idx", sample.index(IndexKind::Sorted, |_| true, 0));
     let report = bucket.import("x.car", false).unwrap();
     assert_eq!((report.n_blocks, report.index), (200, None));
     sample.check(&bucket);
@@ -259,7 +259,7 @@ fn a_bad_car_leaves_nothing() {
     );
     bucket.fake.put("x.car", &sample.car);
     let other = car(&[], &[]);
-    bucket.fake.fault("x.car", Fault::ReplacedBy(other));
+    bucket.fake.fault_once("x.car", Fault::ReplacedBy(other));
     assert_eq!(
         bucket.import("x.car", false).unwrap_err().kind(),
         ErrorKind::Changed
@@ -267,7 +267,7 @@ fn a_bad_car_leaves_nothing() {
     bucket.fake.put("x.car", &sample.car);
     bucket
         .fake
-        .fault("x.car", Fault::Fails(SourceErrorKind::Denied));
+        .fault_once("x.car", Fault::Fails(SourceErrorKind::Denied));
     assert_eq!(
         bucket.import("x.car", false).unwrap_err().kind(),
         ErrorKind::Unavailable

@@ -43,7 +43,7 @@ fn a_bucket_that_changed_becomes_a_new_root_and_the_old_one_keeps_its_blocks() {
     for (name, to) in [("moves", "moved"), ("goes", "")] {
         let from = bucket.fixture.path("same/d").join(name);
         if to.is_empty() {
-            bucket.fake.remove("d/goes");
+            bucket.fake.delete("d/goes");
             std::fs::remove_file(from).unwrap();
         } else {
             bucket.fake.rename("d/moves", "d/moved");

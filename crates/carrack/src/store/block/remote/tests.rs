@@ -15,8 +15,9 @@ use crate::error::ErrorKind;
 use crate::ingest::sink::{Origin, Sink};
 use crate::ingest::tests::{Fixture, bytes, car, import_options, raw};
 use crate::ingest::tree::Sum;
-use crate::source::testing::{Fault, Memory, MemorySource};
+use crate::source::testing::{Fault, MemorySource, source_record};
 use crate::source::validator::ObjectStamp;
+use crate::store::block::Blocks;
 use crate::store::car_stream::{CarPlan, CarRequest};
 use crate::store::catalog::{
     Batch, ContainerKind, RootKind, SOURCE_FIRST, SourceRecord, StaleReason, Validator,
@@ -35,31 +36,41 @@ impl Setup {
     pub(crate) fn new() -> Self {
         let fixture = Fixture::new();
         let source = Arc::new(MemorySource::default());
-        let record = SourceRecord {
-            name: "memory".to_owned(),
-            url: "memory://".to_owned(),
-            endpoint: String::new(),
-            region: String::new(),
-            credentials: "none".to_owned(),
-            created_unix: 0,
-        };
+        let record = source_record("memory", "memory://");
         let mut batch = Batch::new();
         batch.put_source(SOURCE_FIRST, &record);
         fixture.store().commit(batch).unwrap();
         let sources = fixture.blocks.extents().sources();
-        sources.put(SOURCE_FIRST, Arc::new(Memory(Arc::clone(&source))));
+        sources.put(SOURCE_FIRST, Arc::clone(&source) as _);
         Self { fixture, source }
     }
 
     /// Puts an object and indexes it as a file of blocks of [`BLOCK`] bytes. Its root and leaves.
     pub(crate) fn add(&self, path: &str, data: &[u8]) -> (Cid, Vec<Cid>) {
-        let stamp = self.source.put(path, data.to_vec());
-        self.index(path, data, stamp)
+        let stamp = self.source.put(path, data);
+        self.index(SOURCE_FIRST, path, data, stamp)
     }
 
-    fn index(&self, path: &str, data: &[u8], stamp: ObjectStamp) -> (Cid, Vec<Cid>) {
+    /// Indexes what lies in a source that cannot be opened: its row is gone, or (`has_row`) its
+    /// credentials are.
+    pub(crate) fn add_locked(&self, path: &str, data: &[u8], has_row: bool) -> (Cid, Vec<Cid>) {
+        let id = SOURCE_FIRST + 1 + u32::from(has_row);
+        if has_row {
+            let record = SourceRecord {
+                credentials: "web-identity".to_owned(),
+                ..source_record("locked", "s3://locked")
+            };
+            let mut batch = Batch::new();
+            batch.put_source(id, &record);
+            self.fixture.store().commit(batch).unwrap();
+        }
+        let stamp = self.source.put("elsewhere", data);
+        self.index(id, path, data, stamp)
+    }
+
+    fn index(&self, source: u32, path: &str, data: &[u8], stamp: ObjectStamp) -> (Cid, Vec<Cid>) {
         let origin = Origin {
-            source: SOURCE_FIRST,
+            source,
             base: "".into(),
             shown: b"memory://".to_vec(),
         };
@@ -119,21 +130,25 @@ impl Setup {
     }
 
     fn car(&self, root: Cid) -> crate::error::Result<Vec<u8>> {
-        let request = CarRequest {
-            root,
-            resolved: Resolved::root(root),
-            scope: Scope::All,
-            range: None,
-            dups: false,
-        };
-        let blocks = self.fixture.blocks.clone();
-        let mut plan = CarPlan::new(blocks, request, WalkLimits::default());
-        let mut car = plan.header();
-        while let Some(batch) = plan.next_batch_blocking()? {
-            car.extend_from_slice(&batch.read()?);
-        }
-        Ok(car)
+        whole_car(&self.fixture.blocks, root)
     }
+}
+
+/// The CAR of all below `root`.
+pub(crate) fn whole_car(blocks: &Blocks, root: Cid) -> crate::error::Result<Vec<u8>> {
+    let request = CarRequest {
+        root,
+        resolved: Resolved::root(root),
+        scope: Scope::All,
+        range: None,
+        dups: false,
+    };
+    let mut plan = CarPlan::new(blocks.clone(), request, WalkLimits::default());
+    let mut car = plan.header();
+    while let Some(batch) = plan.next_batch_blocking()? {
+        car.extend_from_slice(&batch.read()?);
+    }
+    Ok(car)
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -215,7 +230,7 @@ fn bytes_that_came_wrong_once_are_read_again() {
     let setup = Setup::new();
     let data = bytes(1, BLOCK);
     let (_, leaves) = setup.add("file", &data);
-    setup.source.fault("file", Some(Fault::Lies(1)));
+    setup.source.fault_once("file", Fault::Lies);
     assert_eq!(setup.get(&leaves[0]).unwrap(), data);
     assert_eq!(setup.reason(), None);
 }
@@ -233,7 +248,7 @@ fn a_valid_second_copy_is_tried() {
         data,
         "from the other object"
     );
-    setup.source.fault("copy", Some(Fault::Down));
+    setup.source.fault("copy", Some(Fault::DOWN));
     setup.fixture.blocks.inner.cache.clear();
     let car = car(&[leaves[0]], &[(leaves[0], data.clone())]);
     setup.fixture.import_copy(&car, &import_options()).unwrap();
@@ -241,10 +256,48 @@ fn a_valid_second_copy_is_tried() {
 }
 
 #[test]
+fn a_copy_whose_source_cannot_be_opened_hides_no_good_one() {
+    for has_row in [false, true] {
+        for bad_first in [false, true] {
+            let setup = Setup::new();
+            let data = bytes(1, 2 * BLOCK);
+            let bad = || setup.add_locked("bad", &data, has_row);
+            let bad_before = bad_first.then(bad);
+            let (root, leaves) = setup.add("good", &data);
+            let bad = bad_before.unwrap_or_else(bad);
+            assert_eq!(bad, (root, leaves.clone()));
+            assert_eq!(setup.get(&leaves[0]).unwrap(), &data[..BLOCK]);
+            let len = setup.fixture.blocks.stat(&leaves[1]).unwrap();
+            assert_eq!(len, Some(BLOCK as u64));
+            assert!(setup.car(root).is_ok());
+            setup.source.delete("good");
+            setup.fixture.blocks.inner.cache.clear();
+            let car = car(&[leaves[0]], &[(leaves[0], data[..BLOCK].to_vec())]);
+            setup.fixture.import_copy(&car, &import_options()).unwrap();
+            assert_eq!(setup.get(&leaves[0]).unwrap(), &data[..BLOCK], "from here");
+            assert!(setup.car(leaves[0]).is_ok(), "from here");
+        }
+    }
+}
+
+#[test]
+fn a_source_that_cannot_be_opened_is_one_that_does_not_answer() {
+    for has_row in [false, true] {
+        let setup = Setup::new();
+        let (root, leaves) = setup.add_locked("bad", &bytes(1, 2 * BLOCK), has_row);
+        assert_eq!(setup.get(&leaves[0]), Err(ErrorKind::Unreachable));
+        let stat = setup.fixture.blocks.stat(&leaves[0]);
+        assert_eq!(stat.unwrap_err().kind(), ErrorKind::Unreachable);
+        assert_eq!(setup.car(root).unwrap_err().kind(), ErrorKind::Unreachable);
+        assert_eq!(setup.reason(), None);
+    }
+}
+
+#[test]
 fn a_source_that_is_down_makes_no_marks() {
     let setup = Setup::new();
     let (root, leaves) = setup.add("file", &bytes(1, 2 * BLOCK));
-    setup.source.fault("file", Some(Fault::Down));
+    setup.source.fault("file", Some(Fault::DOWN));
     assert_eq!(setup.get(&leaves[0]), Err(ErrorKind::Unreachable));
     assert_eq!(setup.car(root).unwrap_err().kind(), ErrorKind::Unreachable);
     assert_eq!(setup.reason(), None);
