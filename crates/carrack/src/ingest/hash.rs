@@ -3,7 +3,8 @@
 //! In       small files, many a job, or a range of leaves of one big open file.
 //! Out      sha2-256 digests of the leaf blocks, in leaf order within a job; jobs end in any order.
 //! Limits   the caller keeps at most [`HashPool::in_flight_max`] jobs going, so that neither queue
-//!          ever blocks; a worker holds one read buffer, never a whole leaf.
+//!          ever blocks; a worker holds about 512 KiB, or a leaf, 8 MiB where the processor
+//!          hashes sixteen messages at once.
 //! Not here trees (`formats::unixfs::build`), what becomes of the digests (`ingest::add`).
 
 use std::io;
@@ -12,17 +13,18 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use carrack_formats::sha256::Sha256;
+use carrack_formats::sha256::{digest_all, messages_at_once};
 use carrack_formats::unixfs::leaf;
 
 use crate::source::local::LocalFile;
 use crate::store::catalog::Validator;
+use crate::store::hasher::Messages;
 
 /// A leaf block's sha2-256 digest.
 pub type Digest = [u8; 32];
 
-/// Bytes a worker reads at once: small enough to be hashed out of the processor's cache.
-const READ_LEN: usize = 256 << 10;
+/// Bytes that a worker reads before it hashes, for each message that is hashed at once.
+const LOT_LEN_PER_MESSAGE: usize = 512 << 10;
 /// How often a file that changes while it is read is read again.
 const ATTEMPTS_MAX: u32 = 3;
 /// Jobs that may be under way for each worker: one running, some waiting.
@@ -187,21 +189,14 @@ fn work(rule: LeafRule, jobs: &Mutex<Receiver<Job>>, done: &SyncSender<Vec<Done>
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let results = match job {
             Err(_) => return,
-            Ok(Job::Files(files)) => files
-                .into_iter()
-                .map(|(token, path)| Done {
-                    token,
-                    first: 0,
-                    result: caught(|| hasher.whole(&path)),
-                })
-                .collect(),
+            Ok(Job::Files(files)) => hasher.files(files),
             Ok(Job::Range {
                 token,
                 file,
                 first,
                 n,
             }) => {
-                let range = || hasher.range(&file, file.validator.size(), first, u64::from(n));
+                let range = || hasher.range(&file, first, u64::from(n));
                 let result = caught(range).map(|digests| (file.validator.clone(), digests));
                 vec![Done {
                     token,
@@ -223,44 +218,114 @@ fn caught<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         .unwrap_or_else(|_| Err(io::Error::other("a hashing thread panicked")))
 }
 
-/// One worker's buffer and the framing of its last leaf length.
+/// Leaf blocks, one behind the other.
+#[derive(Debug, Default)]
+pub struct Lot {
+    /// Their bytes, and the first of the next one.
+    pub bytes: Vec<u8>,
+    /// Where each of them ends.
+    pub ends: Vec<usize>,
+}
+
+impl Lot {
+    /// Drops all leaves but the first `n`.
+    fn truncate(&mut self, n: usize) {
+        self.ends.truncate(n);
+        self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
+    }
+}
+
+impl Messages for Lot {
+    fn messages(&self) -> Vec<&[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let leaves = starts.zip(&self.ends);
+        let leaves = leaves.map(|(start, end)| self.bytes.get(start..*end).unwrap_or_default());
+        leaves.collect()
+    }
+}
+
+/// One worker's leaves, which are hashed together, over the ends of small files too.
 struct LeafHasher {
     rule: LeafRule,
-    buffer: Box<[u8]>,
-    frame_of: Option<(u32, Vec<u8>, Vec<u8>)>,
+    lot: Lot,
+    /// Bytes of a lot that is worth hashing.
+    lot_len: usize,
+    digests: Vec<Digest>,
     /// Digest of a full leaf of zeros: holes of sparse files are not read.
     zeros: Option<Digest>,
 }
 
 impl LeafHasher {
     fn new(rule: LeafRule) -> Self {
-        let buffer = vec![0; READ_LEN].into_boxed_slice();
         Self {
             rule,
-            buffer,
-            frame_of: None,
+            lot: Lot::default(),
+            lot_len: LOT_LEN_PER_MESSAGE * messages_at_once(),
+            digests: Vec::new(),
             zeros: None,
         }
     }
 
-    /// Opens, reads and hashes a file that stays the same meanwhile.
-    fn whole(&mut self, path: &std::path::Path) -> io::Result<(Validator, Vec<Digest>)> {
+    /// Whole files, each as it was at one time.
+    fn files(&mut self, files: Vec<(u64, PathBuf)>) -> Vec<Done> {
+        self.clear();
+        let mut read = Vec::with_capacity(files.len());
+        for (token, path) in files {
+            let first = self.n_leaves();
+            let validator = caught(|| self.whole(&path));
+            if validator.is_err() {
+                self.truncate(first);
+            }
+            read.push((token, validator, self.n_leaves() - first));
+        }
+        let hashed = caught(|| {
+            self.hash();
+            Ok(())
+        });
+        let mut digests = self.digests.drain(..);
+        let done = read.into_iter().map(|(token, validator, n)| {
+            let digests: Vec<Digest> = digests.by_ref().take(n).collect();
+            let result = match &hashed {
+                Ok(()) => validator.map(|validator| (validator, digests)),
+                Err(error) => Err(io::Error::other(error.to_string())),
+            };
+            Done {
+                token,
+                first: 0,
+                result,
+            }
+        });
+        done.collect()
+    }
+
+    /// Leaves `first..first + n` of one file.
+    fn range(&mut self, file: &LocalFile, first: u64, n: u64) -> io::Result<Vec<Digest>> {
+        self.clear();
+        self.read(file, file.validator.size(), first, n)?;
+        self.hash();
+        Ok(std::mem::take(&mut self.digests))
+    }
+
+    /// Opens and reads a file that stays the same meanwhile.
+    fn whole(&mut self, path: &std::path::Path) -> io::Result<Validator> {
+        let first = self.n_leaves();
         for _ in 0..ATTEMPTS_MAX {
+            self.truncate(first);
             let file = LocalFile::open_settled(path)?;
             let len = file.validator.size();
-            let digests = match self.range(&file, len, 0, self.rule.n_leaves(len)) {
+            match self.read(&file, len, 0, self.rule.n_leaves(len)) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
                 result => result?,
-            };
+            }
             if file.current_validator()? == file.validator {
-                return Ok((file.validator.clone(), digests));
+                return Ok(file.validator.clone());
             }
         }
         Err(changed_while_read())
     }
 
-    fn range(&mut self, file: &LocalFile, len: u64, first: u64, n: u64) -> io::Result<Vec<Digest>> {
-        let mut digests = Vec::new();
+    /// Reads leaves behind those that were read before.
+    fn read(&mut self, file: &LocalFile, len: u64, first: u64, n: u64) -> io::Result<()> {
         let mut hole_end = 0;
         for index in first..first.saturating_add(n) {
             let (offset, leaf_len) = self.rule.leaf(index, len);
@@ -269,51 +334,71 @@ impl LeafHasher {
                     hole_end = file.next_data(offset).unwrap_or(0);
                 }
                 if offset + u64::from(leaf_len) <= hole_end {
-                    let zeros = match self.zeros {
-                        Some(zeros) => zeros,
-                        None => self.leaf(file, offset, leaf_len)?,
-                    };
-                    self.zeros = Some(zeros);
-                    digests.push(zeros);
+                    self.zeros(leaf_len);
                     continue;
                 }
             }
-            digests.push(self.leaf(file, offset, leaf_len)?);
+            self.begin_leaf(leaf_len, |bytes| file.read_exact_at(bytes, offset))?;
+            if self.lot.bytes.len() >= self.lot_len {
+                self.hash();
+            }
         }
-        Ok(digests)
+        Ok(())
     }
 
-    fn leaf(&mut self, file: &LocalFile, offset: u64, len: u32) -> io::Result<Digest> {
-        let mut sha = Sha256::new();
-        if !self.rule.raw {
-            if self.frame_of.as_ref().is_none_or(|frame| frame.0 != len) {
-                let (prefix, suffix) = leaf::frame(len as usize);
-                self.frame_of = Some((len, prefix, suffix));
-            }
-            sha.update(
-                self.frame_of
-                    .as_ref()
-                    .map_or(&[][..], |frame| frame.1.as_slice()),
-            );
+    /// A leaf of zeros, which nobody reads.
+    fn zeros(&mut self, len: u32) {
+        self.hash();
+        if let Some(zeros) = self.zeros {
+            self.digests.push(zeros);
+            return;
         }
-        let mut done = 0;
-        while done < len {
-            let want = usize::try_from(len - done)
-                .unwrap_or(READ_LEN)
-                .min(READ_LEN);
-            let chunk = self.buffer.get_mut(..want).unwrap_or_default();
-            file.read_exact_at(chunk, offset + u64::from(done))?;
-            sha.update(chunk);
-            done += u32::try_from(want).unwrap_or(u32::MAX);
+        let _ = self.begin_leaf(len, |_| Ok(())); // Fresh bytes are zeros.
+        self.hash();
+        self.zeros = self.digests.last().copied();
+    }
+
+    /// One more leaf, whose bytes `fill` brings.
+    fn begin_leaf(
+        &mut self,
+        len: u32,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let frame = (!self.rule.raw).then(|| leaf::frame(len));
+        let bytes = &mut self.lot.bytes;
+        if let Some((prefix, _)) = &frame {
+            bytes.extend_from_slice(prefix);
         }
-        if !self.rule.raw {
-            sha.update(
-                self.frame_of
-                    .as_ref()
-                    .map_or(&[][..], |frame| frame.2.as_slice()),
-            );
+        let start = bytes.len();
+        bytes.resize(start + len, 0);
+        fill(bytes.get_mut(start..).unwrap_or_default())?;
+        if let Some((_, suffix)) = &frame {
+            bytes.extend_from_slice(suffix);
         }
-        Ok(sha.finalize())
+        self.lot.ends.push(bytes.len());
+        Ok(())
+    }
+
+    /// Hashes what was read.
+    fn hash(&mut self) {
+        self.digests.extend(digest_all(&self.lot.messages()));
+        self.lot.truncate(0);
+    }
+
+    fn n_leaves(&self) -> usize {
+        self.digests.len() + self.lot.ends.len()
+    }
+
+    fn truncate(&mut self, n: usize) {
+        self.digests.truncate(n);
+        self.lot.truncate(n - self.digests.len());
+    }
+
+    /// Nothing is left of an earlier job, however it ended.
+    fn clear(&mut self) {
+        self.digests.clear();
+        self.lot.truncate(0);
     }
 }
 

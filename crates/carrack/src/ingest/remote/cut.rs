@@ -12,10 +12,10 @@ use bytes::Bytes;
 use carrack_formats::unixfs::leaf;
 
 use crate::error::Error;
-use crate::ingest::hash::{Digest, LeafRule};
+use crate::ingest::hash::{Digest, LeafRule, Lot};
 use crate::source::retry::Taker;
 use crate::source::{SourceError, SourceErrorKind};
-use crate::store::hasher::{Hasher, Messages, Pending};
+use crate::store::hasher::{Hasher, Pending};
 
 /// Bytes from which on leaves are handed over to be hashed.
 const LOT_LEN: usize = 512 << 10;
@@ -38,23 +38,6 @@ pub(super) struct Cutter {
     /// Lots that are being hashed, in order.
     pending: VecDeque<Pending<Lot>>,
     digests: Vec<Digest>,
-}
-
-/// Leaf blocks, one behind the other.
-#[derive(Debug, Default)]
-struct Lot {
-    bytes: Vec<u8>,
-    /// Where each of them ends.
-    ends: Vec<usize>,
-}
-
-impl Messages for Lot {
-    fn messages(&self) -> Vec<&[u8]> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        let ranges = starts.zip(&self.ends);
-        let leaves = ranges.map(|(start, end)| self.bytes.get(start..*end).unwrap_or_default());
-        leaves.collect()
-    }
 }
 
 impl Cutter {
