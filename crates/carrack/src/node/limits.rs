@@ -100,7 +100,7 @@ impl Default for Limits {
             h2_ping_interval: Duration::from_secs(15),
             bytes_in_flight_max: 128 * 1024 * 1024,
             room_timeout: Duration::from_secs(4),
-            batches_ahead_max: 12,
+            batches_ahead_max: 32,
             car_blocks_max: 16_000_000,
             walk_bytes_max: 512 * 1024 * 1024,
             blocking_jobs_max: 32,

@@ -7,19 +7,24 @@
 //!
 //! A processor may hash [several messages](messages_at_once) in little more time than one. Who asks
 //! while nothing is hashed is hashed at once, alone; who comes meanwhile is hashed together with
-//! the others that came, so that groups grow with the load. Another processor joins in when there
-//! is enough for a group of its own.
+//! the others that came, and where some came, a group waits up to [`LINGER`] for more: a large one
+//! takes hardly longer than a small one. Another processor joins in when there is enough for a
+//! group of its own.
 
 use std::collections::VecDeque;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use carrack_formats::sha256::{Digest, digest_all, messages_at_once};
 use tokio::sync::oneshot;
 
 use super::hold;
 use crate::error::{Context, Error, ErrorKind, Result};
+
+/// How long a group waits to become larger.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// What can be hashed.
 pub trait Messages: Send + Sync + 'static {
@@ -44,6 +49,8 @@ impl<M: Messages, T: Send + Sync + 'static> Messages for (M, T) {
 #[derive(Debug, Clone)]
 pub struct Hasher {
     shared: Arc<Mutex<Shared>>,
+    /// There is enough for a group.
+    enough: Arc<Condvar>,
     groups_max: usize,
     /// Messages of a group, unless one asker brings more.
     group_len: usize,
@@ -75,6 +82,7 @@ impl Default for Hasher {
         let groups_max = std::thread::available_parallelism().map_or(1, NonZero::get);
         Self {
             shared: Arc::default(),
+            enough: Arc::default(),
             groups_max,
             group_len: messages_at_once(),
         }
@@ -115,6 +123,9 @@ impl Hasher {
         shared.n_messages += job.n_messages;
         shared.jobs.push_back(job);
         let is_free = shared.n_groups < self.groups_max;
+        if shared.n_messages >= self.group_len {
+            self.enough.notify_one();
+        }
         let starts = shared.n_groups == 0 || (is_free && shared.n_messages >= self.group_len);
         shared.n_groups += usize::from(starts);
         starts
@@ -122,7 +133,9 @@ impl Hasher {
 
     /// Hashes group after group until nothing waits.
     fn work(&self) {
-        while let Some(group) = self.next_group() {
+        let mut n_last = 0;
+        while let Some(group) = self.next_group(n_last) {
+            n_last = group.iter().map(|job| job.n_messages).sum();
             // Messages that panic fail those who ask for this group, and nobody behind them.
             let digests = catch_unwind(AssertUnwindSafe(|| digests_of(&group)));
             let mut digests = digests.unwrap_or_default().into_iter();
@@ -136,9 +149,15 @@ impl Hasher {
         }
     }
 
-    /// What is to be hashed next; `None`: this thread is not needed any more.
-    fn next_group(&self) -> Option<Vec<Job>> {
+    /// What is to be hashed next, after a group of `n_last` messages; `None`: this thread is not
+    /// needed any more.
+    fn next_group(&self, n_last: usize) -> Option<Vec<Job>> {
         let mut shared = hold(&self.shared);
+        if n_last > 1 {
+            let lacks = |shared: &mut Shared| shared.n_messages < self.group_len;
+            let waited = self.enough.wait_timeout_while(shared, LINGER, lacks);
+            shared = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         let (mut group, mut n) = (Vec::new(), 0);
         while n < self.group_len
             && let Some(job) = shared.jobs.pop_front()
