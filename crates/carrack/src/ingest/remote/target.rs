@@ -181,8 +181,8 @@ pub fn settle(store: &Arc<Store>, sources: &Sources, target: &Target) -> Result<
     Ok(())
 }
 
-/// Whether an add remembers how far it came in a big file. Journals do not tell whose: any one keeps
-/// a source.
+/// Whether an add remembers how far it came in a big file. Journals do not tell whose: any one
+/// keeps a source.
 fn has_journals(store: &Store) -> bool {
     let journals = std::fs::read_dir(store.journal_dir());
     journals.is_ok_and(|mut journals| journals.next().is_some())
