@@ -493,7 +493,7 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
     fn top_up(&mut self) {
         while self.reads.len() < self.batches_ahead_max
             && let Some(batch) = self.planned.front()
-            && let Some(reserved) = self.pool.try_reserve_ahead(batch.len())
+            && let Some(reserved) = self.pool.try_reserve_ahead(batch.len(), self.reads.len())
             && let Some(batch) = self.next_planned()
         {
             self.start_read(batch, reserved);

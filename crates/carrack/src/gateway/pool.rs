@@ -18,6 +18,8 @@ use tokio::task::JoinHandle;
 use crate::error::{Context, ErrorKind, Result};
 use crate::node::watch::Share;
 
+/// Reads that each client may have ahead before the others' come first.
+const AHEAD_MIN: usize = 3;
 /// Unit of the budget, in bytes: a semaphore counts to 2^29 at least, bytes would be too many.
 const UNIT: usize = 1024;
 
@@ -79,11 +81,17 @@ impl Pool {
         permit.ok().map(|_permit| Reserved { _permit })
     }
 
-    /// Room for bytes that nobody waits for yet: only while half of the budget is free, so that
-    /// reading ahead for one client never makes another wait for its first byte.
+    /// Room for bytes that nobody waits for yet, behind `n_ahead` reads of the same client: only
+    /// while half of the budget is free, so that reading ahead for one client never makes another
+    /// wait for its first byte; from [`AHEAD_MIN`] reads on only while three quarters are, so that
+    /// a few who are read far ahead for leave the others room to be read ahead for at all.
     #[must_use]
-    pub fn try_reserve_ahead(&self, len: usize) -> Option<Reserved> {
-        if self.units.available_permits() < self.units_max / 2 {
+    pub fn try_reserve_ahead(&self, len: usize, n_ahead: usize) -> Option<Reserved> {
+        let least = match n_ahead < AHEAD_MIN {
+            true => self.units_max / 2,
+            false => self.units_max / 4 * 3,
+        };
+        if self.units.available_permits() < least {
             return None;
         }
         self.try_reserve(len)
@@ -201,9 +209,12 @@ mod tests {
     #[tokio::test]
     async fn reading_ahead_leaves_half_of_the_budget() {
         let pool = Pool::new(8192);
-        let held = pool.try_reserve_ahead(5000).unwrap();
-        assert!(pool.try_reserve_ahead(1).is_none());
+        let held = pool.try_reserve_ahead(5000, 0).unwrap();
+        assert!(pool.try_reserve_ahead(1, 0).is_none());
         assert!(pool.try_reserve(1).is_some());
         drop(held);
+        let _held = pool.try_reserve_ahead(3000, AHEAD_MIN).unwrap();
+        assert!(pool.try_reserve_ahead(1, AHEAD_MIN).is_none());
+        assert!(pool.try_reserve_ahead(1, AHEAD_MIN - 1).is_some());
     }
 }

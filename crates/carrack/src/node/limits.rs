@@ -57,8 +57,8 @@ pub struct Limits {
     /// How long a request waits for room in `bytes_in_flight_max` before it gets 503. Deployed
     /// block clients give a request 5 s in all, and take silence worse than 503.
     pub room_timeout: Duration,
-    /// Batches of one CAR that are read ahead of the one being written: two hide the latency of
-    /// a disk, three that of a slow one.
+    /// Batches of one CAR that are read ahead of the one being written. Three hide the latency of
+    /// a slow disk; as many as are hashed at once, twice, while there is plenty of room.
     pub batches_ahead_max: usize,
     /// Blocks of one CAR, duplicates counted: a DAG of 31 blocks can be an answer of 2^30. More
     /// than a walk without duplicates remembers, so that it binds for `dups=y` alone.

@@ -7,15 +7,15 @@
 //!
 //! A processor may hash [several messages](messages_at_once) in little more time than one. Who asks
 //! while nothing is hashed is hashed at once, alone; who comes meanwhile is hashed together with
-//! the others that came, and where some came, a group waits up to [`LINGER`] for more: a large one
-//! takes hardly longer than a small one. Another processor joins in when there is enough for a
+//! the others that came, and where some came, a group waits a moment for more: a large one takes
+//! hardly longer than a small one. Another processor joins in when there is enough for a
 //! group of its own.
 
 use std::collections::VecDeque;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use carrack_formats::sha256::{Digest, digest_all, messages_at_once};
 use tokio::sync::oneshot;
@@ -23,8 +23,8 @@ use tokio::sync::oneshot;
 use super::hold;
 use crate::error::{Context, Error, ErrorKind, Result};
 
-/// How long a group waits to become larger.
-const LINGER: Duration = Duration::from_millis(20);
+/// How long a group waits to become larger: twice what the last one took, and at most so long.
+const LINGER_MAX: Duration = Duration::from_millis(20);
 
 /// What can be hashed.
 pub trait Messages: Send + Sync + 'static {
@@ -133,9 +133,9 @@ impl Hasher {
 
     /// Hashes group after group until nothing waits.
     fn work(&self) {
-        let mut n_last = 0;
-        while let Some(group) = self.next_group(n_last) {
-            n_last = group.iter().map(|job| job.n_messages).sum();
+        let mut linger = Duration::ZERO;
+        while let Some(group) = self.next_group(linger) {
+            let (start, is_alone) = (Instant::now(), group.len() == 1);
             // Messages that panic fail those who ask for this group, and nobody behind them.
             let digests = catch_unwind(AssertUnwindSafe(|| digests_of(&group)));
             let mut digests = digests.unwrap_or_default().into_iter();
@@ -146,16 +146,20 @@ impl Hasher {
                     let _ = job.done.send(digests); // Its asker may have left.
                 }
             }
+            linger = match is_alone {
+                true => Duration::ZERO, // Perhaps nobody else is there.
+                false => (2 * start.elapsed()).min(LINGER_MAX),
+            };
         }
     }
 
-    /// What is to be hashed next, after a group of `n_last` messages; `None`: this thread is not
-    /// needed any more.
-    fn next_group(&self, n_last: usize) -> Option<Vec<Job>> {
+    /// What is to be hashed next, after waiting as long for more; `None`: this thread is not needed
+    /// any more.
+    fn next_group(&self, linger: Duration) -> Option<Vec<Job>> {
         let mut shared = hold(&self.shared);
-        if n_last > 1 {
+        if !linger.is_zero() {
             let lacks = |shared: &mut Shared| shared.n_messages < self.group_len;
-            let waited = self.enough.wait_timeout_while(shared, LINGER, lacks);
+            let waited = self.enough.wait_timeout_while(shared, linger, lacks);
             shared = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let (mut group, mut n) = (Vec::new(), 0);

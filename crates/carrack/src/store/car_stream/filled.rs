@@ -82,6 +82,11 @@ impl Filled {
         })
     }
 
+    /// Whether nothing is to be hashed.
+    pub(super) fn is_proved(&self) -> bool {
+        self.unproved.is_empty()
+    }
+
     /// Whether all blocks are what they should be.
     pub(super) fn is_good(&self, digests: &[Digest]) -> bool {
         let mut all = self.unproved.iter().zip(digests);
