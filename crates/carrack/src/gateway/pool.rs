@@ -83,13 +83,13 @@ impl Pool {
 
     /// Room for bytes that nobody waits for yet, behind `n_ahead` reads of the same client: only
     /// while half of the budget is free, so that reading ahead for one client never makes another
-    /// wait for its first byte; from [`AHEAD_MIN`] reads on only while three quarters are, so that
-    /// a few who are read far ahead for leave the others room to be read ahead for at all.
+    /// wait for its first byte; from [`AHEAD_MIN`] reads on only while seven eighths are, so
+    /// that a few who are read far ahead for leave the others room to be read ahead for at all.
     #[must_use]
     pub fn try_reserve_ahead(&self, len: usize, n_ahead: usize) -> Option<Reserved> {
         let least = match n_ahead < AHEAD_MIN {
             true => self.units_max / 2,
-            false => self.units_max / 4 * 3,
+            false => self.units_max / 8 * 7,
         };
         if self.units.available_permits() < least {
             return None;
@@ -213,7 +213,8 @@ mod tests {
         assert!(pool.try_reserve_ahead(1, 0).is_none());
         assert!(pool.try_reserve(1).is_some());
         drop(held);
-        let _held = pool.try_reserve_ahead(3000, AHEAD_MIN).unwrap();
+        let _held = pool.try_reserve_ahead(1000, AHEAD_MIN).unwrap();
+        let _more = pool.try_reserve_ahead(1000, AHEAD_MIN).unwrap();
         assert!(pool.try_reserve_ahead(1, AHEAD_MIN).is_none());
         assert!(pool.try_reserve_ahead(1, AHEAD_MIN - 1).is_some());
     }

@@ -19,8 +19,9 @@ use carrack_formats::walk::resolve::Resolved;
 use carrack_formats::walk::{ByteRange, Scope, Step, WalkError, WalkLimits, Walker};
 
 use self::filled::Filled;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::block::{Blocks, Found, block_len, not_found};
+use crate::store::blocking;
 use crate::store::buffers::BUFFER_LEN;
 use crate::store::extent::{Pieces, Planned, Ticket};
 use crate::store::hasher::Messages;
@@ -374,13 +375,6 @@ impl Batch {
         }
         blocking(move || Ok((filled.finish(&digests)?, held))).await
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    job: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = tokio::task::spawn_blocking(job).await;
-    done.context(ErrorKind::Internal, || "a blocking job failed".to_owned())?
 }
 
 /// A walk that cannot go on, as the product's error.

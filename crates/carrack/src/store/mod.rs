@@ -394,3 +394,11 @@ impl Store {
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Runs `job` on a blocking thread of the runtime. A caller that leaves does not end it.
+async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(job).await;
+    done.context(ErrorKind::Internal, || "a blocking job failed".to_owned())?
+}

@@ -2,8 +2,8 @@
 //!
 //! In       pieces of any length, in order, from the start of a leaf on.
 //! Out      the digests of the leaf blocks.
-//! Limits   [`LOTS_MAX`] lots of leaves are hashed or filled at once, each of a leaf or about
-//!          [`LOT_LEN`] bytes; who brings more waits.
+//! Limits   [`LOTS_MAX`] lots of leaves wait to be hashed while one is filled, each of a leaf or
+//!          about [`LOT_LEN`] bytes; who brings more waits.
 //! Not here where the bytes come from (`ingest::remote::read`), who hashes (`store::hasher`).
 
 use std::collections::VecDeque;
@@ -19,8 +19,8 @@ use crate::store::hasher::{Hasher, Pending};
 
 /// Bytes from which on leaves are handed over to be hashed.
 const LOT_LEN: usize = 512 << 10;
-/// Lots of one range that are in memory.
-const LOTS_MAX: usize = 3;
+/// Lots of one range that wait to be hashed.
+const LOTS_MAX: usize = 2;
 
 /// The leaves of one range of a file.
 pub(super) struct Cutter {

@@ -23,8 +23,10 @@ use carrack_formats::verify::{HashError, Verifier};
 use super::{Blocks, Found, block_len, mark, not_found, two_lengths};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{SourceError, SourceErrorKind};
+use crate::store::blocking;
 use crate::store::catalog::{StaleMark, StaleReason, Validator};
 use crate::store::extent::{Extents, Lane, Pieces, Place};
+use crate::store::hasher::hashes;
 use crate::store::location::{ContainerId, Location};
 
 /// How long an object that was found missing, changed or damaged is left alone.
@@ -89,10 +91,7 @@ impl Blocks {
             return Ok(block);
         }
         let (blocks, wanted) = (self.clone(), *cid);
-        let found = tokio::task::spawn_blocking(move || blocks.get_here(&wanted)).await;
-        let found = found
-            .map_err(|error| Error::with(ErrorKind::Internal, "a blocking job failed", error))?;
-        match found? {
+        match blocking(move || blocks.get_here(&wanted)).await? {
             Found::Here(block) => Ok(block),
             Found::Elsewhere(locations) => self.get_elsewhere(cid, &locations).await,
         }
@@ -291,6 +290,9 @@ impl Blocks {
         location: Location,
         pieces: Pieces,
     ) -> Result<Option<Bytes>> {
+        if location.len as usize > HASHED_INLINE_MAX && hashes(cid) && !pieces.is_proved(cid) {
+            return self.verified_together(cid, location, pieces).await;
+        }
         let (blocks, cid) = (self.clone(), *cid);
         let verify = move || {
             let mut block = blocks.buffer(block_len(location));
@@ -303,9 +305,30 @@ impl Blocks {
         if location.len as usize <= HASHED_INLINE_MAX {
             return verify();
         }
-        let verified = tokio::task::spawn_blocking(verify).await;
-        verified
-            .map_err(|error| Error::with(ErrorKind::Internal, "a blocking job failed", error))?
+        blocking(verify).await
+    }
+
+    /// The same, hashed together with what others read.
+    async fn verified_together(
+        &self,
+        cid: &Cid,
+        location: Location,
+        pieces: Pieces,
+    ) -> Result<Option<Bytes>> {
+        let (blocks, wanted) = (self.clone(), *cid);
+        let copied = blocking(move || {
+            let mut block = blocks.buffer(block_len(location));
+            blocks.copy_into(&wanted, location, &pieces, block.as_mut_slice())?;
+            Ok((block, pieces))
+        });
+        let ((block, pieces), digests) = self.hasher().digests(copied.await?).await?;
+        let is_good = digests
+            .first()
+            .is_some_and(|digest| cid.hash().digest() == digest);
+        Ok(is_good.then(|| {
+            pieces.prove(cid);
+            block.freeze()
+        }))
     }
 
     /// What a failed read means: the object may be out of service from now on.

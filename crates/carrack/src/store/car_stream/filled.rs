@@ -11,7 +11,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use carrack_formats::Cid;
 use carrack_formats::car::write;
-use carrack_formats::cid::SHA2_256;
 use carrack_formats::sha256::Digest;
 
 use super::{Batch, Item, Origin};
@@ -19,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::block::{Blocks, OpenContainer};
 use crate::store::buffers::Buffer;
 use crate::store::extent::Pieces;
-use crate::store::hasher::Messages;
+use crate::store::hasher::{self, Messages};
 use crate::store::location::Location;
 
 /// The frames of a batch.
@@ -156,7 +155,7 @@ fn fill(
     data: &mut [u8],
 ) -> Result<Option<From>> {
     let cid = item.cid;
-    let in_lanes = cid.hash().code() == SHA2_256 && cid.hash().digest().len() == 32;
+    let in_lanes = hasher::hashes(&cid);
     match item.from {
         Origin::Held(block) if block.len() == data.len() => data.copy_from_slice(&block),
         Origin::Held(_) | Origin::Announced(..) => {
