@@ -35,9 +35,14 @@ impl StaleMarks {
     #[must_use]
     pub fn is_refuted(&self, container: ContainerId, observed: Option<&Validator>) -> bool {
         let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
-        marks
-            .get(&container)
-            .is_some_and(|mark| mark.observed.as_ref() == observed)
+        let mark = marks.get(&container);
+        mark.is_some_and(|mark| match (&mark.observed, observed) {
+            // A listing tells less of a version than an answer does.
+            (Some(Validator::Object(found)), Some(Validator::Object(now))) => {
+                found.agrees_with(now)
+            }
+            (found, now) => found.as_ref() == now,
+        })
     }
 
     /// Whether anything is out of service.
@@ -116,5 +121,38 @@ impl StaleMarks {
             .iter()
             .map(|(container, mark)| (*container, mark.clone()))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::StaleMarks;
+    use crate::source::validator::{FileTime, ObjectStamp};
+    use crate::store::catalog::{StaleMark, StaleReason, Validator};
+    use crate::store::location::ContainerId;
+
+    /// Found by an answer, which tells seconds; known from a listing, which tells more.
+    #[test]
+    fn a_version_that_was_found_bad_is_known_by_what_both_tell() {
+        let stamp = |etag: &str, nanos| {
+            Validator::from(ObjectStamp {
+                size: 5,
+                etag: Some(etag.into()),
+                version: None,
+                modified: Some(FileTime { secs: 7, nanos }),
+            })
+        };
+        let id = ContainerId(1);
+        let mark = StaleMark {
+            reason: StaleReason::Mismatch,
+            observed: Some(stamp("a", 0)),
+            since_unix: 1,
+            offset: 0,
+            len: 5,
+        };
+        let marks = StaleMarks::new([(id, mark)]);
+        assert!(marks.is_refuted(id, Some(&stamp("a", 5_000_000))));
+        assert!(!marks.is_refuted(id, Some(&stamp("b", 0))));
+        assert!(!marks.is_refuted(id, None));
     }
 }

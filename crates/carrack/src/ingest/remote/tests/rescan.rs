@@ -144,4 +144,14 @@ fn what_is_found_where_it_was_or_elsewhere_is_served_at_once() {
     assert_eq!(again(&bucket.fixture).changes, changes(0, 0, 1, 0));
     assert!(get(&blocks[2]).is_ok());
     assert!(bucket.fixture.blocks.store().stale().all().is_empty());
+    // It is damaged under its version, found so, and mended: only its bytes can tell.
+    let block = raw(&bytes(4, 100_000));
+    bucket.put("e/a", &bytes(4, 100_000));
+    let before = bucket.add(&["e"]).unwrap().roots[0].cid;
+    bucket.fake.corrupt("e/a", bytes(5, 100_000));
+    assert!(get(&block).is_err());
+    bucket.fake.put_again("e/a", bytes(4, 100_000));
+    let added = bucket.add(&["e"]).unwrap();
+    assert_eq!((added.files_hashed, added.roots[0].cid), (1, before));
+    assert!(get(&block).is_ok());
 }
