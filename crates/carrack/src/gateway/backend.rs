@@ -113,14 +113,8 @@ pub trait Batch: Sized + Send + 'static {
     /// Number of blocks.
     fn n_blocks(&self) -> u64;
 
-    /// Whether some of them are on their way from elsewhere: [fetch](Self::fetch) it first.
+    /// Whether some of them are on their way from elsewhere: to be read together with others.
     fn is_elsewhere(&self) -> bool;
-
-    /// Waits for what comes from elsewhere. Does not block.
-    ///
-    /// # Errors
-    /// As [`Backend::get`].
-    fn fetch(self) -> impl Future<Output = Result<Self>> + Send;
 
     /// Reads and verifies the blocks and frames them. The result has [`Self::len`] bytes.
     ///
@@ -128,8 +122,8 @@ pub trait Batch: Sized + Send + 'static {
     /// As [`Backend::get`]; nothing of the batch is given then.
     fn read(self) -> Result<Bytes>;
 
-    /// The same, of what was fetched, without blocking the thread that polls it. `held` is held as
-    /// long as the bytes are, whoever leaves. Cancel-safe.
+    /// The same, without blocking the thread that polls it, also while it waits for a network.
+    /// `held` is held as long as the bytes are, whoever leaves. Cancel-safe.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -216,10 +210,6 @@ impl Batch for car_stream::Batch {
 
     fn is_elsewhere(&self) -> bool {
         Self::is_elsewhere(self)
-    }
-
-    async fn fetch(self) -> Result<Self> {
-        Self::fetch(self).await
     }
 
     fn read(self) -> Result<Bytes> {

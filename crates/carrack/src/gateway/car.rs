@@ -191,7 +191,6 @@ fn read(batch: impl Batch, reserved: Reserved) -> Result<Read> {
 /// Waits for what lies elsewhere, then reads, verifies and frames.
 async fn fetch_and_read(batch: impl Batch, reserved: Reserved) -> Result<Read> {
     let n_blocks = batch.n_blocks();
-    let batch = batch.fetch().await?;
     let (frames, reserved) = batch.read_together(reserved).await?;
     Ok(Read {
         frames,

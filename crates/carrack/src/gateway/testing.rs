@@ -229,10 +229,6 @@ impl Batch for MemoryBatch {
         false
     }
 
-    async fn fetch(self) -> Result<Self> {
-        Ok(self)
-    }
-
     fn read(self) -> Result<Bytes> {
         let mut frames = Vec::with_capacity(self.len);
         for cid in &self.cids {

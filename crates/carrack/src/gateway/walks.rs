@@ -142,10 +142,6 @@ mod tests {
             false
         }
 
-        async fn fetch(self) -> Result<Self> {
-            Ok(self)
-        }
-
         fn read(self) -> Result<Bytes> {
             Ok(Bytes::new())
         }

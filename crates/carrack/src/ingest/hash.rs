@@ -229,7 +229,7 @@ pub struct Lot {
 
 impl Lot {
     /// Drops all leaves but the first `n`.
-    fn truncate(&mut self, n: usize) {
+    pub fn truncate(&mut self, n: usize) {
         self.ends.truncate(n);
         self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
     }
@@ -338,7 +338,7 @@ impl LeafHasher {
                     continue;
                 }
             }
-            self.begin_leaf(leaf_len, |bytes| file.read_exact_at(bytes, offset))?;
+            self.leaf(leaf_len, |bytes| file.read_exact_at(bytes, offset))?;
             if self.lot.bytes.len() >= self.lot_len {
                 self.hash();
             }
@@ -353,17 +353,13 @@ impl LeafHasher {
             self.digests.push(zeros);
             return;
         }
-        let _ = self.begin_leaf(len, |_| Ok(())); // Fresh bytes are zeros.
+        let _ = self.leaf(len, |_| Ok(())); // Fresh bytes are zeros.
         self.hash();
         self.zeros = self.digests.last().copied();
     }
 
     /// One more leaf, whose bytes `fill` brings.
-    fn begin_leaf(
-        &mut self,
-        len: u32,
-        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+    fn leaf(&mut self, len: u32, fill: impl FnOnce(&mut [u8]) -> io::Result<()>) -> io::Result<()> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let frame = (!self.rule.raw).then(|| leaf::frame(len));
         let bytes = &mut self.lot.bytes;

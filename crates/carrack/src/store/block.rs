@@ -326,20 +326,8 @@ impl Blocks {
         last: &mut Option<Arc<OpenContainer>>,
         out: &mut [u8],
     ) -> Result<()> {
-        if let [location] = locations
-            && let Some(container) = last.as_ref().filter(|last| last.id == location.container)
-            && self.fill(cid, *location, container, out).is_ok()
-        {
-            return Ok(());
-        }
-        let found = self.first_good(cid, locations, false, |location, container| {
-            *last = Some(Arc::clone(container));
-            self.fill(cid, location, container, out)
-        })?;
-        let Found::Elsewhere(locations) = found else {
-            return Ok(());
-        };
-        self.read_elsewhere_into(cid, &locations, out)
+        let fill = |location, container: &_, out: &mut _| self.fill(cid, location, container, out);
+        self.read_with(cid, locations, last, out, fill).map(drop)
     }
 
     /// Verifies one copy of a block, whatever was found of its container before.

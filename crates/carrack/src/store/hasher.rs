@@ -35,12 +35,6 @@ pub trait Messages: Send + Sync + 'static {
     fn messages(&self) -> Vec<&[u8]>;
 }
 
-impl Messages for Vec<u8> {
-    fn messages(&self) -> Vec<&[u8]> {
-        vec![self]
-    }
-}
-
 /// What is held as long as the messages are.
 impl<M: Messages, T: Send + Sync + 'static> Messages for (M, T) {
     fn messages(&self) -> Vec<&[u8]> {
@@ -194,8 +188,8 @@ impl Hasher {
 }
 
 fn digests_of(group: &[Job]) -> Vec<Digest> {
-    let all = group.iter().map(|job| job.messages.messages());
-    digest_all(&all.collect::<Vec<_>>().concat())
+    let all = group.iter().flat_map(|job| job.messages.messages());
+    digest_all(&all.collect::<Vec<_>>())
 }
 
 /// Digests that are on their way.
@@ -228,6 +222,12 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::{Hasher, LINGER_MAX, Messages};
+
+    impl Messages for Vec<u8> {
+        fn messages(&self) -> Vec<&[u8]> {
+            vec![self]
+        }
+    }
 
     struct Many(Vec<Vec<u8>>);
 

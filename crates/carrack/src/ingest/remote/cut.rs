@@ -57,6 +57,9 @@ impl Cutter {
             digests: Vec::new(),
         };
         cutter.begin();
+        if cutter.index < cutter.end && cutter.lacks == 0 {
+            cutter.finish_leaf(); // An empty file's only leaf.
+        }
         cutter
     }
 
@@ -85,18 +88,12 @@ impl Cutter {
             self.lot.bytes.extend_from_slice(&prefix);
             self.suffix = suffix;
         }
-        if self.lacks == 0 {
-            self.finish_leaf(); // An empty file's only leaf.
-        }
     }
 
     fn finish_leaf(&mut self) {
         self.lot.bytes.extend_from_slice(&self.suffix);
         self.lot.ends.push(self.lot.bytes.len());
         self.index += 1;
-        if self.lot.bytes.len() < LOT_LEN {
-            self.begin();
-        }
     }
 
     /// Hands the lot over.
@@ -116,8 +113,7 @@ impl Cutter {
         let (mut lot, digests) = pending.done().await.map_err(failed)?;
         self.digests.extend(digests);
         if self.lot.bytes.capacity() == 0 {
-            lot.bytes.clear();
-            lot.ends.clear();
+            lot.truncate(0);
             self.lot = lot;
         }
         Ok(())
@@ -143,8 +139,8 @@ impl Taker for &mut Cutter {
                 if self.pending.len() >= LOTS_MAX {
                     self.hashed().await?;
                 }
-                self.begin();
             }
+            self.begin();
         }
         Ok(())
     }

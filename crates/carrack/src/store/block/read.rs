@@ -42,22 +42,39 @@ impl Blocks {
         last: &mut Option<Arc<OpenContainer>>,
         out: &mut [u8],
     ) -> Result<Option<(Arc<OpenContainer>, Location)>> {
-        if let [location] = locations
-            && let Some(container) = last.as_ref().filter(|last| last.id == location.container)
-            && read_framed(*location, &container.file, out, |_| {}).is_ok()
-        {
-            return Ok(Some((Arc::clone(container), *location)));
-        }
-        let found = self.first_good(cid, locations, false, |location, container| {
-            *last = Some(Arc::clone(container));
+        let read = |location, container: &Arc<OpenContainer>, out: &mut [u8]| {
             if read_framed(location, &container.file, out, |_| {}).is_ok() {
                 return Ok(Some((Arc::clone(container), location)));
             }
             self.fill(cid, location, container, out)?; // Says what is wrong, and notes it.
             Ok(None)
+        };
+        self.read_with(cid, locations, last, out, read)
+            .map(Option::flatten)
+    }
+
+    /// What `read` makes of the first copy here that is good, as [`Self::read_into`] goes through
+    /// them; `None`: `out` is filled with a verified block from elsewhere.
+    pub(super) fn read_with<T>(
+        &self,
+        cid: &Cid,
+        locations: &[Location],
+        last: &mut Option<Arc<OpenContainer>>,
+        out: &mut [u8],
+        read: impl Fn(Location, &Arc<OpenContainer>, &mut [u8]) -> Result<T>,
+    ) -> Result<Option<T>> {
+        if let [location] = locations
+            && let Some(container) = last.as_ref().filter(|last| last.id == location.container)
+            && let Ok(value) = read(*location, container, out)
+        {
+            return Ok(Some(value));
+        }
+        let found = self.first_good(cid, locations, false, |location, container| {
+            *last = Some(Arc::clone(container));
+            read(location, container, out)
         })?;
         match found {
-            Found::Here(read) => Ok(read),
+            Found::Here(value) => Ok(Some(value)),
             Found::Elsewhere(locations) => {
                 self.read_elsewhere_into(cid, &locations, out)?;
                 Ok(None)

@@ -46,6 +46,16 @@ enum From {
     Came(Location, Pieces),
 }
 
+impl From {
+    /// Where to look for a good copy.
+    fn copies(&self) -> &[Location] {
+        match self {
+            Self::Here(_, _, locations) => locations,
+            Self::Came(location, _) => std::slice::from_ref(location),
+        }
+    }
+}
+
 impl Filled {
     /// Reads all blocks of a batch of which nothing has to be fetched. Blocks.
     ///
@@ -106,15 +116,10 @@ impl Filled {
                 From::Here(container, location, _) if is_good => {
                     self.blocks.found_good_here(container, location.offset);
                 }
-                From::Came(location, _) => {
+                From::Came(..) | From::Here(..) => {
                     let data = self.buffer.as_mut_slice().get_mut(block.at.clone());
-                    let data = data.unwrap_or_default();
-                    self.blocks.read_into(cid, &[*location], &mut last, data)?;
-                }
-                From::Here(_, _, locations) => {
-                    let data = self.buffer.as_mut_slice().get_mut(block.at.clone());
-                    let data = data.unwrap_or_default();
-                    self.blocks.read_into(cid, locations, &mut last, data)?;
+                    let (data, copies) = (data.unwrap_or_default(), block.from.copies());
+                    self.blocks.read_into(cid, copies, &mut last, data)?;
                 }
             }
         }
@@ -163,7 +168,9 @@ fn fill(
             return Err(Error::new(ErrorKind::Corrupt, what));
         }
         Origin::Came(at, pieces)
-            if in_lanes && blocks.copy_into(&cid, at, &pieces, data).is_ok() =>
+            if in_lanes
+                && !pieces.is_proved(&cid)
+                && blocks.copy_into(&cid, at, &pieces, data).is_ok() =>
         {
             return Ok(Some(From::Came(at, pieces)));
         }
