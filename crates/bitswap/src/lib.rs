@@ -1,0 +1,11 @@
+//! Bitswap: blocks for every libp2p peer.
+//!
+//! In       messages of peers, over streams that somebody opened; a store of verified blocks.
+//! Out      blocks, HAVE and DONT_HAVE, fairly and within budgets.
+//! Limits   each module names its own; nothing is allocated from a length that a peer claims.
+//! Not here where blocks lie (the store's business), HTTP.
+//!
+//! Spec: <https://specs.ipfs.tech/bitswap-protocol/>
+
+pub mod registry;
+pub mod wire;

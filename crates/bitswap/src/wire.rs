@@ -1,0 +1,1 @@
+//! Messages as they lie on the wire.
