@@ -93,7 +93,10 @@ impl Default for Budget {
         };
         let loopback = |address: &str, prefix_len| {
             let address = address.parse().ok()?;
-            Some(Network { address, prefix_len })
+            Some(Network {
+                address,
+                prefix_len,
+            })
         };
         Self {
             peer: rates(1),
@@ -102,7 +105,10 @@ impl Default for Budget {
             burst: Duration::from_secs(5),
             beyond: Beyond::DontHave,
             patience: Duration::from_secs(10),
-            trusted: [loopback("127.0.0.0", 8), loopback("::1", 128)].into_iter().flatten().collect(),
+            trusted: [loopback("127.0.0.0", 8), loopback("::1", 128)]
+                .into_iter()
+                .flatten()
+                .collect(),
         }
     }
 }
@@ -241,13 +247,18 @@ impl Account {
     /// Calls `on` with the buckets of each spender, as they are now.
     fn each(&self, now: Instant, mut on: impl FnMut(&Budget, &Rates, &mut Buckets)) {
         let budgets = &self.budgets;
-        let mut spenders =
-            budgets.spenders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spenders = budgets
+            .spenders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for (spender, rates) in &self.spenders {
             if !spenders.contains_key(spender) {
                 budgets.make_room(&mut spenders, now);
             }
-            let full = Buckets { spent: [0.0; 4], at: now };
+            let full = Buckets {
+                spent: [0.0; 4],
+                at: now,
+            };
             let buckets = spenders.entry(spender.clone()).or_insert(full);
             buckets.refill(rates, now);
             on(&budgets.budget, rates, buckets);
@@ -263,7 +274,9 @@ impl Buckets {
             rates.entries_per_second.map(|rate| rate as f64),
             rates.messages_per_second.map(|rate| rate as f64),
             rates.streams_per_second.map(|rate| rate as f64),
-            rates.bytes_per_hour.map(|rate| rate as f64 / HOUR.as_secs_f64()),
+            rates
+                .bytes_per_hour
+                .map(|rate| rate as f64 / HOUR.as_secs_f64()),
         ];
         for (spent, rate) in self.spent.iter_mut().zip(per_second) {
             *spent = rate.map_or(0.0, |rate| (*spent - rate * elapsed_s).max(0.0));
@@ -298,11 +311,15 @@ pub fn subnet(address: IpAddr) -> IpAddr {
 fn masked(address: IpAddr, prefix_len: u8) -> IpAddr {
     match address {
         IpAddr::V4(it) => {
-            let bits = u32::MAX.checked_shl(32u32.saturating_sub(prefix_len.into())).unwrap_or(0);
+            let bits = u32::MAX
+                .checked_shl(32u32.saturating_sub(prefix_len.into()))
+                .unwrap_or(0);
             IpAddr::V4((it.to_bits() & bits).into())
         }
         IpAddr::V6(it) => {
-            let bits = u128::MAX.checked_shl(128u32.saturating_sub(prefix_len.into())).unwrap_or(0);
+            let bits = u128::MAX
+                .checked_shl(128u32.saturating_sub(prefix_len.into()))
+                .unwrap_or(0);
             IpAddr::V6((it.to_bits() & bits).into())
         }
     }
@@ -313,7 +330,11 @@ mod tests {
     use super::*;
 
     fn budgets(peer: Rates) -> Budgets {
-        Budgets::new(Budget { peer, burst: Duration::from_secs(2), ..Budget::default() })
+        Budgets::new(Budget {
+            peer,
+            burst: Duration::from_secs(2),
+            ..Budget::default()
+        })
     }
 
     const NONE: Rates = Rates {
@@ -325,7 +346,10 @@ mod tests {
 
     #[test]
     fn a_bucket_holds_a_burst_and_fills_at_its_rate() {
-        let budgets = budgets(Rates { entries_per_second: Some(100), ..NONE });
+        let budgets = budgets(Rates {
+            entries_per_second: Some(100),
+            ..NONE
+        });
         let (peer, now) = (Arc::from("p"), Instant::now());
         let account = budgets.account(&peer, "192.0.2.1".parse().unwrap());
         assert_eq!(account.take(Good::Entries, 150, now), 150);
@@ -341,7 +365,10 @@ mod tests {
 
     #[test]
     fn an_hour_of_bytes_comes_back_over_an_hour() {
-        let budgets = budgets(Rates { bytes_per_hour: Some(7), ..NONE });
+        let budgets = budgets(Rates {
+            bytes_per_hour: Some(7),
+            ..NONE
+        });
         let account = budgets.account(&Arc::from("p"), "::1".parse().unwrap());
         let mut now = Instant::now();
         account.spend(Good::Bytes, 7, now);
@@ -356,10 +383,22 @@ mod tests {
 
     #[test]
     fn addresses_and_subnets_are_shared_by_peers_unless_they_are_trusted() {
-        let address = Rates { messages_per_second: Some(1), ..NONE };
-        let subnet = Rates { messages_per_second: Some(2), ..NONE };
+        let address = Rates {
+            messages_per_second: Some(1),
+            ..NONE
+        };
+        let subnet = Rates {
+            messages_per_second: Some(2),
+            ..NONE
+        };
         let burst = Duration::from_secs(1);
-        let budgets = Budgets::new(Budget { peer: NONE, address, subnet, burst, ..Budget::default() });
+        let budgets = Budgets::new(Budget {
+            peer: NONE,
+            address,
+            subnet,
+            burst,
+            ..Budget::default()
+        });
         let now = Instant::now();
         let take = |peer: &str, address: &str| {
             let account = budgets.account(&Arc::from(peer), address.parse().unwrap());
@@ -379,7 +418,10 @@ mod tests {
 
     #[test]
     fn the_number_of_spenders_is_bounded() {
-        let mut budgets = budgets(Rates { entries_per_second: Some(1), ..NONE });
+        let mut budgets = budgets(Rates {
+            entries_per_second: Some(1),
+            ..NONE
+        });
         budgets.spenders_max = 64;
         let mut now = Instant::now();
         for number in 0..1000 {

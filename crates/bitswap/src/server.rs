@@ -157,12 +157,20 @@ struct Present {
 }
 
 /// What the server asks of a connection.
-#[derive(Debug)]
 pub enum Command {
     /// Open a stream and say which dialect was agreed on.
     Open(oneshot::Sender<std::io::Result<(ByteStream, Dialect)>>),
     /// Close the connection. The peer may come back.
     Close,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Open(_) => "Open",
+            Self::Close => "Close",
+        })
+    }
 }
 
 /// One connection of a peer. Dropping it says that the connection is closed.
@@ -217,7 +225,9 @@ impl<S: Store> Server<S> {
         }
         let gone = CancellationToken::new();
         let mut peers = self.hold_peers();
-        let present = peers.entry(Arc::clone(peer)).or_insert_with(|| self.welcome(peer));
+        let present = peers
+            .entry(Arc::clone(peer))
+            .or_insert_with(|| self.welcome(peer));
         let link = Event::Connected(peer::Link {
             commands,
             gone: gone.clone(),
@@ -261,7 +271,11 @@ impl<S: Store> Server<S> {
     pub fn store_has_changed(&self) {
         let store = &self.shared.store;
         self.shared.registry.sweep(|multihashes| {
-            store.find(multihashes).iter().map(Option::is_some).collect()
+            store
+                .find(multihashes)
+                .iter()
+                .map(Option::is_some)
+                .collect()
         });
     }
 
@@ -269,7 +283,10 @@ impl<S: Store> Server<S> {
     #[must_use]
     pub fn report(&self) -> Vec<PeerReport> {
         let peers = self.hold_peers();
-        peers.values().map(|it| it.stats.report(it.n_connections)).collect()
+        peers
+            .values()
+            .map(|it| it.stats.report(it.n_connections))
+            .collect()
     }
 
     /// What was done since the start, and wants of all peers that are waiting.
@@ -292,7 +309,10 @@ impl<S: Store> Server<S> {
     }
 
     fn hold_peers(&self) -> MutexGuard<'_, HashMap<Arc<str>, Present>> {
-        self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .peers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -340,6 +360,3 @@ impl<S: Store> Drop for Connection<S> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -245,7 +245,12 @@ impl Ledger {
 
     /// Removes all wants but those for `cids`; the tickets of those that waited.
     pub(super) fn retain(&mut self, cids: &HashSet<Cid>) -> Vec<Ticket> {
-        let gone: Vec<Cid> = self.wants.keys().filter(|it| !cids.contains(it)).copied().collect();
+        let gone: Vec<Cid> = self
+            .wants
+            .keys()
+            .filter(|it| !cids.contains(it))
+            .copied()
+            .collect();
         gone.iter().filter_map(|cid| self.remove(cid)).collect()
     }
 
@@ -368,7 +373,8 @@ impl Ledger {
             return false;
         }
         want.state = State::Queued(len as u64);
-        self.queue.insert((Reverse(want.priority), want.number), *cid);
+        self.queue
+            .insert((Reverse(want.priority), want.number), *cid);
         true
     }
 }

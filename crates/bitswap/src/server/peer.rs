@@ -82,7 +82,11 @@ struct Arrivals {
 
 impl Waiter for Mailbox {
     fn arrived(&self, _multihash: &Multihash, generation: Gen) {
-        let mut generations = self.0.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut generations = self
+            .0
+            .generations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         generations.push(generation);
         drop(generations);
         self.0.wake.notify_one();
@@ -91,7 +95,11 @@ impl Waiter for Mailbox {
 
 impl Mailbox {
     fn take(&self) -> HashSet<Gen> {
-        let mut generations = self.0.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut generations = self
+            .0
+            .generations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *generations).into_iter().collect()
     }
 }
@@ -199,7 +207,9 @@ impl<S: Store> Peer<S> {
         self.ask_for_turn();
         self.write_more();
         self.stats.wants.store(self.ledger.len() as u64, Relaxed);
-        self.stats.bytes_outstanding.store(self.outstanding as u64, Relaxed);
+        self.stats
+            .bytes_outstanding
+            .store(self.outstanding as u64, Relaxed);
     }
 
     /// Whether the peer is to take what it asked for before it is heard again.
@@ -223,7 +233,10 @@ impl<S: Store> Peer<S> {
                     self.count(|it| &it.streams_refused, 1);
                     return;
                 }
-                let (room, idle) = (self.shared.frames.clone(), self.shared.options.stream_idle_time);
+                let (room, idle) = (
+                    self.shared.frames.clone(),
+                    self.shared.options.stream_idle_time,
+                );
                 let reader = Reader::new(stream, dialect, room, idle);
                 self.read_on(reader, account);
             }
@@ -231,14 +244,15 @@ impl<S: Store> Peer<S> {
     }
 
     fn read_on(&mut self, reader: Reader, account: Account) {
-        self.readings.push(async move { (reader.next().await, account) }.boxed());
+        self.readings
+            .push(async move { (reader.next().await, account) }.boxed());
     }
 
     /// A stream brought a frame, or its end.
     fn read(&mut self, read: Result<(Reader, Frame), End>, account: Account) {
         match read {
             Ok((reader, frame)) => {
-                if self.message(reader.dialect, &frame, &account) {
+                if self.message(&frame, &account) {
                     self.read_on(reader, account.clone());
                 }
                 self.account = Some(account);

@@ -40,7 +40,20 @@ pub(super) struct FrameRoom(Arc<Semaphore>);
 impl FrameRoom {
     /// Room for `len` bytes, and for one frame at least.
     pub(super) fn new(len: usize) -> Self {
-        Self(Arc::new(Semaphore::new(len.max(MESSAGE_LEN_MAX) / ROOM_UNIT)))
+        Self(Arc::new(Semaphore::new(
+            len.max(MESSAGE_LEN_MAX) / ROOM_UNIT,
+        )))
+    }
+
+    /// Room for the next bytes of a long frame: what did not come takes none. One who has waited
+    /// in vain gives up what it has, so that others can go on.
+    async fn reserve(&self, len: usize) -> Result<OwnedSemaphorePermit, End> {
+        let units = u32::try_from(len.div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.0).acquire_many_owned(units);
+        match timeout(ROOM_TIME, permit).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(End::Broken),
+        }
     }
 }
 
@@ -111,7 +124,7 @@ impl Reader {
                 Some((len, prefix_len)) => {
                     wanted = (prefix_len + len - self.buffer.len()).min(CHUNK_LEN);
                     if len > FREE_LEN {
-                        let more = self.reserve(wanted).await?;
+                        let more = self.room.reserve(wanted).await?;
                         merge(&mut room, more);
                         if begun == Begun::Short {
                             begun = Begun::Long;
@@ -138,17 +151,6 @@ impl Reader {
         let n_read = outcome.as_ref().map_or(0, |n| *n);
         self.buffer.truncate(before + n_read);
         outcome
-    }
-
-    /// Room for the next bytes of a long frame: what did not come takes none. One who has waited
-    /// in vain gives up what it has, so that others can go on.
-    async fn reserve(&self, len: usize) -> Result<OwnedSemaphorePermit, End> {
-        let units = u32::try_from(len.div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.room.0).acquire_many_owned(units);
-        match timeout(ROOM_TIME, permit).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(End::Broken),
-        }
     }
 }
 

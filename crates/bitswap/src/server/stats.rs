@@ -113,7 +113,10 @@ impl PeerStats {
     }
 
     pub(super) fn connected(&self, address: IpAddr) {
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = self
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if !addresses.contains(&address) {
             addresses.truncate(ADDRESSES_MAX - 1);
             addresses.insert(0, address);
@@ -129,7 +132,11 @@ impl PeerStats {
     }
 
     pub(super) fn report(&self, connections: usize) -> PeerReport {
-        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let addresses = self
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let counts = &self.counts;
         PeerReport {
             peer: self.name.to_string(),

@@ -7,11 +7,11 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::AsyncWriteExt;
+use futures_util::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::ByteStream;
@@ -67,9 +67,8 @@ impl Writer {
         for part in parts {
             let mut rest = part.as_ref();
             while !rest.is_empty() {
-                let writing = std::future::poll_fn(|cx| {
-                    Pin::new(&mut self.stream).poll_write(cx, rest)
-                });
+                let writing =
+                    std::future::poll_fn(|cx| Pin::new(&mut self.stream).poll_write(cx, rest));
                 let n_written = paced.within(writing).await?;
                 if n_written == 0 {
                     return Err(WriteError::Broken(io::ErrorKind::WriteZero.into()));
@@ -112,7 +111,12 @@ impl Paced {
     /// Counts bytes; who keeps the pace begins anew.
     fn wrote(&mut self, n_bytes: usize) {
         self.n_bytes += n_bytes as u64;
-        if self.n_bytes >= self.pace.rate_min.saturating_mul(self.pace.grace.as_secs().max(1)) {
+        if self.n_bytes
+            >= self
+                .pace
+                .rate_min
+                .saturating_mul(self.pace.grace.as_secs().max(1))
+        {
             self.n_bytes = 0;
             self.since = Instant::now();
         }

@@ -6,21 +6,21 @@ use carrack_formats::{Cid, Multihash};
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
+use super::super::Store;
 use super::super::ledger::Taken;
 use super::super::reader::Frame;
-use super::super::Store;
 use super::Peer;
 use crate::budget::{Account, Beyond, Good};
-use crate::wire::{DecodeLimits, Dialect, Entry, Message, WantKind};
+use crate::wire::{DecodeLimits, Entry, Message, WantKind};
 
 /// WANT_HAVEs whose containers are looked at in one go.
 const CHECKS_MAX: usize = 256;
 
 impl<S: Store> Peer<S> {
     /// Takes a message; `false`: the stream that brought it is not read any more.
-    pub(super) fn message(&mut self, dialect: Dialect, frame: &Frame, account: &Account) -> bool {
+    pub(super) fn message(&mut self, frame: &Frame, account: &Account) -> bool {
         let limits = DecodeLimits::default();
-        let message = match Message::decode(&frame.bytes, dialect, &limits) {
+        let message = match Message::decode(&frame.bytes, &limits) {
             Ok(message) => message,
             Err(error) => {
                 tracing::debug!(peer = %self.stats.name(), %error, "a malformed message");
@@ -33,7 +33,10 @@ impl<S: Store> Peer<S> {
         self.count(|it| &it.messages_in, 1);
         self.count(|it| &it.entries, n_entries);
         self.count(|it| &it.entries_ignored, message.n_entries_ignored as u64);
-        self.count(|it| &it.blocks_unwanted, message.n_blocks() as u64);
+        self.count(
+            |it| &it.blocks_unwanted,
+            (message.blocks.len() + message.n_blocks_ignored) as u64,
+        );
         let mut n_granted = account.take(Good::Entries, n_entries, now);
         if account.take(Good::Messages, 1, now) == 0 {
             n_granted = 0;
@@ -44,7 +47,9 @@ impl<S: Store> Peer<S> {
             let tickets = self.ledger.retain(&wanted);
             self.unsubscribe(&tickets);
         }
-        let n_granted = usize::try_from(n_granted).unwrap_or(usize::MAX).min(message.entries.len());
+        let n_granted = usize::try_from(n_granted)
+            .unwrap_or(usize::MAX)
+            .min(message.entries.len());
         let (granted, beyond) = message.entries.split_at(n_granted);
         self.take(granted, now);
         self.beyond_budget(beyond, now);
@@ -83,7 +88,10 @@ impl<S: Store> Peer<S> {
 
     /// Enters a new want, before it is looked up: what arrives meanwhile is told.
     fn register(&mut self, entry: &Entry, now: Instant) -> bool {
-        let subscribed = self.shared.registry.subscribe(entry.cid.hash(), self.mailbox.clone());
+        let subscribed = self
+            .shared
+            .registry
+            .subscribe(entry.cid.hash(), self.mailbox.clone());
         let Ok(ticket) = subscribed else {
             self.refuse(entry);
             return false;
@@ -175,7 +183,11 @@ impl<S: Store> Peer<S> {
         // Registered again before it is looked up: it may not be there after all.
         let mut cids = self.ledger.of(&generations);
         cids.retain(|cid| {
-            match self.shared.registry.subscribe(cid.hash(), self.mailbox.clone()) {
+            match self
+                .shared
+                .registry
+                .subscribe(cid.hash(), self.mailbox.clone())
+            {
                 Ok(ticket) => self.ledger.renew(cid, ticket),
                 Err(_) => {
                     self.ledger.remove(cid); // The client asks again.
@@ -215,7 +227,9 @@ impl<S: Store> Peer<S> {
     pub(super) fn over_budget(&mut self, now: Instant) {
         let patience = self.shared.budgets.budget().patience;
         // Whoever kept within it for as long begins anew.
-        let goes_on = self.over_at.is_some_and(|at| now.saturating_duration_since(at) < patience);
+        let goes_on = self
+            .over_at
+            .is_some_and(|at| now.saturating_duration_since(at) < patience);
         let since = match (self.over_since, goes_on) {
             (Some(since), true) => since,
             _ => now,

@@ -152,7 +152,11 @@ impl<S: Store> Peer<S> {
         if self.ledger.get(cid).is_some_and(|want| want.send_dont_have) {
             self.presences.push_back((*cid, false));
         }
-        match self.shared.registry.subscribe(cid.hash(), self.mailbox.clone()) {
+        match self
+            .shared
+            .registry
+            .subscribe(cid.hash(), self.mailbox.clone())
+        {
             Ok(ticket) => {
                 let unused = self.ledger.wait_again(cid, ticket, Instant::now());
                 self.unsubscribe(unused.as_slice());
@@ -235,7 +239,10 @@ impl<S: Store> Peer<S> {
                 self.count(|it| &it.bytes_sent, written.n_block_bytes as u64);
                 let n_haves = written.presences.iter().filter(|(_, has)| *has).count() as u64;
                 self.count(|it| &it.haves, n_haves);
-                self.count(|it| &it.dont_haves, written.presences.len() as u64 - n_haves);
+                self.count(
+                    |it| &it.dont_haves,
+                    written.presences.len() as u64 - n_haves,
+                );
                 self.adapt(written.n_block_bytes, written.began);
                 let mut n_in_vain = 0;
                 for (cid, _) in &written.blocks {
@@ -289,7 +296,10 @@ impl<S: Store> Peer<S> {
             tokio::time::sleep(OPEN_PAUSE * n_failures).await;
             let (opened, stream) = oneshot::channel();
             let gone = || io::Error::from(io::ErrorKind::NotConnected);
-            commands.send(Command::Open(opened)).await.map_err(|_| gone())?;
+            commands
+                .send(Command::Open(opened))
+                .await
+                .map_err(|_| gone())?;
             match tokio::time::timeout(OPEN_TIME, stream).await {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(_)) => Err(gone()),
