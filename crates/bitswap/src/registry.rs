@@ -29,6 +29,9 @@ use carrack_formats::cid::SHA2_256;
 
 use self::sync::{AtomicUsize, Mutex, Ordering, Seed, hold};
 
+#[cfg(test)]
+#[cfg(any(feature = "loom", feature = "shuttle"))]
+mod model;
 mod sync;
 
 /// Parts of a registry, each with a lock of its own.

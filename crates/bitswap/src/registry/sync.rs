@@ -20,6 +20,14 @@ pub(super) use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+#[cfg(test)]
+#[cfg(feature = "loom")]
+pub(super) use loom::thread;
+
+#[cfg(test)]
+#[cfg(all(feature = "shuttle", not(feature = "loom")))]
+pub(super) use shuttle::thread;
+
 /// Peers choose the keys: nobody else may know where in a map they lie.
 #[cfg(not(any(feature = "loom", feature = "shuttle")))]
 pub(super) type Seed = std::hash::RandomState;
