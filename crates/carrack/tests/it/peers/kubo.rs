@@ -28,7 +28,7 @@ impl Kubo {
         kubo
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(super) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(program("ipfs"));
         command.env("IPFS_PATH", self.repo.path()).args(args);
         command
