@@ -7,5 +7,9 @@
 //!
 //! Spec: <https://specs.ipfs.tech/bitswap-protocol/>
 
+pub mod budget;
+pub mod driver;
 pub mod registry;
+pub mod server;
+pub mod stream;
 pub mod wire;

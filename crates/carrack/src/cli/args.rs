@@ -60,6 +60,8 @@ pub enum Command {
     /// Look into a CID.
     #[command(subcommand)]
     Cid(CidCommand),
+    /// Print the PeerID under which libp2p peers know this node.
+    Id,
 }
 
 /// `carrack serve`.

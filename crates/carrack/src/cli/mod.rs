@@ -165,6 +165,9 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
         return commands::cid::run(command, out).map(|()| 0);
     }
     let data_dir = data_dir(cli)?;
+    if let Command::Id = &cli.command {
+        return commands::id::run(&data_dir, out).map(|()| 0);
+    }
     let environment = environment();
     if let Command::Serve(serve) = &cli.command {
         let store = open(&data_dir, OpenMode::Create, Duration::ZERO)?;

@@ -324,3 +324,18 @@ fn what_is_not_here_is_404() {
     }
     assert_eq!(server.get("/ipfs/not-a-cid?format=raw").status, 400);
 }
+
+/// The key is made by whoever comes first; `id` needs no store, and disturbs none.
+#[test]
+fn id_prints_the_peer_id_alone_also_beside_serve() {
+    let carrack = Carrack::new();
+    let first = carrack.run(&["id"]).ok();
+    let peer_id = first.text().trim_end().to_owned();
+    assert_eq!(first.text(), format!("{peer_id}\n"));
+    assert!(peer_id.starts_with("12D3KooW"), "{peer_id}");
+    let server = carrack.serve::<&str>(&[]);
+    let object = &carrack.run(&["id", "--json"]).ok().json()[0];
+    assert_eq!(object["peer_id"], peer_id);
+    drop(server);
+    assert_eq!(carrack.run(&["id"]).ok().text(), first.text());
+}

@@ -4,6 +4,7 @@ pub mod add;
 pub mod cat;
 pub mod cid;
 pub mod export;
+pub mod id;
 pub mod import;
 pub mod index;
 pub mod ls;
@@ -40,6 +41,7 @@ pub fn run(command: &Command, env: &mut Env<'_>) -> Result<()> {
         Command::Source(command) => source::run(command, env),
         Command::Rm(args) => rm::run(args, env),
         Command::Cid(command) => cid::run(command, env.out),
+        Command::Id => id::run(env.blocks.store().dir(), env.out),
         Command::Serve(_) => Err(Error::new(
             ErrorKind::Busy,
             "another carrack serves this store already",

@@ -1,0 +1,357 @@
+//! The server on libp2p: the one place that knows it.
+//!
+//! In       a key, addresses to listen on, connections that others accepted; a server.
+//! Out      the addresses in use; streams for the server, and streams that it asks for.
+//! Limits   [`ConnectionLimits`]; streams and windows of a connection (`driver/muxer.rs`); all
+//!          handshakes within [`HANDSHAKE_TIME`].
+//! Not here what is said on streams (`server`, `wire`).
+//!
+//! The swarm is one task, and each connection another; what is heavy runs in the tasks of the
+//! server. Besides bitswap a node speaks identify and ping, and nothing else.
+
+pub mod arrivals;
+mod handler;
+mod limits;
+mod muxer;
+mod security;
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::{Boxed, PortUse};
+use libp2p::core::upgrade::Version;
+use libp2p::core::{Endpoint, Transport};
+use libp2p::swarm::{
+    CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, Swarm,
+    SwarmEvent, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+};
+pub use libp2p::{Multiaddr, PeerId};
+use libp2p::{identify, identity, ping, quic, tcp};
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use self::arrivals::{Arrival, Arrivals};
+use self::handler::{Ask, Handler};
+pub use self::limits::{ConnectionLimits, TooMany};
+use self::muxer::Yamux;
+use self::security::Security;
+use crate::server::{Server, Store};
+
+/// From a connection's first byte to a proved peer.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// Inbound streams of one connection whose protocol is not known yet.
+const NEGOTIATING_MAX: usize = 16;
+/// Events of one connection that the swarm has not taken yet.
+const EVENTS_MAX: usize = 16;
+/// What a peer may send on one QUIC stream, and on all of a connection, before it is read.
+const QUIC_STREAM_WINDOW: u32 = 1 << 20;
+const QUIC_CONNECTION_WINDOW: u32 = 8 << 20;
+/// Streams of one QUIC connection that the peer may open.
+const QUIC_STREAMS_MAX: u32 = 64;
+/// How long connections may take to end when the node stops.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+
+/// What a node listens with.
+#[derive(Debug)]
+pub struct Config {
+    /// The node's key: 32 bytes of an ed25519 secret.
+    pub secret: [u8; 32],
+    /// Where to listen: `/ip4/…/tcp/…` and `/ip4/…/udp/…/quic-v1`.
+    pub listen: Vec<Multiaddr>,
+    /// WebSockets that come over another port, and the addresses at which they do.
+    pub websockets: Option<(Vec<Multiaddr>, mpsc::Receiver<Arrival>)>,
+    /// Numbers of connections.
+    pub connections: ConnectionLimits,
+    /// A connection on which nothing is wanted is closed after this time.
+    pub idle_time: Duration,
+    /// What identify says of the program.
+    pub agent: String,
+}
+
+/// Why a node cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The key cannot be used.
+    #[error("the identity cannot be used: {0}")]
+    Key(String),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address.
+        address: Multiaddr,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A node that listens and is not run yet.
+pub struct Driver<S: Store> {
+    swarm: Swarm<Behaviour<S>>,
+    tasks: TaskTracker,
+    addresses: watch::Sender<Vec<Multiaddr>>,
+}
+
+impl<S: Store> std::fmt::Debug for Driver<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").finish_non_exhaustive()
+    }
+}
+
+/// The PeerID of a secret.
+///
+/// # Errors
+/// `Key`: it is none.
+pub fn peer_id(secret: [u8; 32]) -> Result<PeerId, StartError> {
+    Ok(keypair(secret)?.public().to_peer_id())
+}
+
+fn keypair(mut secret: [u8; 32]) -> Result<identity::Keypair, StartError> {
+    identity::Keypair::ed25519_from_bytes(&mut secret)
+        .map_err(|error| StartError::Key(error.to_string()))
+}
+
+impl<S: Store> Driver<S> {
+    /// Begins to listen. Call it on the runtime that is to drive the node.
+    ///
+    /// # Errors
+    /// An address that cannot be listened on is one for all.
+    pub fn new(config: Config, server: Server<S>) -> Result<Self, StartError> {
+        let key = keypair(config.secret)?;
+        let tasks = TaskTracker::new();
+        let (ws_addresses, arrivals) = config.websockets.unzip();
+        let transport = transport(&key, arrivals)?;
+        let swarm_config = libp2p::swarm::Config::with_executor(Tasks(tasks.clone()))
+            .with_idle_connection_timeout(config.idle_time)
+            .with_max_negotiating_inbound_streams(NEGOTIATING_MAX)
+            .with_per_connection_event_buffer_size(EVENTS_MAX);
+        let identify = identify::Config::new("/ipfs/0.1.0".to_owned(), key.public())
+            .with_agent_version(config.agent)
+            .with_cache_size(0);
+        let behaviour = Behaviour {
+            limits: limits::Limits::new(config.connections),
+            bitswap: Bitswap {
+                server,
+                closing: Vec::new(),
+            },
+            identify: identify::Behaviour::new(identify),
+            ping: ping::Behaviour::default(),
+        };
+        let peer = key.public().to_peer_id();
+        let mut swarm = Swarm::new(transport, behaviour, peer, swarm_config);
+        for address in config
+            .listen
+            .into_iter()
+            .chain(ws_addresses.into_iter().flatten())
+        {
+            if let Err(error) = swarm.listen_on(address.clone()) {
+                let reason = match error {
+                    libp2p::TransportError::MultiaddrNotSupported(_) => {
+                        "only TCP and QUIC v1 addresses are listened on".to_owned()
+                    }
+                    libp2p::TransportError::Other(error) => error.to_string(),
+                };
+                return Err(StartError::Listen { address, reason });
+            }
+        }
+        Ok(Self {
+            swarm,
+            tasks,
+            addresses: watch::Sender::new(Vec::new()),
+        })
+    }
+
+    /// The addresses in use, each with the PeerID, as they become known.
+    #[must_use]
+    pub fn addresses(&self) -> watch::Receiver<Vec<Multiaddr>> {
+        self.addresses.subscribe()
+    }
+
+    /// Drives the node until `stop` ends; then closes all connections and the server. Not
+    /// cancel-safe: dropping the future cuts every connection.
+    pub async fn run(mut self, stop: impl Future<Output = ()> + Send) {
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.happened(event),
+                () = &mut stop => break,
+            }
+        }
+        let server = self.swarm.behaviour().bitswap.server.clone();
+        server.close().await;
+        drop(self.swarm);
+        self.tasks.close();
+        if tokio::time::timeout(CLOSE_TIME, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("connections of peers were cut");
+        }
+    }
+
+    fn happened<E>(&self, event: SwarmEvent<E>) {
+        match event {
+            SwarmEvent::NewListenAddr { address, .. } => {
+                let address = address.with_p2p(*self.swarm.local_peer_id());
+                let Ok(address) = address else { return };
+                tracing::info!(%address, "listening");
+                self.addresses.send_modify(|all| {
+                    if !all.contains(&address) {
+                        all.push(address);
+                    }
+                });
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                let Ok(address) = address.with_p2p(*self.swarm.local_peer_id()) else {
+                    return;
+                };
+                self.addresses
+                    .send_modify(|all| all.retain(|known| *known != address));
+            }
+            SwarmEvent::IncomingConnectionError {
+                send_back_addr,
+                error,
+                ..
+            } => {
+                tracing::debug!(from = %send_back_addr, %error, "no connection");
+            }
+            SwarmEvent::ListenerError { error, .. } => {
+                tracing::warn!(%error, "accepting a connection failed");
+            }
+            SwarmEvent::ListenerClosed {
+                addresses, reason, ..
+            } => {
+                tracing::error!(?addresses, ?reason, "a listener is closed");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// TCP, QUIC and what others accepted, up to proved peers and their streams.
+fn transport(
+    key: &identity::Keypair,
+    arrivals: Option<mpsc::Receiver<Arrival>>,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, StartError> {
+    let security = Security::new(key)?;
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(security.clone())
+        .multiplex(Yamux::default())
+        .timeout(HANDSHAKE_TIME)
+        .boxed();
+    let websockets = Arrivals::new(arrivals)
+        .upgrade(Version::V1Lazy)
+        .authenticate(security)
+        .multiplex(Yamux::default())
+        .timeout(HANDSHAKE_TIME)
+        .boxed();
+    let mut config = quic::Config::new(key);
+    config.handshake_timeout = HANDSHAKE_TIME;
+    config.max_concurrent_stream_limit = QUIC_STREAMS_MAX;
+    config.max_stream_data = QUIC_STREAM_WINDOW;
+    config.max_connection_data = QUIC_CONNECTION_WINDOW;
+    let quic = quic::tokio::Transport::new(config)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    Ok(tcp
+        .or_transport(websockets)
+        .map(|either, _| either.into_inner())
+        .or_transport(quic)
+        .map(|either, _| either.into_inner())
+        .boxed())
+}
+
+/// Runs connections where they are counted.
+struct Tasks(TaskTracker);
+
+impl libp2p::swarm::Executor for Tasks {
+    fn exec(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.0.spawn(future);
+    }
+}
+
+/// What the node speaks.
+#[derive(NetworkBehaviour)]
+#[behaviour(prelude = "libp2p::swarm::derive_prelude")]
+struct Behaviour<S: Store> {
+    /// First, so that one too many comes no further.
+    limits: limits::Limits,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    bitswap: Bitswap<S>,
+}
+
+/// Connections and the server.
+struct Bitswap<S: Store> {
+    server: Server<S>,
+    /// Connections that the server wants closed.
+    closing: Vec<(PeerId, ConnectionId)>,
+}
+
+impl<S: Store> Bitswap<S> {
+    fn take(&self, peer: PeerId, remote: &Multiaddr) -> Result<Handler<S>, ConnectionDenied> {
+        let address = limits::address_of(remote).unwrap_or(IpAddr::V4([0; 4].into()));
+        let (commands, receiver) = mpsc::channel(handler::COMMANDS_MAX);
+        let name: Arc<str> = peer.to_base58().into();
+        let connection = self.server.connected(&name, address, commands);
+        Ok(Handler::new(
+            connection.map_err(ConnectionDenied::new)?,
+            receiver,
+        ))
+    }
+}
+
+impl<S: Store> NetworkBehaviour for Bitswap<S> {
+    type ConnectionHandler = Handler<S>;
+    type ToSwarm = std::convert::Infallible;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _id: ConnectionId,
+        peer: PeerId,
+        _local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.take(peer, remote)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _id: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        _role: Endpoint,
+        _port_use: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.take(peer, address)
+    }
+
+    fn on_swarm_event(&mut self, _event: FromSwarm) {}
+
+    fn on_connection_handler_event(
+        &mut self,
+        peer: PeerId,
+        id: ConnectionId,
+        Ask::Close: THandlerOutEvent<Self>,
+    ) {
+        self.closing.push((peer, id));
+    }
+
+    fn poll(
+        &mut self,
+        _cx: &mut Context<'_>,
+    ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        match self.closing.pop() {
+            Some((peer_id, id)) => Poll::Ready(ToSwarm::CloseConnection {
+                peer_id,
+                connection: CloseConnection::One(id),
+            }),
+            None => Poll::Pending,
+        }
+    }
+}

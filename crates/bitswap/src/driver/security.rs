@@ -1,0 +1,107 @@
+//! Noise or TLS, whichever the peer asks for.
+//!
+//! In       a connection that nobody has proved anything about.
+//! Out      the peer's identity, and a stream that nobody else can read.
+//!
+//! Spec: <https://github.com/libp2p/specs/blob/master/noise/README.md>,
+//! <https://github.com/libp2p/specs/blob/master/tls/tls.md>
+
+use std::io;
+
+use futures_util::future::BoxFuture;
+use futures_util::{AsyncRead, AsyncWrite};
+use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
+use libp2p::{PeerId, identity, noise, tls};
+
+use super::StartError;
+use crate::stream::ByteStream;
+
+/// Both upgrades.
+#[derive(Clone)]
+pub(super) struct Security {
+    noise: noise::Config,
+    tls: tls::Config,
+}
+
+impl Security {
+    pub(super) fn new(key: &identity::Keypair) -> Result<Self, StartError> {
+        let cannot = |error: &dyn std::error::Error| StartError::Key(error.to_string());
+        Ok(Self {
+            noise: noise::Config::new(key).map_err(|error| cannot(&error))?,
+            tls: tls::Config::new(key).map_err(|error| cannot(&error))?,
+        })
+    }
+}
+
+/// The protocol that was agreed on.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Protocol {
+    Noise,
+    Tls,
+}
+
+impl AsRef<str> for Protocol {
+    fn as_ref(&self) -> &str {
+        match self {
+            Self::Noise => "/noise",
+            Self::Tls => "/tls/1.0.0",
+        }
+    }
+}
+
+impl UpgradeInfo for Security {
+    type Info = Protocol;
+    type InfoIter = std::array::IntoIter<Protocol, 2>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        [Protocol::Noise, Protocol::Tls].into_iter()
+    }
+}
+
+type Secured = BoxFuture<'static, io::Result<(PeerId, ByteStream)>>;
+
+impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> InboundConnectionUpgrade<C> for Security {
+    type Output = (PeerId, ByteStream);
+    type Error = io::Error;
+    type Future = Secured;
+
+    fn upgrade_inbound(self, socket: C, protocol: Protocol) -> Secured {
+        Box::pin(async move {
+            Ok(match protocol {
+                Protocol::Noise => {
+                    let upgrade = self.noise.upgrade_inbound(socket, "/noise");
+                    let (peer, stream) = upgrade.await.map_err(io::Error::other)?;
+                    (peer, Box::new(stream) as ByteStream)
+                }
+                Protocol::Tls => {
+                    let upgrade = self.tls.upgrade_inbound(socket, "/tls/1.0.0");
+                    let (peer, stream) = upgrade.await.map_err(io::Error::other)?;
+                    (peer, Box::new(stream) as ByteStream)
+                }
+            })
+        })
+    }
+}
+
+impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgrade<C> for Security {
+    type Output = (PeerId, ByteStream);
+    type Error = io::Error;
+    type Future = Secured;
+
+    fn upgrade_outbound(self, socket: C, protocol: Protocol) -> Secured {
+        Box::pin(async move {
+            Ok(match protocol {
+                Protocol::Noise => {
+                    let upgrade = self.noise.upgrade_outbound(socket, "/noise");
+                    let (peer, stream) = upgrade.await.map_err(io::Error::other)?;
+                    (peer, Box::new(stream) as ByteStream)
+                }
+                Protocol::Tls => {
+                    let upgrade = self.tls.upgrade_outbound(socket, "/tls/1.0.0");
+                    let (peer, stream) = upgrade.await.map_err(io::Error::other)?;
+                    (peer, Box::new(stream) as ByteStream)
+                }
+            })
+        })
+    }
+}

@@ -1,0 +1,380 @@
+//! What one peer wants and has not got.
+//!
+//! In       entries of its want-lists, what was found of them, what was sent.
+//! Out      what is to be loaded next, by priority and age.
+//! Limits   [`Ledger::new`]'s wants; beyond them the oldest want for something absent goes, and if
+//!          there is none the new one is refused.
+//! Not here who else waits for the same (`registry`); messages, rooms and streams (`peer`).
+//!
+//! A want is here before its block is looked up and until a message with the block was written, so
+//! that neither an arrival in between nor a failed write loses it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use carrack_formats::Cid;
+use tokio::time::Instant;
+
+use crate::registry::{Gen, Ticket};
+use crate::wire::{Entry, WantKind};
+
+/// Blocks that are loaded in one go, however short they are.
+const BLOCKS_AT_ONCE_MAX: usize = 512;
+
+/// The wants of one peer.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    wants: HashMap<Cid, Want>,
+    /// What is to be sent, the highest priority first, then the oldest.
+    queue: BTreeMap<(Reverse<i32>, u64), Cid>,
+    /// Wants for what is absent, the oldest first. Those that are over are passed by.
+    waiting: VecDeque<Waiting>,
+    n_waiting: usize,
+    wants_max: usize,
+    next_number: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    number: u64,
+    since: Instant,
+    cid: Cid,
+}
+
+/// One want.
+#[derive(Debug)]
+pub(super) struct Want {
+    pub(super) kind: WantKind,
+    pub(super) send_dont_have: bool,
+    priority: i32,
+    number: u64,
+    n_failures: u8,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// It is being looked up, or absent: an arrival is told.
+    Waiting(Ticket),
+    /// It is to be sent; its length in bytes.
+    Queued(u64),
+    /// It is being loaded or written.
+    InFlight,
+}
+
+/// What became of an entry.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// To be registered and looked up.
+    New,
+    /// It is known to be absent as yet: to be looked up again.
+    Again,
+    /// It is on its way already.
+    OnItsWay,
+    /// There is no room.
+    Refused,
+}
+
+impl Ledger {
+    /// A ledger of at most `wants_max` wants.
+    pub(super) fn new(wants_max: usize) -> Self {
+        Self {
+            wants: HashMap::new(),
+            queue: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            n_waiting: 0,
+            wants_max,
+            next_number: 0,
+        }
+    }
+
+    /// Number of wants.
+    pub(super) fn len(&self) -> usize {
+        self.wants.len()
+    }
+
+    /// Wants whose blocks are to be sent and are not being loaded.
+    pub(super) fn n_queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Takes an entry that is no cancel. `Again` and `OnItsWay` have changed the want's terms.
+    pub(super) fn take(&mut self, entry: &Entry) -> Taken {
+        let full = self.wants.len() >= self.wants_max;
+        let Some(want) = self.wants.get_mut(&entry.cid) else {
+            return match full && self.n_waiting == 0 {
+                true => Taken::Refused,
+                false => Taken::New,
+            };
+        };
+        want.send_dont_have = entry.send_dont_have;
+        if entry.want == WantKind::Block {
+            want.kind = WantKind::Block;
+        }
+        match want.state {
+            State::Waiting(_) => Taken::Again,
+            State::InFlight => Taken::OnItsWay,
+            State::Queued(_) => {
+                if want.priority != entry.priority {
+                    self.queue.remove(&(Reverse(want.priority), want.number));
+                    want.priority = entry.priority;
+                    let key = (Reverse(want.priority), want.number);
+                    self.queue.insert(key, entry.cid);
+                }
+                Taken::OnItsWay
+            }
+        }
+    }
+
+    /// Enters a new want that is registered under `ticket`. The ticket of the want that had to go
+    /// for it is given back.
+    pub(super) fn enter(&mut self, entry: &Entry, ticket: Ticket, now: Instant) -> Option<Ticket> {
+        let gone = match self.wants.len() >= self.wants_max {
+            true => self.drop_oldest(),
+            false => None,
+        };
+        let number = self.next_number;
+        self.next_number += 1;
+        let want = Want {
+            kind: entry.want,
+            send_dont_have: entry.send_dont_have,
+            priority: entry.priority,
+            number,
+            n_failures: 0,
+            state: State::Waiting(ticket),
+        };
+        if self.wants.insert(entry.cid, want).is_none() {
+            self.n_waiting += 1;
+        }
+        self.waiting.push_back(Waiting {
+            number,
+            since: now,
+            cid: entry.cid,
+        });
+        self.forget_what_is_over();
+        gone
+    }
+
+    /// The oldest want for something absent, which is dropped.
+    fn drop_oldest(&mut self) -> Option<Ticket> {
+        while let Some(oldest) = self.waiting.pop_front() {
+            if let Some(ticket) = self.drop_waiting(&oldest) {
+                return Some(ticket);
+            }
+        }
+        None
+    }
+
+    /// Drops wants that have waited since before `limit`; their tickets.
+    pub(super) fn give_up(&mut self, limit: Instant) -> Vec<Ticket> {
+        let mut tickets = Vec::new();
+        while let Some(oldest) = self.waiting.pop_front_if(|oldest| oldest.since < limit) {
+            tickets.extend(self.drop_waiting(&oldest));
+        }
+        tickets
+    }
+
+    fn drop_waiting(&mut self, waiting: &Waiting) -> Option<Ticket> {
+        if !self.is_waiting(waiting) {
+            return None;
+        }
+        self.remove(&waiting.cid)
+    }
+
+    fn is_waiting(&self, waiting: &Waiting) -> bool {
+        self.wants.get(&waiting.cid).is_some_and(|want| {
+            want.number == waiting.number && matches!(want.state, State::Waiting(_))
+        })
+    }
+
+    /// Keeps the list of what waits as short as what waits.
+    fn forget_what_is_over(&mut self) {
+        if self.waiting.len() <= 2 * self.wants_max.max(16) {
+            return;
+        }
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|waiting| self.is_waiting(waiting));
+        self.waiting = waiting;
+    }
+
+    /// A want, if there is one for `cid`.
+    pub(super) fn get(&self, cid: &Cid) -> Option<&Want> {
+        self.wants.get(cid)
+    }
+
+    /// Its block is here, and has `len` bytes: it is to be sent. Its ticket.
+    pub(super) fn found(&mut self, cid: &Cid, len: u64) -> Option<Ticket> {
+        let want = self.wants.get_mut(cid)?;
+        let State::Waiting(_) = want.state else {
+            return None;
+        };
+        self.n_waiting -= 1;
+        let key = (Reverse(want.priority), want.number);
+        self.queue.insert(key, *cid);
+        match std::mem::replace(&mut want.state, State::Queued(len)) {
+            State::Waiting(ticket) => Some(ticket),
+            State::Queued(_) | State::InFlight => None,
+        }
+    }
+
+    /// The CIDs of wants that were registered under `gens`.
+    pub(super) fn of(&self, gens: &HashSet<Gen>) -> Vec<Cid> {
+        let waits = |want: &Want| match &want.state {
+            State::Waiting(ticket) => gens.contains(&ticket.generation()),
+            State::Queued(_) | State::InFlight => false,
+        };
+        let all = self.wants.iter().filter(|(_, want)| waits(want));
+        all.map(|(cid, _)| *cid).collect()
+    }
+
+    /// Removes a want, whatever its state; its ticket, if it waited.
+    pub(super) fn remove(&mut self, cid: &Cid) -> Option<Ticket> {
+        let want = self.wants.remove(cid)?;
+        match want.state {
+            State::Waiting(ticket) => {
+                self.n_waiting -= 1;
+                Some(ticket)
+            }
+            State::Queued(_) => {
+                self.queue.remove(&(Reverse(want.priority), want.number));
+                None
+            }
+            State::InFlight => None,
+        }
+    }
+
+    /// Removes all wants but those for `cids`; the tickets of those that waited.
+    pub(super) fn retain(&mut self, cids: &HashSet<Cid>) -> Vec<Ticket> {
+        let gone: Vec<Cid> = self
+            .wants
+            .keys()
+            .filter(|it| !cids.contains(it))
+            .copied()
+            .collect();
+        gone.iter().filter_map(|cid| self.remove(cid)).collect()
+    }
+
+    /// All tickets: the peer is gone.
+    pub(super) fn clear(&mut self) -> Vec<Ticket> {
+        self.retain(&HashSet::new())
+    }
+
+    /// Bytes of the blocks that come next, at most about `len_max`; of one at least.
+    pub(super) fn len_ahead(&self, len_max: usize) -> usize {
+        let mut total: usize = 0;
+        for cid in self.queue.values().take(BLOCKS_AT_ONCE_MAX) {
+            let len = self.len_of(cid);
+            if total > 0 && total + len > len_max {
+                break;
+            }
+            total += len;
+        }
+        total
+    }
+
+    fn len_of(&self, cid: &Cid) -> usize {
+        match self.wants.get(cid).map(|want| &want.state) {
+            Some(State::Queued(len)) => usize::try_from(*len).unwrap_or(usize::MAX),
+            _ => 0,
+        }
+    }
+
+    /// The wants that come next, of blocks of at most `len_max` bytes together, but of one at
+    /// least. They are in flight from now on.
+    pub(super) fn next(&mut self, len_max: usize) -> Vec<Cid> {
+        let (mut cids, mut total) = (Vec::new(), 0);
+        while cids.len() < BLOCKS_AT_ONCE_MAX
+            && let Some(first) = self.queue.first_entry()
+        {
+            let Some(want) = self.wants.get_mut(first.get()) else {
+                first.remove();
+                continue;
+            };
+            let State::Queued(len) = want.state else {
+                first.remove();
+                continue;
+            };
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            if !cids.is_empty() && total + len > len_max {
+                break;
+            }
+            total += len;
+            want.state = State::InFlight;
+            cids.push(first.remove());
+        }
+        cids
+    }
+
+    /// Drops everything that is to be sent; what was asked to be told of its absence.
+    pub(super) fn drop_queued(&mut self) -> Vec<(Cid, bool)> {
+        let queue = std::mem::take(&mut self.queue);
+        let mut dropped = Vec::with_capacity(queue.len());
+        for cid in queue.into_values() {
+            if let Some(want) = self.wants.remove(&cid) {
+                dropped.push((cid, want.send_dont_have));
+            }
+        }
+        dropped
+    }
+
+    /// A want whose arrival was told waits under a new ticket; `false`: nobody wants it any more.
+    pub(super) fn renew(&mut self, cid: &Cid, new: Ticket) -> bool {
+        match self.wants.get_mut(cid).map(|want| &mut want.state) {
+            Some(State::Waiting(ticket)) => {
+                *ticket = new;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Its block turned out not to be there: it waits again, registered under `ticket`. Gives the
+    /// ticket back if nobody wants it any more.
+    pub(super) fn wait_again(&mut self, cid: &Cid, ticket: Ticket, now: Instant) -> Option<Ticket> {
+        let Some(want) = self.wants.get_mut(cid) else {
+            return Some(ticket);
+        };
+        let State::InFlight = want.state else {
+            return Some(ticket);
+        };
+        want.state = State::Waiting(ticket);
+        want.send_dont_have = false; // It was told, or is about to be.
+        self.n_waiting += 1;
+        self.waiting.push_back(Waiting {
+            number: want.number,
+            since: now,
+            cid: *cid,
+        });
+        self.forget_what_is_over();
+        None
+    }
+
+    /// Its message was written; `false`: it had been cancelled meanwhile.
+    pub(super) fn sent(&mut self, cid: &Cid) -> bool {
+        let in_flight = |want: &Want| matches!(want.state, State::InFlight);
+        let was_wanted = self.wants.get(cid).is_some_and(in_flight);
+        if was_wanted {
+            self.wants.remove(cid);
+        }
+        was_wanted
+    }
+
+    /// Its message was not written: it is queued once more; `false`: that was the last time.
+    pub(super) fn not_sent(&mut self, cid: &Cid, len: usize, failures_max: u8) -> bool {
+        let Some(want) = self.wants.get_mut(cid) else {
+            return true;
+        };
+        let State::InFlight = want.state else {
+            return true;
+        };
+        want.n_failures = want.n_failures.saturating_add(1);
+        if want.n_failures > failures_max {
+            self.wants.remove(cid);
+            return false;
+        }
+        want.state = State::Queued(len as u64);
+        self.queue
+            .insert((Reverse(want.priority), want.number), *cid);
+        true
+    }
+}

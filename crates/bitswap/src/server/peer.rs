@@ -1,0 +1,331 @@
+//! The task of one peer: reads what it wants, and writes what it gets.
+//!
+//! In       streams that the peer opened; arrivals of what it waits for; turns to load.
+//! Out      messages, one after the other, on a stream of our own.
+//! Limits   one task, whatever the peer does; while [`Peer::is_backed_up`], nothing more is read of
+//!          it. Everything here is dropped with the task.
+//! Not here the wants themselves (`ledger`), frames (`reader`, `writer`), whose turn it is
+//!          (`turns`).
+
+mod answer;
+mod send;
+
+use std::collections::{HashSet, VecDeque};
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use carrack_formats::{Cid, Multihash};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::send::{Loaded, ReadyBlock, Written};
+use super::ledger::Ledger;
+use super::reader::{End, Frame, Reader};
+use super::stats::{Counter, PeerStats, Totals};
+use super::turns::Turn;
+use super::writer::Writer;
+use super::{Command, Shared, Store};
+use crate::budget::Account;
+use crate::registry::{Gen, Ticket, Waiter};
+use crate::stream::ByteStream;
+use crate::wire::Dialect;
+
+/// Presences that wait to be written beyond which the peer is not read any more.
+const PRESENCES_MAX: usize = 4096;
+/// Interval at which wants that are too old are looked for.
+const TICK: Duration = Duration::from_secs(10);
+
+/// What the connections of a peer tell its task.
+pub(super) enum Event {
+    /// There is one more.
+    Connected(Link),
+    /// The peer opened a stream.
+    Opened {
+        stream: ByteStream,
+        dialect: Dialect,
+        account: Account,
+    },
+}
+
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Connected(_) => "Connected",
+            Self::Opened { .. } => "Opened",
+        })
+    }
+}
+
+/// A connection, as its peer's task knows it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) commands: mpsc::Sender<Command>,
+    /// The connection is closed.
+    pub(super) gone: CancellationToken,
+}
+
+/// Where arrivals are told to a peer's task. As many wait in it as the peer has wants, at most.
+#[derive(Debug, Clone)]
+pub(super) struct Mailbox(Arc<Arrivals>);
+
+#[derive(Debug, Default)]
+struct Arrivals {
+    generations: Mutex<Vec<Gen>>,
+    wake: Notify,
+}
+
+impl Waiter for Mailbox {
+    fn arrived(&self, _multihash: &Multihash, generation: Gen) {
+        let mut generations = self
+            .0
+            .generations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        generations.push(generation);
+        drop(generations);
+        self.0.wake.notify_one();
+    }
+}
+
+impl Mailbox {
+    fn take(&self) -> HashSet<Gen> {
+        let mut generations = self
+            .0
+            .generations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *generations).into_iter().collect()
+    }
+}
+
+/// A read of a stream and whose budget what it brings is taken from.
+type Reading = BoxFuture<'static, (Result<(Reader, Frame), End>, Account)>;
+/// A stream that is being opened.
+type Opening = BoxFuture<'static, io::Result<(ByteStream, Dialect)>>;
+/// WANT_HAVEs whose containers are looked at.
+type Checking = BoxFuture<'static, (Vec<Cid>, Vec<bool>)>;
+
+/// One peer.
+pub(super) struct Peer<S> {
+    shared: Arc<Shared<S>>,
+    stats: Arc<PeerStats>,
+    events: mpsc::Receiver<Event>,
+    mailbox: Mailbox,
+    ledger: Ledger,
+    links: Vec<Link>,
+    readings: FuturesUnordered<Reading>,
+    /// The account of the stream that was heard last.
+    account: Option<Account>,
+    /// Since when it has been over its budget without a break.
+    over_since: Option<Instant>,
+    /// When something was refused for the budget last.
+    over_at: Option<Instant>,
+    /// HAVE and DONT_HAVE that are to be written.
+    presences: VecDeque<(Cid, bool)>,
+    to_check: Vec<Cid>,
+    checking: Option<Checking>,
+    turn: Option<oneshot::Receiver<Turn>>,
+    loads: FuturesOrdered<BoxFuture<'static, Loaded>>,
+    ready: VecDeque<ReadyBlock>,
+    /// Bytes of blocks that are loaded, ready or being written.
+    outstanding: usize,
+    /// How many there may be.
+    window: usize,
+    writer: Option<(Writer, Dialect)>,
+    opening: Option<Opening>,
+    n_open_failures: u32,
+    writing: Option<BoxFuture<'static, Written>>,
+}
+
+impl<S: Store> Peer<S> {
+    pub(super) fn new(
+        shared: Arc<Shared<S>>,
+        stats: Arc<PeerStats>,
+        events: mpsc::Receiver<Event>,
+    ) -> Self {
+        Self {
+            ledger: Ledger::new(shared.options.wants_per_peer_max),
+            window: shared.options.outstanding_min,
+            shared,
+            stats,
+            events,
+            mailbox: Mailbox(Arc::default()),
+            links: Vec::new(),
+            readings: FuturesUnordered::new(),
+            account: None,
+            over_since: None,
+            over_at: None,
+            presences: VecDeque::new(),
+            to_check: Vec::new(),
+            checking: None,
+            turn: None,
+            loads: FuturesOrdered::new(),
+            ready: VecDeque::new(),
+            outstanding: 0,
+            writer: None,
+            opening: None,
+            n_open_failures: 0,
+            writing: None,
+        }
+    }
+
+    /// Serves the peer until its last connection is closed.
+    pub(super) async fn run(mut self, gone: CancellationToken) {
+        let mut ticks = tokio::time::interval_at(Instant::now() + TICK, TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mailbox = self.mailbox.clone();
+        loop {
+            self.go_on();
+            tokio::select! {
+                biased;
+                () = gone.cancelled() => break,
+                _ = ticks.tick() => self.tick(),
+                Some(event) = self.events.recv() => self.handle(event),
+                outcome = wait(&mut self.writing) => self.written(outcome),
+                opened = wait(&mut self.opening) => self.opened(opened),
+                Some(loaded) = self.loads.next() => self.loaded(loaded),
+                turn = wait_for_turn(&mut self.turn) => self.load(turn),
+                checked = wait(&mut self.checking) => self.checked(checked),
+                () = mailbox.0.wake.notified() => self.arrived(),
+                Some((read, account)) = self.readings.next(), if !self.is_backed_up() => {
+                    self.read(read, account);
+                }
+            }
+        }
+        self.leave();
+    }
+
+    /// Begins whatever can be begun now.
+    fn go_on(&mut self) {
+        self.check_more();
+        self.ask_for_turn();
+        self.write_more();
+        self.stats.wants.store(self.ledger.len() as u64, Relaxed);
+        self.stats
+            .bytes_outstanding
+            .store(self.outstanding as u64, Relaxed);
+    }
+
+    /// Whether the peer is to take what it asked for before it is heard again.
+    fn is_backed_up(&self) -> bool {
+        self.presences.len() >= PRESENCES_MAX
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Connected(link) => {
+                self.links.retain(|link| !link.gone.is_cancelled());
+                self.links.push(link);
+                self.n_open_failures = 0;
+            }
+            Event::Opened {
+                stream,
+                dialect,
+                account,
+            } => {
+                if self.readings.len() >= self.shared.options.streams_per_peer_max {
+                    self.count(|it| &it.streams_refused, 1);
+                    return;
+                }
+                let (room, idle) = (
+                    self.shared.frames.clone(),
+                    self.shared.options.stream_idle_time,
+                );
+                let reader = Reader::new(stream, dialect, room, idle);
+                self.read_on(reader, account);
+            }
+        }
+    }
+
+    fn read_on(&mut self, reader: Reader, account: Account) {
+        self.readings
+            .push(async move { (reader.next().await, account) }.boxed());
+    }
+
+    /// A stream brought a frame, or its end.
+    fn read(&mut self, read: Result<(Reader, Frame), End>, account: Account) {
+        match read {
+            Ok((reader, frame)) => {
+                if self.message(&frame, &account) {
+                    self.read_on(reader, account.clone());
+                }
+                self.account = Some(account);
+            }
+            Err(End::Closed | End::Broken) => {}
+            Err(End::Malformed) => self.malformed(),
+        }
+    }
+
+    /// What came is no message: the stream that brought it is dropped.
+    fn malformed(&mut self) {
+        self.count(|it| &it.malformed, 1);
+        tracing::debug!(peer = %self.stats.name(), "a malformed message");
+    }
+
+    fn tick(&mut self) {
+        if let Some(limit) = Instant::now().checked_sub(self.shared.options.want_time) {
+            let tickets = self.ledger.give_up(limit);
+            self.unsubscribe(&tickets);
+        }
+        self.links.retain(|link| !link.gone.is_cancelled());
+    }
+
+    fn unsubscribe(&self, tickets: &[Ticket]) {
+        for ticket in tickets {
+            self.shared.registry.unsubscribe(ticket);
+        }
+    }
+
+    /// The peer is gone: nobody waits for anything of it.
+    fn leave(&mut self) {
+        let tickets = self.ledger.clear();
+        self.unsubscribe(&tickets);
+        self.stats.wants.store(0, Relaxed);
+    }
+
+    /// Closes all connections. The peer may come back.
+    fn disconnect(&mut self) {
+        for link in &self.links {
+            // If the queue is full, the connection is not being driven, and ends by itself.
+            drop(link.commands.try_send(Command::Close));
+        }
+    }
+
+    /// Counts for the peer and for all.
+    fn count(&self, which: impl Fn(&Totals) -> &Counter, n: u64) {
+        if n > 0 {
+            which(&self.stats.counts).add(n);
+            which(&self.shared.totals).add(n);
+        }
+    }
+}
+
+/// The outcome of what is under way, which is over then; for ever, if nothing is.
+async fn wait<T>(under_way: &mut Option<BoxFuture<'static, T>>) -> T {
+    match under_way {
+        Some(future) => {
+            let value = future.await;
+            *under_way = None;
+            value
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// A turn that was asked for; `None` if there will be none.
+async fn wait_for_turn(asked: &mut Option<oneshot::Receiver<Turn>>) -> Option<Turn> {
+    match asked {
+        Some(receiver) => {
+            let turn = receiver.await.ok();
+            *asked = None;
+            turn
+        }
+        None => std::future::pending().await,
+    }
+}
