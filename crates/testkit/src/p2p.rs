@@ -13,7 +13,6 @@ mod address;
 mod basics;
 pub mod bitswap;
 pub mod craft;
-mod decode;
 mod dial;
 mod link;
 mod stream;
@@ -26,7 +25,6 @@ use std::time::Duration;
 use libp2p::identity::Keypair;
 
 pub use bitswap::BitswapClient;
-pub use decode::Message;
 pub use link::Link;
 pub use stream::Stream;
 

@@ -13,11 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use carrack_formats::{Cid, Multihash, cid, verify};
+use carrack_bitswap::wire::{
+    DecodeLimits, Dialect, Entry, MESSAGE_LEN_MAX, Message, Outgoing, Received, WantKind,
+};
+use carrack_formats::{Cid, Multihash, cid};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::decode::Message;
 use super::{Dialer, Link, Stream, craft, within};
 
 /// The newest dialect first.
@@ -27,8 +29,13 @@ pub const DIALECTS: [&str; 4] = [
     "/ipfs/bitswap/1.0.0",
     "/ipfs/bitswap",
 ];
-/// Most bytes a message may have.
-pub const MESSAGE_LEN_MAX: usize = 4 << 20;
+/// As much as fits into a message.
+const LIMITS: DecodeLimits = DecodeLimits {
+    entries_max: 1 << 20,
+    blocks_max: 1 << 20,
+    presences_max: 1 << 20,
+    fields_max: 4 << 20,
+};
 const INBOX_MAX: usize = 16;
 /// Most entries of a message that [`BitswapClient::fetch`] sends.
 const ENTRIES_PER_MESSAGE: usize = 256;
@@ -107,7 +114,7 @@ impl Default for Fetch {
 #[derive(Debug)]
 pub struct BitswapClient {
     link: Arc<Link>,
-    dialect: String,
+    dialect: Dialect,
     wants: Stream,
     inbox: mpsc::Receiver<(Bytes, usize)>,
     /// Answers of a message that was taken apart, in reverse.
@@ -141,7 +148,8 @@ impl BitswapClient {
     /// As [`BitswapClient::connect`].
     pub async fn connect_as(dialer: &Dialer, address: &str, dialects: &[&str]) -> io::Result<Self> {
         let link = dialer.clone().accepting(dialects).dial(address).await?;
-        let (wants, dialect) = link.open(dialects).await?;
+        let (wants, name) = link.open(dialects).await?;
+        let dialect = Dialect::of(&name).ok_or_else(|| io::Error::other(name))?;
         let link = Arc::new(link);
         let shared = Arc::new(Shared::default());
         let (sender, inbox) = mpsc::channel(INBOX_MAX);
@@ -162,8 +170,8 @@ impl BitswapClient {
     }
 
     /// The dialect of our stream.
-    pub fn dialect(&self) -> &str {
-        &self.dialect
+    pub const fn dialect(&self) -> &'static str {
+        self.dialect.name()
     }
 
     /// The connection, for whatever bitswap has no word for.
@@ -199,18 +207,30 @@ impl BitswapClient {
         if full {
             self.wanted.clear();
         }
-        let mut entries = Vec::with_capacity(cids.len() * 52);
+        let mut message = Outgoing::new(self.dialect);
+        message.set_full(full);
         for cid in cids {
-            let (cancel, have) = (ask == Ask::Cancel, ask == Ask::Have);
-            let bytes = cid.to_bytes();
-            craft::push_entry(&mut entries, &bytes, 1, cancel, have, send_dont_have);
-            if cancel {
+            let entry = Entry {
+                cid: *cid,
+                priority: 1,
+                cancel: ask == Ask::Cancel,
+                want: match ask {
+                    Ask::Have => WantKind::Have,
+                    Ask::Block | Ask::Cancel => WantKind::Block,
+                },
+                send_dont_have,
+            };
+            if !message.push_entry(&entry) {
+                let why = "more than a message holds, or than the dialect can say";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
+            if entry.cancel {
                 self.wanted.remove(cid.hash());
             } else {
                 self.wanted.insert(*cid.hash(), *cid);
             }
         }
-        let message = craft::want_list(&entries, full);
+        let message = message.finish().concat();
         within(self.link.patience(), self.wants.send(&message)).await
     }
 
@@ -233,15 +253,15 @@ impl BitswapClient {
         let counts = &mut self.counts;
         counts.messages += 1;
         counts.bytes += (body.len() + prefix_len) as u64;
-        let message = Message::decode(body)?;
-        counts.without_wantlist += u64::from(!message.has_wantlist);
+        counts.without_wantlist += u64::from(!craft::has_bytes_field(&body, 1));
+        let message = Message::decode(&body, &LIMITS).map_err(io::Error::other)?;
         counts.blocks += message.blocks.len() as u64;
-        for (_, data) in &message.blocks {
-            counts.block_bytes += data.len() as u64;
+        for block in &message.blocks {
+            counts.block_bytes += block.data.len() as u64;
         }
-        for (_, has) in &message.presences {
-            counts.haves += u64::from(*has);
-            counts.dont_haves += u64::from(!*has);
+        for presence in &message.presences {
+            counts.haves += u64::from(presence.have);
+            counts.dont_haves += u64::from(!presence.have);
         }
         Ok(message)
     }
@@ -277,45 +297,40 @@ impl BitswapClient {
     }
 
     fn take_apart(&mut self, message: Message) {
-        for (cid, has) in message.presences.into_iter().rev() {
-            if !has {
+        for presence in message.presences.iter().rev() {
+            let cid = presence.cid;
+            self.answers.push(if presence.have {
+                Answer::Have(cid)
+            } else {
                 self.wanted.remove(cid.hash());
-            }
-            let answer = if has { Answer::Have } else { Answer::DontHave };
-            self.answers.push(answer(cid));
+                Answer::DontHave(cid)
+            });
         }
         // The first of a message that holds one block twice is the one that was wanted.
-        let at = self.answers.len();
-        for (prefix, data) in message.blocks {
-            let answer = match self.claim(&prefix, &data) {
-                Some(cid) => Answer::Block(cid, data),
+        let mut blocks = Vec::with_capacity(message.blocks.len());
+        for block in message.blocks {
+            blocks.push(match self.claim(&block) {
+                Some(cid) => Answer::Block(cid, block.data),
                 None => {
                     self.counts.unwanted += 1;
-                    Answer::Unwanted(data)
+                    Answer::Unwanted(block.data)
                 }
-            };
-            self.answers.insert(at, answer);
+            });
         }
+        self.answers.extend(blocks.into_iter().rev());
     }
 
     /// The want that a block answers.
-    fn claim(&mut self, prefix: &[u8], data: &[u8]) -> Option<Cid> {
-        if !self.verify {
-            let key = *self.wanted.keys().next()?;
-            return self.wanted.remove(&key);
-        }
-        // Version, codec, function, length of the digest; before 1.1.0 all is sha2-256.
-        let is_sha256 = prefix.is_empty() || prefix.ends_with(&[0x12, 0x20]);
-        if is_sha256 {
-            let key = Multihash::wrap(cid::SHA2_256, &verify::sha256(data)).ok()?;
-            return self.wanted.remove(&key);
-        }
-        let matches = |wanted: &&Cid| {
-            let bytes = wanted.to_bytes();
-            bytes.starts_with(prefix) && verify::verify(wanted, data).is_ok()
+    fn claim(&mut self, block: &Received) -> Option<Cid> {
+        let multihash = if !self.verify {
+            *self.wanted.keys().next()?
+        } else if let Some(digest) = block.sha256() {
+            Multihash::wrap(cid::SHA2_256, &digest).ok()?
+        } else {
+            let mut wanted = self.wanted.values();
+            *wanted.find(|cid| block.verify(cid).is_ok())?.hash()
         };
-        let cid = *self.wanted.values().find(matches)?;
-        self.wanted.remove(cid.hash())
+        self.wanted.remove(&multihash)
     }
 
     /// One block.

@@ -56,3 +56,29 @@ pub fn want_list(entries: &[u8], full: bool) -> Vec<u8> {
     let list = [entries, &number_field(2, full.into())].concat();
     frame(&bytes_field(1, &list))
 }
+
+/// Whether a message has a field of bytes with this number, such as 1, its want-list.
+pub fn has_bytes_field(message: &[u8], field: u64) -> bool {
+    let mut rest = message;
+    while let Some(key) = take_number(&mut rest) {
+        let Some(value) = take_number(&mut rest) else {
+            return false;
+        };
+        match (key >> 3, key & 7) {
+            (number, 2) if number == field => return true,
+            (_, 2) => {
+                let len = usize::try_from(value).unwrap_or(usize::MAX);
+                rest = rest.get(len..).unwrap_or_default();
+            }
+            (_, 0) => {}
+            _ => return false,
+        }
+    }
+    false
+}
+
+fn take_number(bytes: &mut &[u8]) -> Option<u64> {
+    let (value, len) = varint::read(bytes).ok()??;
+    *bytes = bytes.get(len..)?;
+    Some(value)
+}

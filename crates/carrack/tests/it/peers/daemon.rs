@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::kubo::Kubo;
-use crate::support::finish;
 
 const READY_TIME_MAX: Duration = Duration::from_secs(30);
 const END_TIME_MAX: Duration = Duration::from_secs(10);
@@ -89,9 +88,7 @@ impl Daemon {
 
     /// Fetches one block.
     pub(crate) fn block(&self, cid: &str) -> Vec<u8> {
-        finish(self.kubo.command(&[FETCH_TIME_MAX, "block", "get", cid]))
-            .ok()
-            .stdout
+        self.kubo.run_bytes(&[FETCH_TIME_MAX, "block", "get", cid])
     }
 }
 
@@ -122,6 +119,8 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
+    pub(crate) const ALL: [Self; 3] = [Self::Tcp, Self::Quic, Self::WebSocket];
+
     /// The first of `addresses` that is of this transport and of IPv4.
     pub(crate) fn of(self, addresses: &[impl AsRef<str>]) -> String {
         let is_it = |address: &&str| {

@@ -11,6 +11,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::{program, run};
+use crate::support::finish;
 
 #[derive(Debug)]
 pub(crate) struct Kubo {
@@ -36,6 +37,11 @@ impl Kubo {
 
     pub(crate) fn run(&self, args: &[&str]) -> String {
         run(self.command(args))
+    }
+
+    /// Standard output as it is.
+    pub(crate) fn run_bytes(&self, args: &[&str]) -> Vec<u8> {
+        finish(self.command(args)).ok().stdout
     }
 
     pub(crate) fn run_with(&self, args: &[&str], path: &Path) -> String {

@@ -8,6 +8,7 @@ mod cars;
 mod cids;
 mod clients;
 pub(crate) mod daemon;
+mod helia;
 pub(crate) mod kubo;
 mod s3;
 mod s3_crash;

@@ -14,6 +14,7 @@ use carrack_testkit::p2p::{BitswapClient, Dialer, Security};
 use tempfile::TempDir;
 
 use super::daemon::{Daemon, Transport};
+use super::helia;
 use super::kubo::Kubo;
 use crate::support::data;
 
@@ -75,6 +76,20 @@ async fn our_client_fetches_from_kubo_by_every_transport() {
     }
     let peers = daemon.kubo.run(&["swarm", "peers"]);
     assert!(peers.is_empty(), "{peers}");
+}
+
+/// The other client that carrack is tried with, likewise.
+#[test]
+fn helia_fetches_from_kubo_by_every_transport() {
+    let (daemon, cids) = served();
+    let (root, leaf) = (cids[0].to_string(), cids[2].to_string());
+    let file = daemon.kubo.run_bytes(&["cat", &root]);
+    assert_eq!(file.len() as u64, FILE_LEN);
+    for transport in Transport::ALL {
+        let fetched = helia::fetch(&daemon.address(transport), &[&leaf], &[&root]);
+        assert!(fetched.block(&leaf) == daemon.block(&leaf), "{transport:?}");
+        assert!(fetched.file(&root) == file, "{transport:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
