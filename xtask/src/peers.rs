@@ -26,7 +26,7 @@ enum Kind {
     /// A Go program of ours, whose `go.mod` pins the library.
     GoOracle { dir: &'static str },
     /// A JavaScript program of ours, whose `package-lock.json` pins the library.
-    NpmOracle { dir: &'static str },
+    NpmOracle { dir: &'static str, node: Node },
     /// A module of Python, whose `requirements.txt` pins all that it needs.
     Python {
         dir: &'static str,
@@ -36,6 +36,15 @@ enum Kind {
     Debian { package: &'static str },
     /// A cargo subcommand from the crate registry.
     Crate,
+}
+
+/// What runs a JavaScript program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Node {
+    /// The `node` of the machine.
+    Machine,
+    /// The one that the program's own packages bring, because it must be newer.
+    Packaged,
 }
 
 /// A program that is run beside carrack.
@@ -48,7 +57,7 @@ pub(crate) struct Peer {
     kind: Kind,
 }
 
-/// kubo, lassie, the three S3 servers, the two CAR libraries, nginx, openssl, wrk and curl.
+/// kubo, lassie, the three S3 servers, the two CAR libraries, Helia, nginx, openssl, wrk and curl.
 pub(crate) const ALL: &[Peer] = &[
     Peer {
         program: "ipfs",
@@ -101,6 +110,16 @@ pub(crate) const ALL: &[Peer] = &[
         version: "5.4.7",
         kind: Kind::NpmOracle {
             dir: "xtask/oracles/ipldcar",
+            node: Node::Machine,
+        },
+    },
+    Peer {
+        program: "helia",
+        name: "helia",
+        version: "7.1.15",
+        kind: Kind::NpmOracle {
+            dir: "xtask/oracles/helia",
+            node: Node::Packaged,
         },
     },
     Peer {
@@ -198,17 +217,18 @@ pub(crate) fn ensure(peer: &Peer) -> Result<PathBuf> {
                 run(go(dir).args(["build", "-trimpath", "-o", peer.program, "."]))
             })
         }
-        Kind::NpmOracle { dir: source } => {
+        Kind::NpmOracle { dir: source, node } => {
             need(
                 "node",
                 "install Node.js 20 or newer: apt-get install nodejs",
             )?;
             need("npm", "install npm: apt-get install npm")?;
             let source = root().join(source);
-            let files = ["package.json", "package-lock.json", "ipldcar.mjs"];
+            let script = format!("{}.mjs", peer.program);
+            let files = ["package.json", "package-lock.json", &script];
             let files = files.map(|file| source.join(file));
             cached(&key(peer, &files)?, peer.program, |dir| {
-                install_npm(peer, &files, dir)
+                install_npm(peer, node, &files, dir)
             })
         }
         Kind::Python { dir, module } => {
@@ -311,18 +331,25 @@ fn build_go(peer: &Peer, module: &str, package: &str, dir: &Path) -> Result {
     ]))
 }
 
-fn install_npm(peer: &Peer, files: &[PathBuf], dir: &Path) -> Result {
+fn install_npm(peer: &Peer, node: Node, files: &[PathBuf], dir: &Path) -> Result {
     copy(files, dir)?;
-    run(Command::new("npm")
-        .current_dir(dir)
-        .args(["ci", "--no-audit", "--no-fund"]))?;
+    // The lock files hold no peers of packages: Helia's are those of mobile phones.
+    run(Command::new("npm").current_dir(dir).args([
+        "ci",
+        "--no-audit",
+        "--no-fund",
+        "--legacy-peer-deps",
+        "--ignore-scripts",
+    ]))?;
     // `readlink` because the tests call it through a link.
+    let home = "$(dirname \"$(readlink -f \"$0\")\")";
+    let node = match node {
+        Node::Machine => String::from("node"),
+        Node::Packaged => format!("\"{home}/node_modules/.bin/node\""),
+    };
     script(
         &dir.join(peer.program),
-        &format!(
-            "node \"$(dirname \"$(readlink -f \"$0\")\")/{}.mjs\"",
-            peer.program
-        ),
+        &format!("{node} \"{home}/{}.mjs\"", peer.program),
     )
 }
 

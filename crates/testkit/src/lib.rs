@@ -2,13 +2,16 @@
 //!
 //! In       a real server's program or address, and what is to go wrong.
 //! Out      S3 servers with objects in them; web servers with a folder, also with TLS; a proxy in
-//!          front that is slow, lies or breaks off, and counts what passes.
+//!          front that is slow, lies or breaks off, and counts what passes; peers of libp2p and
+//!          bitswap that do what a test tells them, sensible or not.
 //! Not here installing the real servers (`xtask::peers`), the tests.
 
 pub mod certificate;
 #[cfg(feature = "sources")]
 pub mod faulty;
 pub mod nginx;
+#[cfg(feature = "p2p")]
+pub mod p2p;
 pub mod proxy;
 pub mod s3;
 mod sigv4;

@@ -11,6 +11,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::{program, run};
+use crate::support::finish;
 
 #[derive(Debug)]
 pub(crate) struct Kubo {
@@ -28,7 +29,7 @@ impl Kubo {
         kubo
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(super) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(program("ipfs"));
         command.env("IPFS_PATH", self.repo.path()).args(args);
         command
@@ -36,6 +37,11 @@ impl Kubo {
 
     pub(crate) fn run(&self, args: &[&str]) -> String {
         run(self.command(args))
+    }
+
+    /// Standard output as it is.
+    pub(crate) fn run_bytes(&self, args: &[&str]) -> Vec<u8> {
+        finish(self.command(args)).ok().stdout
     }
 
     pub(crate) fn run_with(&self, args: &[&str], path: &Path) -> String {

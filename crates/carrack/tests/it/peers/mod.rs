@@ -7,6 +7,8 @@
 mod cars;
 mod cids;
 mod clients;
+pub(crate) mod daemon;
+mod helia;
 pub(crate) mod kubo;
 mod s3;
 mod s3_crash;
@@ -15,6 +17,7 @@ mod s3_fetch;
 mod s3_places;
 mod source_commands;
 mod sources;
+mod test_client;
 mod web;
 
 use std::path::PathBuf;

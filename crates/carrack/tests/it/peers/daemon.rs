@@ -1,0 +1,147 @@
+//! kubo's daemon: a bitswap server and client that knows nobody but whom a test names.
+//!
+//! In       a repository.
+//! Out      addresses to dial; what `ipfs` fetches from who was dialled.
+//! Limits   loopback, ports chosen by the system, no routing, no discovery; what does not come in
+//!          [`FETCH_TIME_MAX`] fails the test, with the daemon's log.
+//! Not here what is compared with it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::kubo::Kubo;
+
+const READY_TIME_MAX: Duration = Duration::from_secs(30);
+const END_TIME_MAX: Duration = Duration::from_secs(10);
+const FETCH_TIME_MAX: &str = "--timeout=60s";
+
+/// A running daemon, ended when dropped.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    pub(crate) kubo: Kubo,
+    child: Child,
+    log: Option<JoinHandle<String>>,
+}
+
+impl Daemon {
+    /// Makes a daemon of `kubo`, with TCP, WebSocket and QUIC.
+    pub(crate) fn start(kubo: Kubo) -> Self {
+        let config = [
+            ("Routing.Type", r#""none""#),
+            (
+                "Addresses.Swarm",
+                r#"["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws",
+                    "/ip4/127.0.0.1/udp/0/quic-v1"]"#,
+            ),
+            ("Provide.Enabled", "false"),
+            ("Swarm.RelayClient.Enabled", "false"),
+            ("Swarm.RelayService.Enabled", "false"),
+            ("Swarm.EnableHolePunching", "false"),
+            ("HTTPRetrieval.Enabled", "false"),
+        ];
+        for (key, value) in config {
+            kubo.run(&["config", "--json", key, value]);
+        }
+        let mut child = kubo
+            .command(&["daemon"])
+            .env("IPFS_TELEMETRY", "off")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (told, ready) = sync_channel(1);
+        let (out, errors) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let errors = std::thread::spawn(move || text_of(errors));
+        let log = std::thread::spawn(move || {
+            let mut log = String::new();
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                log.push_str(&format!("{line}\n"));
+                if line.contains("Daemon is ready") {
+                    let _ = told.try_send(());
+                }
+            }
+            log + &errors.join().unwrap()
+        });
+        let daemon = Self {
+            kubo,
+            child,
+            log: Some(log),
+        };
+        assert!(
+            ready.recv_timeout(READY_TIME_MAX).is_ok(),
+            "the daemon is not ready in {READY_TIME_MAX:?}"
+        );
+        daemon
+    }
+
+    /// The multiaddr with `/ws`, `/quic-v1` or, for plain TCP, neither.
+    pub(crate) fn address(&self, transport: Transport) -> String {
+        let listening = self.kubo.run(&["id", "--format=<addrs>"]);
+        transport.of(&listening.lines().collect::<Vec<_>>())
+    }
+
+    /// Fetches one block.
+    pub(crate) fn block(&self, cid: &str) -> Vec<u8> {
+        self.kubo.run_bytes(&[FETCH_TIME_MAX, "block", "get", cid])
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let deadline = Instant::now() + END_TIME_MAX;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+                break;
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        let _ = self.child.wait();
+        if let (true, Some(log)) = (std::thread::panicking(), self.log.take()) {
+            eprintln!("--- log of the daemon\n{}", log.join().unwrap_or_default());
+        }
+    }
+}
+
+/// What carries a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Tcp,
+    Quic,
+    WebSocket,
+}
+
+impl Transport {
+    pub(crate) const ALL: [Self; 3] = [Self::Tcp, Self::Quic, Self::WebSocket];
+
+    /// The first of `addresses` that is of this transport and of IPv4.
+    pub(crate) fn of(self, addresses: &[impl AsRef<str>]) -> String {
+        let is_it = |address: &&str| {
+            let has = |part| address.split('/').any(|word| word == part);
+            let of = match self {
+                Self::Tcp => has("tcp") && !has("ws"),
+                Self::Quic => has("quic-v1") && !has("webtransport"),
+                Self::WebSocket => has("ws"),
+            };
+            of && has("ip4")
+        };
+        let all: Vec<&str> = addresses.iter().map(AsRef::as_ref).collect();
+        match all.iter().copied().find(is_it) {
+            Some(address) => address.to_owned(),
+            None => panic!("no {self:?} among {all:?}"),
+        }
+    }
+}
+
+fn text_of(mut pipe: impl Read) -> String {
+    let mut bytes = Vec::new();
+    pipe.read_to_end(&mut bytes).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
