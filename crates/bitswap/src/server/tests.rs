@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use carrack_formats::cid::{SHA2_256, Version, from_sha256};
+use carrack_formats::cid::{SHA2_256, from_sha256};
 use carrack_formats::verify::sha256;
+use cid::Version;
 use futures_util::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 

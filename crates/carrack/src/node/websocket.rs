@@ -3,8 +3,8 @@
 //! In       requests for [`PATH`], or for `/` with `Upgrade: websocket`, over HTTP/1.1.
 //! Out      101 and an [`Arrival`] in a bounded queue; or a refusal that says what is missing.
 //! Limits   the queue's length, beyond it 503; [`UPGRADE_TIMEOUT`] from the arrival to the stream.
-//! Not here frames (`frame`, `stream`), and whatever is spoken over them. Every origin may come:
-//!          peers prove who they are by a handshake of their own, and no cookie means anything here.
+//! Not here frames (`frame`, `stream`), and what is spoken over them. Every origin may come: peers
+//!          prove who they are by a handshake of their own, and no cookie means anything here.
 //!
 //! No task waits for an upgrade: whoever takes the arrival polls it.
 //!
