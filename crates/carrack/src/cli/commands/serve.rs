@@ -108,6 +108,7 @@ pub fn run(
     let options = ServeOptions {
         limits,
         access_log,
+        door: None,
         readiness: readiness.clone(),
     };
     let serving = runtime.spawn(node::serve(
