@@ -26,12 +26,13 @@ use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, PortUse};
 use libp2p::core::upgrade::Version;
 use libp2p::core::{Endpoint, Transport};
+pub use libp2p::identity::Keypair;
 use libp2p::swarm::{
     CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, Swarm,
     SwarmEvent, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 pub use libp2p::{Multiaddr, PeerId};
-use libp2p::{identify, identity, ping, quic, tcp};
+use libp2p::{identify, ping, quic, tcp};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
@@ -59,8 +60,8 @@ const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// What a node listens with.
 #[derive(Debug)]
 pub struct Config {
-    /// The node's key: 32 bytes of an ed25519 secret.
-    pub secret: [u8; 32],
+    /// The node's key.
+    pub key: Keypair,
     /// Where to listen: `/ip4/…/tcp/…` and `/ip4/…/udp/…/quic-v1`.
     pub listen: Vec<Multiaddr>,
     /// WebSockets that come over another port, and the addresses at which they do.
@@ -95,6 +96,7 @@ pub struct Driver<S: Store> {
     swarm: Swarm<Behaviour<S>>,
     tasks: TaskTracker,
     addresses: watch::Sender<Vec<Multiaddr>>,
+    not_listening: Vec<StartError>,
 }
 
 impl<S: Store> std::fmt::Debug for Driver<S> {
@@ -103,26 +105,14 @@ impl<S: Store> std::fmt::Debug for Driver<S> {
     }
 }
 
-/// The PeerID of a secret.
-///
-/// # Errors
-/// `Key`: it is none.
-pub fn peer_id(secret: [u8; 32]) -> Result<PeerId, StartError> {
-    Ok(keypair(secret)?.public().to_peer_id())
-}
-
-fn keypair(mut secret: [u8; 32]) -> Result<identity::Keypair, StartError> {
-    identity::Keypair::ed25519_from_bytes(&mut secret)
-        .map_err(|error| StartError::Key(error.to_string()))
-}
-
 impl<S: Store> Driver<S> {
-    /// Begins to listen. Call it on the runtime that is to drive the node.
+    /// Begins to listen. Call it on the runtime that is to drive the node. Addresses that cannot be
+    /// listened on are [told](Self::not_listening).
     ///
     /// # Errors
-    /// An address that cannot be listened on is one for all.
+    /// `Key`: it cannot be used.
     pub fn new(config: Config, server: Server<S>) -> Result<Self, StartError> {
-        let key = keypair(config.secret)?;
+        let key = config.key;
         let tasks = TaskTracker::new();
         let (ws_addresses, arrivals) = config.websockets.unzip();
         let transport = transport(&key, arrivals)?;
@@ -144,6 +134,7 @@ impl<S: Store> Driver<S> {
         };
         let peer = key.public().to_peer_id();
         let mut swarm = Swarm::new(transport, behaviour, peer, swarm_config);
+        let mut not_listening = Vec::new();
         for address in config
             .listen
             .into_iter()
@@ -156,14 +147,20 @@ impl<S: Store> Driver<S> {
                     }
                     libp2p::TransportError::Other(error) => error.to_string(),
                 };
-                return Err(StartError::Listen { address, reason });
+                not_listening.push(StartError::Listen { address, reason });
             }
         }
         Ok(Self {
             swarm,
             tasks,
             addresses: watch::Sender::new(Vec::new()),
+            not_listening,
         })
+    }
+
+    /// Addresses that cannot be listened on, and why.
+    pub fn not_listening(&mut self) -> Vec<StartError> {
+        std::mem::take(&mut self.not_listening)
     }
 
     /// The addresses in use, each with the PeerID, as they become known.
@@ -235,7 +232,7 @@ impl<S: Store> Driver<S> {
 
 /// TCP, QUIC and what others accepted, up to proved peers and their streams.
 fn transport(
-    key: &identity::Keypair,
+    key: &Keypair,
     arrivals: Option<mpsc::Receiver<Arrival>>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, StartError> {
     let security = Security::new(key)?;

@@ -318,18 +318,14 @@ impl<S: Store> Server<S> {
 
 impl<S: Store> Connection<S> {
     /// The peer has opened a stream. One too many is dropped, which resets it.
-    pub fn opened(&self, stream: ByteStream, dialect: Dialect) {
+    pub fn opened(&self, stream: ByteStream) {
         let totals = &self.server.shared.totals;
         if self.account.take(Good::Streams, 1, Instant::now()) == 0 {
             totals.streams_refused.add(1);
             return;
         }
         let account = self.account.clone();
-        let opened = Event::Opened {
-            stream,
-            dialect,
-            account,
-        };
+        let opened = Event::Opened { stream, account };
         if self.events.try_send(opened).is_err() {
             totals.streams_refused.add(1);
         }

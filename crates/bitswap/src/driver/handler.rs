@@ -145,9 +145,9 @@ impl<S: Store> ConnectionHandler for Handler<S> {
     fn on_connection_event(&mut self, event: ConnectionEvent<'_, Dialects, Dialects, (), ()>) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
-                protocol: (stream, dialect),
+                protocol: (stream, _dialect),
                 ..
-            }) => self.connection.opened(boxed(stream), dialect),
+            }) => self.connection.opened(boxed(stream)),
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
                 protocol: (stream, dialect),
                 ..

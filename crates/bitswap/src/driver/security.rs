@@ -11,7 +11,8 @@ use std::io;
 use futures_util::future::BoxFuture;
 use futures_util::{AsyncRead, AsyncWrite};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
-use libp2p::{PeerId, identity, noise, tls};
+use libp2p::identity::Keypair;
+use libp2p::{PeerId, noise, tls};
 
 use super::StartError;
 use crate::stream::ByteStream;
@@ -24,7 +25,7 @@ pub(super) struct Security {
 }
 
 impl Security {
-    pub(super) fn new(key: &identity::Keypair) -> Result<Self, StartError> {
+    pub(super) fn new(key: &Keypair) -> Result<Self, StartError> {
         let cannot = |error: &dyn std::error::Error| StartError::Key(error.to_string());
         Ok(Self {
             noise: noise::Config::new(key).map_err(|error| cannot(&error))?,

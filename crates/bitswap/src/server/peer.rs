@@ -48,7 +48,6 @@ pub(super) enum Event {
     /// The peer opened a stream.
     Opened {
         stream: ByteStream,
-        dialect: Dialect,
         account: Account,
     },
 }
@@ -224,11 +223,7 @@ impl<S: Store> Peer<S> {
                 self.links.push(link);
                 self.n_open_failures = 0;
             }
-            Event::Opened {
-                stream,
-                dialect,
-                account,
-            } => {
+            Event::Opened { stream, account } => {
                 if self.readings.len() >= self.shared.options.streams_per_peer_max {
                     self.count(|it| &it.streams_refused, 1);
                     return;
@@ -237,7 +232,7 @@ impl<S: Store> Peer<S> {
                     self.shared.frames.clone(),
                     self.shared.options.stream_idle_time,
                 );
-                let reader = Reader::new(stream, dialect, room, idle);
+                let reader = Reader::new(stream, room, idle);
                 self.read_on(reader, account);
             }
         }

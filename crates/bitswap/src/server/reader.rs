@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::ByteStream;
-use crate::wire::{self, Dialect, MESSAGE_LEN_MAX};
+use crate::wire::{self, MESSAGE_LEN_MAX};
 
 /// Bytes of a frame that need no room: want-lists of ordinary size.
 const FREE_LEN: usize = 64 << 10;
@@ -78,22 +78,15 @@ pub(super) struct Frame {
 /// A stream and what was read of it beyond the last frame.
 pub(super) struct Reader {
     stream: ByteStream,
-    pub(super) dialect: Dialect,
     buffer: BytesMut,
     room: FrameRoom,
     idle_time: Duration,
 }
 
 impl Reader {
-    pub(super) fn new(
-        stream: ByteStream,
-        dialect: Dialect,
-        room: FrameRoom,
-        idle_time: Duration,
-    ) -> Self {
+    pub(super) fn new(stream: ByteStream, room: FrameRoom, idle_time: Duration) -> Self {
         Self {
             stream,
-            dialect,
             buffer: BytesMut::new(),
             room,
             idle_time,

@@ -81,16 +81,7 @@ impl Writer {
         self.n_messages += 1;
         Ok(self)
     }
-
-    /// Ends the stream, so that the peer sees where it ends.
-    pub(super) async fn close(mut self) {
-        let closing = self.stream.close();
-        let _ = tokio::time::timeout(CLOSE_TIME, closing).await; // It is not used any more.
-    }
 }
-
-/// How long a stream may take to be closed.
-const CLOSE_TIME: Duration = Duration::from_secs(1);
 
 /// Measures how fast a message leaves.
 struct Paced {

@@ -9,6 +9,7 @@
 //! As in any protobuf, a scalar field that stands twice counts once, with its last value, and a
 //! submessage that stands twice is one with the fields of both.
 
+use ::cid::Version;
 use bytes::Bytes;
 use carrack_formats::cid::{self, IDENTITY};
 use carrack_formats::{Cid, DIGEST_LEN_MAX, varint, verify};
@@ -167,6 +168,12 @@ impl<'a> Decoder<'a> {
 /// and not the block itself.
 #[inline]
 fn answerable(bytes: &[u8]) -> Option<Cid> {
+    // Nearly every CID there is, without a look at limits that it keeps.
+    if let [1, codec @ ..0x80, 0x12, 0x20, digest @ ..] = bytes
+        && let Ok(digest) = digest.try_into()
+    {
+        return Some(cid::from_sha256(Version::V1, u64::from(*codec), digest));
+    }
     if bytes.len() > CID_LEN_MAX {
         return None;
     }

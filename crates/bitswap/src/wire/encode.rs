@@ -6,6 +6,7 @@
 //! Limits   [`MESSAGE_LEN_MAX`] a message: what does not fit any more is refused.
 //! Not here which blocks go together into a message (`server`).
 
+use ::cid::Version;
 use bytes::{BufMut, Bytes, BytesMut};
 use carrack_formats::{Cid, varint};
 
@@ -85,8 +86,8 @@ impl Outgoing {
     /// Adds HAVE or DONT_HAVE. `false`: the dialect has no such thing, or it does not fit.
     #[must_use]
     pub fn push_presence(&mut self, cid: &Cid, have: bool) -> bool {
-        let cid_len = cid.encoded_len();
-        let len = bytes_len(cid_len) + if have { 0 } else { 2 };
+        let name = EncodedPrefix::of(cid);
+        let len = bytes_len(name.cid_len(cid)) + if have { 0 } else { 2 };
         if !self.dialect.has_presences() || !self.has_room(bytes_len(len)) {
             return false;
         }
@@ -94,7 +95,7 @@ impl Outgoing {
         out.push(PRESENCES);
         varint::write(out, len as u64);
         out.push(FIRST_BYTES);
-        write_cid(out, cid, cid_len);
+        name.write_cid(out, cid);
         if !have {
             out.extend_from_slice(&[SECOND_NUMBER, 1]);
         }
@@ -105,23 +106,20 @@ impl Outgoing {
     /// a presence in a dialect that can only send blocks.
     #[must_use]
     pub fn push_entry(&mut self, entry: &Entry) -> bool {
-        let is_known = self.dialect.has_presences() || entry.want == WantKind::Block;
-        let cid_len = entry.cid.encoded_len();
-        let mut tail = Vec::with_capacity(18);
-        if entry.priority != 0 {
-            tail.push(SECOND_NUMBER);
-            write_number(&mut tail, entry.priority);
-        }
-        if entry.cancel {
-            tail.extend_from_slice(&[CANCEL, 1]);
-        }
-        if entry.want == WantKind::Have {
-            tail.extend_from_slice(&[WANT_TYPE, 1]);
-        }
-        if entry.send_dont_have && self.dialect.has_presences() {
-            tail.extend_from_slice(&[SEND_DONT_HAVE, 1]);
-        }
-        let len = bytes_len(cid_len) + tail.len();
+        let has_presences = self.dialect.has_presences();
+        let is_known = has_presences || entry.want == WantKind::Block;
+        let flags = [
+            (CANCEL, entry.cancel),
+            (WANT_TYPE, entry.want == WantKind::Have),
+            (SEND_DONT_HAVE, entry.send_dont_have && has_presences),
+        ];
+        let n_flags = flags.iter().filter(|(_, is_set)| *is_set).count();
+        let priority_len = match entry.priority {
+            0 => 0,
+            number => 1 + varint::len(number as u64),
+        };
+        let name = EncodedPrefix::of(&entry.cid);
+        let len = bytes_len(name.cid_len(&entry.cid)) + priority_len + 2 * n_flags;
         // The length of the want-list may grow by a byte or two with it.
         if !is_known || !self.has_room(bytes_len(len) + 2) {
             return false;
@@ -130,8 +128,14 @@ impl Outgoing {
         out.push(FIRST_BYTES);
         varint::write(out, len as u64);
         out.push(FIRST_BYTES);
-        write_cid(out, &entry.cid, cid_len);
-        out.extend_from_slice(&tail);
+        name.write_cid(out, &entry.cid);
+        if entry.priority != 0 {
+            out.push(SECOND_NUMBER);
+            put_number(out, entry.priority as u64);
+        }
+        for (tag, _) in flags.into_iter().filter(|(_, is_set)| *is_set) {
+            out.extend_from_slice(&[tag, 1]);
+        }
         true
     }
 
@@ -246,7 +250,7 @@ impl Outgoing {
     fn message_len(&self) -> usize {
         let pending_len = match self.pending_bytes {
             0 => 0,
-            number => 1 + number_len(number as u64),
+            number => 1 + varint::len(number as u64),
         };
         bytes_len(self.wantlist_len()) + self.blocks_len + self.presences.len() + pending_len
     }
@@ -273,26 +277,8 @@ const fn payload_len(prefix_len: usize, data_len: usize) -> usize {
     bytes_len(prefix_len) + data
 }
 
-/// Bytes of a number of 64 bits: up to ten, if it was negative.
-const fn number_len(number: u64) -> usize {
-    varint::len(number)
-}
-
-fn write_cid(out: &mut Vec<u8>, cid: &Cid, len: usize) {
-    varint::write(out, len as u64);
-    // Writing to memory does not fail.
-    let written = cid.write_bytes(&mut *out);
-    debug_assert_eq!(written.ok(), Some(len));
-}
-
-/// A number of 32 bits as protobuf has it: negative ones with their sign in 64.
-fn write_number(out: &mut Vec<u8>, number: i32) {
-    let mut part = BytesMut::with_capacity(10);
-    put_number(&mut part, number as u64);
-    out.extend_from_slice(&part);
-}
-
-fn put_number(part: &mut BytesMut, mut number: u64) {
+/// A number as protobuf has it: of 64 bits, so that negative ones have ten bytes.
+fn put_number(part: &mut impl BufMut, mut number: u64) {
     while number >= 0x80 {
         part.put_u8(number as u8 | 0x80);
         number >>= 7;
@@ -338,6 +324,28 @@ impl EncodedPrefix {
 
     fn len(&self) -> usize {
         self.len.into()
+    }
+
+    /// Bytes of the whole CID. Version 0 has no more than its multihash.
+    fn cid_len(&self, cid: &Cid) -> usize {
+        let front = self.front_of(cid);
+        front.len() + usize::from(cid.hash().size())
+    }
+
+    /// The CID with its length before it.
+    fn write_cid(&self, out: &mut Vec<u8>, cid: &Cid) {
+        varint::write(out, self.cid_len(cid) as u64);
+        out.extend_from_slice(self.front_of(cid));
+        out.extend_from_slice(cid.hash().digest());
+    }
+
+    /// What stands before the digest of the CID itself: in version 0 neither version nor codec,
+    /// which are a byte each.
+    fn front_of(&self, cid: &Cid) -> &[u8] {
+        let is_v0 = cid.version() == Version::V0;
+        self.as_bytes()
+            .get(if is_v0 { 2 } else { 0 }..)
+            .unwrap_or_default()
     }
 
     fn as_bytes(&self) -> &[u8] {

@@ -7,7 +7,9 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use carrack_bitswap::driver::Multiaddr;
 use clap::{Args, Parser, Subcommand};
 
 /// Serve bytes where they already lie as content-addressed blocks.
@@ -62,6 +64,8 @@ pub enum Command {
     Cid(CidCommand),
     /// Print the PeerID under which libp2p peers know this node.
     Id,
+    /// List the libp2p peers that are connected, and what they want and got.
+    Peers,
 }
 
 /// `carrack serve`.
@@ -82,6 +86,11 @@ pub struct ServeArgs {
     /// Address and port to listen on; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
+    /// Where to listen for libp2p peers, which fetch over bitswap: /ip4/ADDR/tcp/PORT or
+    /// /ip4/ADDR/udp/PORT/quic-v1, as often as needed; `off` for nowhere. [default: TCP and QUIC on
+    /// port 4001]
+    #[arg(long, value_name = "MULTIADDR")]
+    pub p2p: Vec<P2pAddress>,
     /// Write one line a request to FILE; `-` is standard error.
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
@@ -93,6 +102,29 @@ pub struct ServeArgs {
     /// How files become DAGs.
     #[command(flatten)]
     pub dag: DagArgs,
+}
+
+/// A value of `--p2p`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum P2pAddress {
+    /// No peers at all.
+    Off,
+    /// An address to listen on.
+    At(Multiaddr),
+}
+
+impl FromStr for P2pAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let address = text
+            .parse()
+            .map_err(|error| format!("{error}; write it like /ip4/0.0.0.0/tcp/4001, or off"))?;
+        Ok(Self::At(address))
+    }
 }
 
 /// How files and folders become DAGs.

@@ -24,6 +24,7 @@ use clap::Parser;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::remote::target::Target;
+use crate::node::swarm::P2p;
 use crate::source::Environment;
 use crate::store::block::Blocks;
 use crate::store::extent::{ExtentLimits, Extents};
@@ -46,6 +47,8 @@ const COMMAND_EXTENTS_LEN: u64 = 256 << 20;
 pub struct Env<'a> {
     /// The store's blocks.
     pub blocks: &'a Blocks,
+    /// The node among peers, if this process serves.
+    pub p2p: Option<&'a P2p>,
     /// Variables of the person's: where credentials of what is named are looked up.
     pub environment: &'a Environment,
     /// Where relative paths start.
@@ -199,6 +202,7 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
     let (directory, stdin) = (&directory, &mut stdin);
     let mut env = Env {
         blocks: &blocks,
+        p2p: None,
         environment: &environment,
         directory,
         out,
@@ -249,7 +253,7 @@ fn merge_segments(store: &Store, stop: &AtomicBool) {
 }
 
 /// Carries out a command that came over the control socket.
-pub fn run_for_client(mut client: control::Client, blocks: &Blocks) {
+pub fn run_for_client(mut client: control::Client, blocks: &Blocks, p2p: Option<&P2p>) {
     let (out, err) = (Box::new(client.stdout()), Box::new(client.stderr()));
     let mut out = Output::new(false, client.request.terminal, out, err);
     let mut args = vec![OsString::from("carrack")];
@@ -266,6 +270,7 @@ pub fn run_for_client(mut client: control::Client, blocks: &Blocks) {
             let environment = client.environment();
             let mut env = Env {
                 blocks,
+                p2p,
                 environment: &environment,
                 directory: &directory,
                 out: &mut out,

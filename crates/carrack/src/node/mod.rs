@@ -9,6 +9,7 @@ pub mod io;
 pub mod limits;
 pub mod listener;
 pub mod shutdown;
+pub mod swarm;
 pub mod watch;
 
 pub use listener::{ServeOptions, serve};

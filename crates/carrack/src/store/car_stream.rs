@@ -10,6 +10,7 @@
 //! Spec: <https://ipld.io/specs/transport/car/carv1/>
 
 mod filled;
+pub mod want_list;
 
 use bytes::Bytes;
 use carrack_formats::Cid;
@@ -90,6 +91,8 @@ pub struct Batch {
     blocks: Blocks,
     items: Vec<Item>,
     len: usize,
+    /// Blocks alone, without frames.
+    is_bare: bool,
 }
 
 #[derive(Debug)]
@@ -158,6 +161,7 @@ impl CarPlan {
             blocks: self.blocks.clone(),
             items: Vec::new(),
             len: 0,
+            is_bare: false,
         };
         if let Some(item) = self.carried.take() {
             batch.push(item);
@@ -242,16 +246,7 @@ impl CarPlan {
 
     fn leaf(&mut self, cid: Cid) -> Result<Item> {
         let locations = self.blocks.locate(cid.hash())?;
-        let first = locations.first().ok_or_else(|| not_found(&cid))?;
-        let len = block_len(*first);
-        let from = match self.blocks.place(&locations) {
-            Some((at, place)) if block_len(at) == len => {
-                let range = at.offset..at.offset + u64::from(at.len);
-                Origin::Announced(at, self.planned.announce(&place, range))
-            }
-            _ => Origin::At(locations),
-        };
-        Ok(Item { cid, len, from })
+        Item::planned(&self.blocks, &mut self.planned, cid, locations)
     }
 
     /// The walk goes on below a node.
@@ -267,6 +262,25 @@ impl CarPlan {
 }
 
 impl Item {
+    /// A block that is to be read from one of `locations`, announced if it lies elsewhere.
+    fn planned(
+        blocks: &Blocks,
+        planned: &mut Planned,
+        cid: Cid,
+        locations: Vec<Location>,
+    ) -> Result<Self> {
+        let first = locations.first().ok_or_else(|| not_found(&cid))?;
+        let len = block_len(*first);
+        let from = match blocks.place(&locations) {
+            Some((at, place)) if block_len(at) == len => {
+                let range = at.offset..at.offset + u64::from(at.len);
+                Origin::Announced(at, planned.announce(&place, range))
+            }
+            _ => Origin::At(locations),
+        };
+        Ok(Self { cid, len, from })
+    }
+
     fn held_len(&self) -> usize {
         match &self.from {
             Origin::Held(block) => block.len(),
@@ -303,7 +317,10 @@ impl Batch {
     }
 
     fn push(&mut self, item: Item) {
-        self.len += item.frame_len();
+        self.len += match self.is_bare {
+            true => item.len,
+            false => item.frame_len(),
+        };
         self.items.push(item);
     }
 

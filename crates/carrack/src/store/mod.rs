@@ -35,6 +35,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
 use self::catalog::{Batch, Catalog, Committed, ContainerRecord, NextIds, RootId, Snapshot};
 use self::gate::WriteGate;
 use self::index::{Index, RunWriter, SegmentId, segment_name};
@@ -102,6 +104,7 @@ pub struct Store {
     removed: Mutex<HashSet<ContainerId>>,
     /// Counts commits that removed containers.
     n_removals: AtomicU64,
+    commits: watch::Sender<u64>,
     /// Counts commits that removed or moved containers.
     epoch: AtomicU64,
     stale: StaleMarks,
@@ -167,6 +170,7 @@ impl Store {
             session_first: ContainerId(next.container),
             removed: Mutex::new(HashSet::new()),
             n_removals: AtomicU64::new(0),
+            commits: watch::Sender::new(0),
             epoch: AtomicU64::new(0),
             stale,
             _lock: lock,
@@ -358,6 +362,7 @@ impl Store {
         for name in &committed.removed_packs {
             let _ = std::fs::remove_file(recover::pack_path(&self.dir, name));
         }
+        self.commits.send_modify(|n| *n += 1);
         Ok(committed)
     }
 
@@ -371,6 +376,12 @@ impl Store {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    /// The number of commits, which tells whoever waits that something may have come.
+    #[must_use]
+    pub fn commits(&self) -> watch::Receiver<u64> {
+        self.commits.subscribe()
     }
 
     /// What is out of service.

@@ -199,8 +199,8 @@ impl<S: Store> Peer<S> {
         };
         let n_presences = self.presences.len().min(PRESENCES_PER_MESSAGE);
         for (cid, has) in self.presences.drain(..n_presences) {
-            if dialect.has_presences() {
-                message.push_presence(&cid, has);
+            // A dialect without presences leaves them out.
+            if message.push_presence(&cid, has) {
                 written.presences.push((cid, has));
             }
         }
@@ -209,10 +209,13 @@ impl<S: Store> Peer<S> {
             && (written.blocks.is_empty() || message.len() + next.data.len() <= len_max)
             && let Some(block) = self.ready.pop_front()
         {
-            written.blocks.push((block.cid, block.data.len()));
-            written.n_block_bytes += block.data.len();
-            message.push_block(&block.cid, block.data);
-            written._turns.push(block.turn);
+            let len = block.data.len();
+            // What is longer than any message was never queued.
+            if message.push_block(&block.cid, block.data) {
+                written.blocks.push((block.cid, len));
+                written.n_block_bytes += len;
+                written._turns.push(block.turn);
+            }
         }
         if message.is_empty() {
             self.writer = Some((writer, dialect)); // Only what the peer would not understand.

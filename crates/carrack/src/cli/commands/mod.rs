@@ -8,6 +8,7 @@ pub mod id;
 pub mod import;
 pub mod index;
 pub mod ls;
+pub mod peers;
 pub mod rm;
 pub mod serve;
 pub mod source;
@@ -42,6 +43,7 @@ pub fn run(command: &Command, env: &mut Env<'_>) -> Result<()> {
         Command::Rm(args) => rm::run(args, env),
         Command::Cid(command) => cid::run(command, env.out),
         Command::Id => id::run(env.blocks.store().dir(), env.out),
+        Command::Peers => peers::run(env),
         Command::Serve(_) => Err(Error::new(
             ErrorKind::Busy,
             "another carrack serves this store already",

@@ -16,24 +16,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use carrack_bitswap::driver::ConnectionLimits;
+use carrack_bitswap::server::Options;
 use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 use tokio::sync::watch as flag;
 
 use self::watch::{How, Watched};
-use crate::cli::args::ServeArgs;
+use crate::cli::args::{P2pAddress, ServeArgs};
 use crate::cli::commands::{add, import};
 use crate::cli::control::{self, CLIENTS_MAX, Client, SOCKET_NAME};
 use crate::cli::output::{Output, shown};
 use crate::cli::{Env, open_blocks, run_for_client};
-use crate::error::{Context, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::gateway::service::Readiness;
 use crate::ingest::AddedRoot;
 use crate::ingest::remote::target::{is_url, target};
 use crate::ingest::rescan::Place;
 use crate::node::access_log::{AccessLog, LogFormat, LogWriter};
+use crate::node::identity::Identity;
 use crate::node::limits::Limits;
+use crate::node::swarm::{self, P2p, P2pOptions};
 use crate::node::{self, ServeOptions};
 use crate::source::Environment;
 use crate::store::block::Blocks;
@@ -88,6 +92,10 @@ pub fn run(
         })?;
     let address = listener.local_addr().unwrap_or(listen);
     announce(out, address)?;
+    let (p2p, p2p_running) = match start_p2p(args, data_dir, &blocks, &runtime, stop.clone())? {
+        Some((p2p, running)) => (Some(p2p), Some(running)),
+        None => (None, None),
+    };
 
     let signal = runtime.block_on(async { node::shutdown::on_signal() })?;
     let flag = Arc::clone(&stopped);
@@ -108,7 +116,7 @@ pub fn run(
         listener,
         told_to_stop(stop.clone()),
     ));
-    let commands = listen_for_commands(&runtime, data_dir, &blocks, stop)?;
+    let commands = listen_for_commands(&runtime, data_dir, &blocks, p2p, stop)?;
     let maintenance = std::thread::spawn({
         let (blocks, stopped) = (blocks.clone(), Arc::clone(&stopped));
         move || maintain(&blocks, &stopped)
@@ -142,6 +150,18 @@ pub fn run(
         Err(error) if error.is_cancelled() => Ok(()),
         Err(error) => Err(error).context(ErrorKind::Internal, || "the listener failed".to_owned()),
     };
+    if let Some(running) = p2p_running {
+        if added.is_err() {
+            running.abort();
+        }
+        // Whether it was aborted or panicked: it is over.
+        if runtime
+            .block_on(running)
+            .is_err_and(|error| error.is_panic())
+        {
+            tracing::error!("libp2p panicked");
+        }
+    }
     commands.abort();
     stopped.store(true, Ordering::Relaxed);
     let _ = std::fs::remove_file(data_dir.join(SOCKET_NAME)); // The next start replaces it.
@@ -253,6 +273,42 @@ fn announce(out: &mut Output, address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
+/// Begins to serve libp2p peers, unless it is off.
+fn start_p2p(
+    args: &ServeArgs,
+    data_dir: &Path,
+    blocks: &Blocks,
+    runtime: &Runtime,
+    stop: flag::Receiver<bool>,
+) -> Result<Option<(P2p, tokio::task::JoinHandle<()>)>> {
+    if args.p2p.contains(&P2pAddress::Off) {
+        return match args.p2p.len() {
+            1 => Ok(None),
+            _ => Err(Error::new(ErrorKind::Invalid, "--p2p off stands alone")),
+        };
+    }
+    let named = args.p2p.iter().filter_map(|value| match value {
+        P2pAddress::At(address) => Some(address.clone()),
+        P2pAddress::Off => None,
+    });
+    let named: Vec<_> = named.collect();
+    let may_be_taken = named.is_empty();
+    let options = P2pOptions {
+        listen: match may_be_taken {
+            true => swarm::default_addresses(),
+            false => named,
+        },
+        may_be_taken,
+        websockets: None,
+        server: Options::default(),
+        connections: ConnectionLimits::default(),
+    };
+    let identity = Identity::open_or_create(data_dir)?;
+    let _guard = runtime.enter();
+    let (p2p, running) = swarm::start(&identity, blocks, options, told_to_stop(stop))?;
+    Ok(Some((p2p, runtime.spawn(running))))
+}
+
 async fn told_to_stop(mut stop: flag::Receiver<bool>) {
     // An error means that nobody can say stop any more, which is the same.
     let _ = stop.wait_for(|stop| *stop).await;
@@ -287,6 +343,7 @@ fn listen_for_commands(
     runtime: &Runtime,
     data_dir: &Path,
     blocks: &Blocks,
+    p2p: Option<P2p>,
     stop: flag::Receiver<bool>,
 ) -> Result<tokio::task::JoinHandle<()>> {
     use std::os::unix::fs::PermissionsExt;
@@ -314,12 +371,12 @@ fn listen_for_commands(
             if Arc::strong_count(&clients) > CLIENTS_MAX || stream.set_nonblocking(false).is_err() {
                 continue; // The client sees a connection that ends.
             }
-            let (blocks, counted) = (blocks.clone(), Arc::clone(&clients));
+            let (blocks, counted, p2p) = (blocks.clone(), Arc::clone(&clients), p2p.clone());
             // Ends with its command; a client that goes away stops its command.
             std::thread::spawn(move || {
                 let _counted = counted;
                 match Client::accept(stream) {
-                    Ok(client) => run_for_client(client, &blocks),
+                    Ok(client) => run_for_client(client, &blocks, p2p.as_ref()),
                     Err(error) => tracing::debug!(error = error.chain(), "no command"),
                 }
             });
@@ -356,6 +413,7 @@ fn add_all(
     let environment = blocks.extents().sources().environment();
     let mut env = Env {
         blocks,
+        p2p: None,
         environment: &environment,
         directory,
         out,

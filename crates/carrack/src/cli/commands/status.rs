@@ -6,6 +6,7 @@ use crate::cli::Env;
 use crate::cli::commands::source::line;
 use crate::cli::output::{bytes, shown};
 use crate::error::Result;
+use crate::node::swarm::P2p;
 use crate::store::DiskUse;
 use crate::store::block::{Scope, SourceStatus, State};
 use crate::store::catalog::SOURCE_FIRST;
@@ -52,6 +53,7 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
             "disk": disk_json(&disk),
             "stale": stale,
             "sources": sources,
+            "p2p_addrs": env.p2p.map(P2p::addresses).unwrap_or_default(),
         }));
     }
     env.out.line(&format!("roots       {}", roots.len()))?;
@@ -64,6 +66,9 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
     let configured = |source: &&SourceStatus| source.id >= SOURCE_FIRST;
     for source in found.iter().filter(configured) {
         env.out.line(&format!("source      {}", line(source)))?;
+    }
+    for address in env.p2p.map(P2p::addresses).unwrap_or_default() {
+        env.out.line(&format!("peers at    {address}"))?;
     }
     if changed.is_empty() {
         return env.out.line("sources     all as they were added");

@@ -35,6 +35,7 @@ fn run(fixture: &Fixture, args: &[&str], stop: bool) -> (Result<()>, String) {
     let mut out = Output::new(cli.json, false, out, err);
     let environment = Environment::default();
     let mut env = Env {
+        p2p: None,
         blocks: &fixture.blocks,
         environment: &environment,
         directory: Path::new("/"),

@@ -7,7 +7,9 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use carrack_formats::Cid;
 use carrack_formats::unixfs::leaf;
 use carrack_formats::verify::{HashError, Verifier};
@@ -51,6 +53,24 @@ impl Blocks {
         };
         self.read_with(cid, locations, last, out, read)
             .map(Option::flatten)
+    }
+
+    /// The block, if it is in memory and one of `locations` is as it was when it was read.
+    pub(in crate::store) fn cached_at(&self, cid: &Cid, locations: &[Location]) -> Option<Bytes> {
+        let block = self.cached(cid)?;
+        let is_good = |location: &&Location| {
+            let open = || self.opened(location.container);
+            let here = |container: Arc<OpenContainer>| {
+                container.proved.load(Ordering::Acquire) && !self.is_refuted(&container)
+            };
+            self.is_served_elsewhere(**location) || open().is_some_and(here)
+        };
+        locations.iter().find(is_good).map(|_| block)
+    }
+
+    /// Keeps a block that is a part of more bytes.
+    pub(in crate::store) fn keep_copy(&self, cid: &Cid, block: &[u8]) {
+        self.keep(cid, &Bytes::copy_from_slice(block));
     }
 
     /// What `read` makes of the first copy here that is good, as [`Self::read_into`] goes through

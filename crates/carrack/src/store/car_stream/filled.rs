@@ -68,7 +68,9 @@ impl Filled {
         let (mut offset, mut head) = (0, Vec::with_capacity(64));
         for item in batch.items.drain(..) {
             head.clear();
-            write::frame_head(&mut head, &item.cid, item.len);
+            if !batch.is_bare {
+                write::frame_head(&mut head, &item.cid, item.len);
+            }
             let frame = buffer.as_mut_slice().get_mut(offset..);
             let frame = frame.and_then(|frame| frame.get_mut(..head.len() + item.len));
             let (start, data) = frame

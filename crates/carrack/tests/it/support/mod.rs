@@ -178,7 +178,7 @@ impl Carrack {
 
     /// Starts `serve` on a free port and waits until it is ready.
     pub(crate) fn serve<S: AsRef<OsStr>>(&self, paths: &[S]) -> Server {
-        let mut command = self.command(&["serve", "--listen", "127.0.0.1:0"]);
+        let mut command = self.command(&["serve", "--p2p", "off", "--listen", "127.0.0.1:0"]);
         command
             .args(paths)
             .stdout(Stdio::null())

@@ -1,0 +1,162 @@
+//! This node among libp2p peers: bitswap over what the store has.
+//!
+//! In       a key, addresses, connections that the HTTP port took; the store's blocks.
+//! Out      the addresses in use, reports of peers; a future that drives it all.
+//! Limits   those of `carrack_bitswap::server::Options` and `driver::ConnectionLimits`.
+//! Not here the protocol (`carrack_bitswap`), reading blocks (`store`).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use carrack_bitswap::driver::arrivals::Arrival;
+use carrack_bitswap::driver::{Config, ConnectionLimits, Driver, Multiaddr, StartError};
+use carrack_bitswap::server::{Options, Server, Store};
+use carrack_formats::{Cid, Multihash};
+use tokio::sync::{mpsc, watch};
+
+use super::identity::Identity;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::block::{Blocks, block_len};
+
+/// A connection on which nothing is wanted for so long is closed: clients keep theirs between two
+/// requests of a person.
+const IDLE_TIME: Duration = Duration::from_secs(120);
+
+/// What a node does among peers.
+#[derive(Debug)]
+pub struct P2pOptions {
+    /// Where to listen.
+    pub listen: Vec<Multiaddr>,
+    /// Whether to go on without an address that another program has.
+    pub may_be_taken: bool,
+    /// WebSockets that come over the HTTP port, and the addresses at which they do.
+    pub websockets: Option<(Vec<Multiaddr>, mpsc::Receiver<Arrival>)>,
+    /// Bounds of the protocol.
+    pub server: Options,
+    /// Numbers of connections.
+    pub connections: ConnectionLimits,
+}
+
+/// Where a node listens if nobody says: the port that libp2p peers try.
+#[must_use]
+pub fn default_addresses() -> Vec<Multiaddr> {
+    let all = [
+        "/ip4/0.0.0.0/tcp/4001",
+        "/ip4/0.0.0.0/udp/4001/quic-v1",
+        "/ip6/::/tcp/4001",
+        "/ip6/::/udp/4001/quic-v1",
+    ];
+    all.iter()
+        .filter_map(|address| address.parse().ok())
+        .collect()
+}
+
+/// The blocks, as bitswap sees them.
+#[derive(Debug, Clone)]
+pub struct WantedBlocks(Blocks);
+
+/// A running node, for reports. Clones share it.
+#[derive(Debug, Clone)]
+pub struct P2p {
+    /// What peers want and get.
+    pub server: Server<WantedBlocks>,
+    addresses: watch::Receiver<Vec<Multiaddr>>,
+}
+
+impl P2p {
+    /// Where peers reach this node, each address with its PeerID.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.addresses
+            .borrow()
+            .iter()
+            .map(Multiaddr::to_string)
+            .collect()
+    }
+}
+
+impl Store for WantedBlocks {
+    fn find(&self, multihashes: &[Multihash]) -> Vec<Option<u64>> {
+        let found = self.0.store().index().get_many(multihashes);
+        let len = |location| block_len(location) as u64;
+        found
+            .into_iter()
+            .map(|location| location.map(len))
+            .collect()
+    }
+
+    async fn check(&self, cids: Vec<Cid>) -> Vec<bool> {
+        let (blocks, n_cids) = (self.0.clone(), cids.len());
+        // An error is about one container, and says that it cannot be served now.
+        let check = move || {
+            let is_served = |cid| matches!(blocks.stat(cid), Ok(Some(_)));
+            cids.iter().map(is_served).collect()
+        };
+        let checked = tokio::task::spawn_blocking(check).await;
+        checked.unwrap_or_else(|_| vec![false; n_cids])
+    }
+
+    async fn load(&self, cids: Vec<Cid>) -> Vec<Option<Bytes>> {
+        self.0.get_many(cids).await
+    }
+}
+
+/// Begins to listen; the future that is returned drives the node until `stop` ends.
+///
+/// # Errors
+/// `Unavailable`: an address cannot be listened on. `Corrupt`: the key cannot be used.
+pub fn start<F: Future<Output = ()> + Send>(
+    identity: &Identity,
+    blocks: &Blocks,
+    options: P2pOptions,
+    stop: F,
+) -> Result<(P2p, impl Future<Output = ()> + Send + use<F>)> {
+    let server = Server::new(WantedBlocks(blocks.clone()), options.server);
+    let config = Config {
+        key: identity.keypair().clone(),
+        listen: options.listen,
+        websockets: options.websockets,
+        connections: options.connections,
+        idle_time: IDLE_TIME,
+        agent: concat!("carrack/", env!("CARGO_PKG_VERSION")).to_owned(),
+    };
+    let failed = |error: StartError| {
+        let kind = match error {
+            StartError::Key(_) => ErrorKind::Corrupt,
+            _ => ErrorKind::Unavailable,
+        };
+        Error::with(kind, "libp2p cannot be started", error)
+    };
+    let mut driver = Driver::new(config, server.clone()).map_err(failed)?;
+    let mut not_listening = driver.not_listening();
+    if !options.may_be_taken && !not_listening.is_empty() {
+        return Err(failed(not_listening.swap_remove(0)));
+    }
+    for error in not_listening {
+        tracing::warn!(%error, "choose others with --p2p, or none with --p2p off");
+    }
+    let p2p = P2p {
+        addresses: driver.addresses(),
+        server: server.clone(),
+    };
+    let commits = blocks.store().commits();
+    let running = async move {
+        tokio::select! {
+            () = driver.run(stop) => {}
+            () = tell_of_arrivals(server, commits) => {}
+        }
+    };
+    Ok((p2p, running))
+}
+
+/// Tells the server of each commit: something that a peer waits for may have come. Never ends.
+async fn tell_of_arrivals(server: Server<WantedBlocks>, mut commits: watch::Receiver<u64>) {
+    while commits.changed().await.is_ok() {
+        let server = server.clone();
+        let told = tokio::task::spawn_blocking(move || server.store_has_changed());
+        if told.await.is_err() {
+            tracing::error!("looking for what peers wait for panicked");
+        }
+    }
+    std::future::pending().await // The store is gone: the node is stopping.
+}
