@@ -16,6 +16,7 @@ mod attacks;
 mod bad_cars;
 mod commands;
 mod crash;
+mod dialects;
 mod disk_full;
 mod faulty_source;
 mod index;
