@@ -82,3 +82,47 @@ fn take_number(bytes: &mut &[u8]) -> Option<u64> {
     *bytes = bytes.get(len..)?;
     Some(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use carrack_bitswap::wire::{DecodeLimits, Message, WantKind};
+    use carrack_formats::cid;
+
+    use super::*;
+
+    #[test]
+    fn what_is_crafted_rightly_is_read_rightly() {
+        let name = cid::empty_identity().to_bytes();
+        let wanted = [&[1, 0x55, 0x12, 0x20], [7; 32].as_slice()].concat();
+        let mut list = Vec::new();
+        push_entry(&mut list, &wanted, 300, false, true, true);
+        push_entry(&mut list, &wanted, 1, true, false, false);
+        push_entry(&mut list, &name, 1, false, false, false);
+        let message = want_list(&list, true);
+        let body = Bytes::from(message).slice(1..);
+        assert_eq!(frame(&body).len(), body.len() + 1, "one byte of length");
+        let message = Message::decode(&body, &DecodeLimits::default()).unwrap();
+        assert!(message.full && message.n_entries_ignored == 1);
+        let [want, cancel] = message.entries.as_slice() else {
+            panic!("{message:?}");
+        };
+        assert_eq!(want.cid.to_bytes(), wanted);
+        assert_eq!((want.priority, want.want), (300, WantKind::Have));
+        assert!(want.send_dont_have && !want.cancel);
+        assert!(cancel.cancel && !cancel.send_dont_have);
+    }
+
+    #[test]
+    fn fields_are_found_behind_others() {
+        let message = [
+            number_field(5, 300),
+            bytes_field(4, b"ab"),
+            bytes_field(1, b""),
+        ]
+        .concat();
+        assert!(has_bytes_field(&message, 1) && has_bytes_field(&message, 4));
+        assert!(!has_bytes_field(&message, 5) && !has_bytes_field(&message, 2));
+        assert!(!has_bytes_field(&bytes_field(2, &bytes_field(1, b"")), 1));
+    }
+}
