@@ -356,3 +356,6 @@ impl<S: Store> Drop for Connection<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
