@@ -19,6 +19,7 @@ mod crash;
 mod dialects;
 mod disk_full;
 mod faulty_source;
+mod hostile_peers;
 mod index;
 mod peers;
 mod sources;

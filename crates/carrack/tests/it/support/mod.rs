@@ -321,6 +321,12 @@ impl Server {
         kib.unwrap().parse::<u64>().unwrap() * 1024
     }
 
+    /// Files and sockets that are open.
+    pub(crate) fn n_descriptors(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.child.id());
+        std::fs::read_dir(path).unwrap().count()
+    }
+
     /// Kills the process as a power cut would and reaps it.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
