@@ -140,19 +140,17 @@ fn workspace_tests(with_peers: bool, peers: Option<&Path>) -> Result {
     run(&mut test)
 }
 
-/// The table of reads and its budget on every interleaving that shuttle tries; its mutants fail.
+/// The table of reads, its budget and the registry of wants on every interleaving that the checkers
+/// try; their mutants fail.
 fn models() -> Result {
-    let test = [
-        "test",
-        "--package",
-        "carrack",
-        "--features",
-        "model",
-        "--lib",
-        "--locked",
-        "extent::model",
-    ];
-    run(cargo().args(test))
+    let test = |package: &str, features: &str, models: &str| {
+        let test = ["test", "--lib", "--locked", "--no-default-features"];
+        let which = ["--package", package, "--features", features, models];
+        run(cargo().args(test).args(which))
+    };
+    test("carrack", "model", "extent::model")?;
+    test("carrack-bitswap", "shuttle", "registry::model")?;
+    test("carrack-bitswap", "loom", "registry::model")
 }
 
 fn peer_tests() -> Result<Vec<String>> {

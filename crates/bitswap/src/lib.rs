@@ -8,6 +8,7 @@
 //! Spec: <https://specs.ipfs.tech/bitswap-protocol/>
 
 pub mod budget;
+#[cfg(feature = "driver")]
 pub mod driver;
 pub mod registry;
 pub mod server;

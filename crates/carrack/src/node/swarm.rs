@@ -58,6 +58,8 @@ pub struct WantedBlocks(Blocks);
 /// A running node, for reports. Clones share it.
 #[derive(Debug, Clone)]
 pub struct P2p {
+    /// The name that peers know it by.
+    pub peer_id: String,
     /// What peers want and get.
     pub server: Server<WantedBlocks>,
     addresses: watch::Receiver<Vec<Multiaddr>>,
@@ -136,6 +138,7 @@ pub fn start<F: Future<Output = ()> + Send>(
         tracing::warn!(%error, "choose others with --p2p, or none with --p2p off");
     }
     let p2p = P2p {
+        peer_id: identity.peer_id().to_string(),
         addresses: driver.addresses(),
         server: server.clone(),
     };

@@ -92,10 +92,10 @@ pub fn run(
         })?;
     let address = listener.local_addr().unwrap_or(listen);
     announce(out, address)?;
-    let (p2p, p2p_running) = match start_p2p(args, data_dir, &blocks, &runtime, stop.clone())? {
-        Some((p2p, running)) => (Some(p2p), Some(running)),
-        None => (None, None),
-    };
+    let (p2p, p2p_running) = start_p2p(args, data_dir, &blocks, &runtime, stop.clone())?.unzip();
+    if let Some(p2p) = &p2p {
+        out.note(&format!("known to peers as {}", p2p.peer_id));
+    }
 
     let signal = runtime.block_on(async { node::shutdown::on_signal() })?;
     let flag = Arc::clone(&stopped);
@@ -108,6 +108,7 @@ pub fn run(
     let options = ServeOptions {
         limits,
         access_log,
+        door: None,
         readiness: readiness.clone(),
     };
     let serving = runtime.spawn(node::serve(

@@ -1,0 +1,8 @@
+//! Fuzzes messages of bitswap that are put together and read again.
+#![no_main]
+
+#[allow(dead_code, reason = "each target calls one of the bodies")]
+#[path = "../../crates/bitswap/tests/it/fuzz_bodies.rs"]
+mod fuzz_bodies;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_bodies::bitswap_outgoing(bytes));
