@@ -39,7 +39,10 @@ impl Memory {
 impl Store for Memory {
     fn find(&self, multihashes: &[Multihash]) -> Vec<Option<u64>> {
         let blocks = self.blocks.lock().unwrap();
-        multihashes.iter().map(|it| blocks.get(it).map(|it| it.0)).collect()
+        multihashes
+            .iter()
+            .map(|it| blocks.get(it).map(|it| it.0))
+            .collect()
     }
 
     async fn check(&self, cids: Vec<Cid>) -> Vec<bool> {
@@ -51,7 +54,9 @@ impl Store for Memory {
     async fn load(&self, cids: Vec<Cid>) -> Vec<Option<Bytes>> {
         self.n_loads.fetch_add(cids.len(), Ordering::Relaxed);
         let blocks = self.blocks.lock().unwrap();
-        cids.iter().map(|cid| blocks.get(cid.hash()).and_then(|it| it.1.clone())).collect()
+        cids.iter()
+            .map(|cid| blocks.get(cid.hash()).and_then(|it| it.1.clone()))
+            .collect()
     }
 }
 
@@ -154,8 +159,10 @@ impl TestPeer {
                 true => Told::Have(it.cid),
                 false => Told::DontHave(it.cid),
             };
-            self.told.extend(message.presences.into_iter().map(presence));
-            self.told.extend(message.blocks.into_iter().map(|it| Told::Block(it.data)));
+            self.told
+                .extend(message.presences.into_iter().map(presence));
+            self.told
+                .extend(message.blocks.into_iter().map(|it| Told::Block(it.data)));
         }
         self.told.remove(0)
     }
@@ -226,7 +233,8 @@ async fn wants_are_answered_by_what_is_there() {
         assert_eq!(peer.next().await, Told::DontHave(entry.cid));
     }
     let other = cid_of(b"other");
-    peer.want(&[quiet(have(&other)), quiet(block(&other))]).await;
+    peer.want(&[quiet(have(&other)), quiet(block(&other))])
+        .await;
     peer.silence().await;
     assert_eq!(peer.n_streams, 1);
 }
@@ -242,7 +250,10 @@ async fn what_cannot_be_read_is_not_had() {
     peer.want(&[block(&stale), block(&good)]).await;
     let told = [peer.next().await, peer.next().await];
     assert!(told.contains(&Told::DontHave(stale)), "{told:?}");
-    assert!(told.contains(&Told::Block(vec![2; 2000].into())), "{told:?}");
+    assert!(
+        told.contains(&Told::Block(vec![2; 2000].into())),
+        "{told:?}"
+    );
     // It is read again once something came.
     memory.put(vec![1; 2000]);
     server.store_has_changed();
@@ -252,7 +263,9 @@ async fn what_cannot_be_read_is_not_had() {
 #[tokio::test(start_paused = true)]
 async fn what_arrives_later_is_sent_then_and_only_to_those_who_still_want_it() {
     let (server, memory) = server(Options::default());
-    let mut peers: Vec<_> = (0..3).map(|it| TestPeer::connect(&server, &it.to_string())).collect();
+    let mut peers: Vec<_> = (0..3)
+        .map(|it| TestPeer::connect(&server, &it.to_string()))
+        .collect();
     let data = Bytes::from(vec![7; 5000]);
     let cid = cid_of(&data);
     for peer in &mut peers {
@@ -314,7 +327,9 @@ async fn wants_of_one_peer_and_of_all_are_bounded() {
         ..Options::default()
     };
     let (server, memory) = server(options);
-    let mut peers: Vec<_> = (0..2).map(|it| TestPeer::connect(&server, &it.to_string())).collect();
+    let mut peers: Vec<_> = (0..2)
+        .map(|it| TestPeer::connect(&server, &it.to_string()))
+        .collect();
     for peer in &mut peers {
         for number in 0..5u8 {
             let cids: Vec<_> = (0..9).map(|it| cid_of(&[number, it])).collect();
@@ -359,7 +374,12 @@ async fn a_block_whose_stream_breaks_is_sent_again() {
     peer.want(&[block(&cid)]).await;
     peer.take_stream(100).await;
     let mut some = [0; 1000];
-    peer.answers.as_mut().unwrap().read_exact(&mut some).await.unwrap();
+    peer.answers
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut some)
+        .await
+        .unwrap();
     peer.answers = None;
     assert_eq!(peer.next().await, Told::Block(vec![9; 1 << 20].into()));
     peer.silence().await;
@@ -376,7 +396,10 @@ async fn a_peer_that_takes_nothing_is_disconnected_and_its_room_given_back() {
     peer.take_stream(1 << 16).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let held = server.bytes_in_flight();
-    assert!(held > 0 && held <= Options::default().outstanding_min + (1 << 20), "{held}");
+    assert!(
+        held > 0 && held <= Options::default().outstanding_min + (1 << 20),
+        "{held}"
+    );
     assert!(matches!(peer.commands.recv().await, Some(Command::Close)));
     assert_eq!(server.totals().0.stalled.get(), 1);
     drop(peer);
@@ -479,13 +502,17 @@ async fn nothing_is_left_of_peers_that_are_gone() {
     for number in 0..500u32 {
         let mut peer = TestPeer::connect(&server, &(number % 7).to_string());
         let absent = cid_of(&number.to_le_bytes());
-        peer.want(&[block(&here), block(&absent), have(&absent)]).await;
+        peer.want(&[block(&here), block(&absent), have(&absent)])
+            .await;
         if number % 2 == 0 {
             peer.next().await;
         }
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!((server.totals().1, server.report().len()), (0, 0));
-    assert_eq!((server.bytes_in_flight(), server.shared.tasks.len()), (0, 0));
+    assert_eq!(
+        (server.bytes_in_flight(), server.shared.tasks.len()),
+        (0, 0)
+    );
     server.close().await;
 }
