@@ -64,6 +64,27 @@ proptest! {
         super::journal(&bytes);
         super::record(&bytes);
         super::request(&bytes);
+        super::websocket(&bytes);
+    }
+
+    #[test]
+    fn damaged_messages_pass(
+        sizes in any::<[u8; 4]>(),
+        firsts in vec(prop::sample::select(&[0x02, 0x00, 0x80, 0x82, 0x89, 0x8a, 0x88_u8]), 0..8),
+        payloads in vec(vec(any::<u8>(), 0..200), 8),
+        damages in damages(),
+    ) {
+        let mut frames = Vec::new();
+        for (first, payload) in firsts.iter().zip(payloads) {
+            let len = payload.len() as u8;
+            match len {
+                0..126 => frames.extend([*first, 0x80 | len]),
+                _ => frames.extend([*first, 0xfe, 0, len]),
+            }
+            frames.extend([len, 7, !len, 9]);
+            frames.extend(payload);
+        }
+        super::websocket(&[&sizes, &damaged(frames, &damages)[..]].concat());
     }
 
     #[test]

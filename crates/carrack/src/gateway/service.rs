@@ -165,6 +165,28 @@ impl<B: Backend> Gateway<B> {
     /// Answers one request that came over a connection under `watch`. Its body is dropped unread.
     pub fn call<R>(&self, request: Request<R>, watch: &Arc<Watch>, address: IpAddr) -> Reply {
         let (parts, _body) = request.into_parts();
+        let guard = self.guard(&parts, watch, address);
+        let is_content = parts.uri.path().starts_with("/ipfs/");
+        if is_content && matches!(parts.method, Method::GET | Method::HEAD) {
+            return self.content(&parts, watch, guard);
+        }
+        respond_now(self.other(&parts, is_content), guard)
+    }
+
+    /// Answers one request as was decided elsewhere, with the accounts that all requests have.
+    pub(crate) fn call_with<R>(
+        &self,
+        request: Request<R>,
+        watch: &Arc<Watch>,
+        address: IpAddr,
+        answer: Answer,
+    ) -> Reply {
+        let (parts, _body) = request.into_parts();
+        respond_now(answer, self.guard(&parts, watch, address))
+    }
+
+    /// Opens the account of a request.
+    fn guard(&self, parts: &Parts, watch: &Arc<Watch>, address: IpAddr) -> Guard {
         watch.request_started(parts.version == Version::HTTP_2);
         let entry = self.inner.access_log.as_ref().map(|log| {
             log.entry(
@@ -175,12 +197,7 @@ impl<B: Backend> Gateway<B> {
                 &parts.headers,
             )
         });
-        let guard = Guard::new(Some(Arc::clone(watch)), entry);
-        let is_content = parts.uri.path().starts_with("/ipfs/");
-        if is_content && matches!(parts.method, Method::GET | Method::HEAD) {
-            return self.content(&parts, watch, guard);
-        }
-        respond_now(self.other(&parts, is_content), guard)
+        Guard::new(Some(Arc::clone(watch)), entry)
     }
 
     /// Requests for content: admitted, parsed, answered at once if that takes no disk.

@@ -26,6 +26,12 @@ impl Socket {
         Self { stream, watch }
     }
 
+    /// The stream, watched no longer.
+    #[must_use]
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     fn note(&self, outcome: &Poll<io::Result<usize>>) {
         match outcome {
             Poll::Ready(Ok(len)) => self.watch.wrote(*len),

@@ -28,6 +28,7 @@ use super::access_log::AccessLog;
 use super::io::Socket;
 use super::limits::Limits;
 use super::watch::{Cut, Patience, Seen, Watch, tick_interval};
+use super::websocket::Door;
 use crate::error::Result;
 use crate::gateway::backend::Backend;
 use crate::gateway::service::{Gateway, Readiness};
@@ -39,6 +40,8 @@ pub struct ServeOptions {
     pub limits: Limits,
     /// Where requests are logged; `None`: nowhere.
     pub access_log: Option<AccessLog>,
+    /// Where connections that become WebSockets go; `None`: there are none.
+    pub door: Option<Door>,
     /// What `/readyz` says. Set to not ready when the node begins to stop.
     pub readiness: Readiness,
 }
@@ -64,7 +67,7 @@ pub async fn serve<B: Backend>(
         options.readiness,
         options.access_log,
     );
-    let mut connections = Connections::new(gateway);
+    let mut connections = Connections::new(gateway, options.door);
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
@@ -84,6 +87,7 @@ pub async fn serve<B: Backend>(
 /// The open connections of one listener.
 struct Connections<B> {
     gateway: Gateway<B>,
+    door: Option<Door>,
     builder: Builder<Tasks>,
     patience: Patience,
     tick: Duration,
@@ -154,7 +158,7 @@ where
 }
 
 impl<B: Backend> Connections<B> {
-    fn new(gateway: Gateway<B>) -> Self {
+    fn new(gateway: Gateway<B>, door: Option<Door>) -> Self {
         let streams = TaskTracker::new();
         let limits = gateway.limits();
         Self {
@@ -163,6 +167,7 @@ impl<B: Backend> Connections<B> {
             tick: tick_interval(limits),
             per_address: PerAddress::new(limits.connections_per_address_max),
             gateway,
+            door,
             tasks: JoinSet::new(),
             streams,
             open: HashMap::new(),
@@ -176,8 +181,8 @@ impl<B: Backend> Connections<B> {
     /// Takes a connection in, or closes it when its address has too many. Cancel-safe only between
     /// connections; the accept loop runs it to its end.
     async fn accepted(&mut self, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
-        let (stream, address) = match accepted {
-            Ok((stream, address)) => (stream, address.ip().to_canonical()),
+        let (stream, remote) = match accepted {
+            Ok((stream, remote)) => (stream, remote),
             Err(error) => {
                 // Out of descriptors, mostly. Connections that end give some back.
                 warn!(%error, "accept failed");
@@ -185,6 +190,7 @@ impl<B: Backend> Connections<B> {
                 return;
             }
         };
+        let address = remote.ip().to_canonical();
         if !self.per_address.enter(address) {
             debug!(%address, "connection refused");
             return;
@@ -196,7 +202,8 @@ impl<B: Backend> Connections<B> {
         let (leave, asked_to_leave) = oneshot::channel();
         let connection = Connection {
             gateway: self.gateway.clone(),
-            address,
+            door: self.door.clone(),
+            remote: SocketAddr::new(address, remote.port()),
             patience: self.patience,
             tick: self.tick,
             asked_to_leave,
@@ -249,7 +256,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// One connection.
 struct Connection<B> {
     gateway: Gateway<B>,
-    address: IpAddr,
+    door: Option<Door>,
+    remote: SocketAddr,
     patience: Patience,
     tick: Duration,
     /// Ends when the node stops.
@@ -265,14 +273,20 @@ impl<B: Backend> Connection<B> {
     async fn run(mut self, builder: Builder<Tasks>, stream: TcpStream) {
         let watch = Arc::new(Watch::default());
         let socket = TokioIo::new(Socket::new(stream, Arc::clone(&watch)));
-        let (gateway, address) = (self.gateway.clone(), self.address);
+        let (gateway, door, remote) = (self.gateway.clone(), self.door.take(), self.remote);
+        let address = remote.ip();
         let service = {
             let watch = Arc::clone(&watch);
-            hyper::service::service_fn(move |request: Request<Incoming>| {
-                gateway.call(request, &watch, address)
+            hyper::service::service_fn(move |mut request: Request<Incoming>| match &door {
+                Some(door) if Door::is_for(&request) => {
+                    let answer = door.answer(&mut request, remote, &gateway);
+                    gateway.call_with(request, &watch, address, answer)
+                }
+                _ => gateway.call(request, &watch, address),
             })
         };
-        let connection = builder.serve_connection(socket, service);
+        // Ends when a connection leaves HTTP, which is not counted or watched here from then on.
+        let connection = builder.serve_connection_with_upgrades(socket, service);
         tokio::pin!(connection);
         let mut ticks = tokio::time::interval_at(Instant::now() + self.tick, self.tick);
         let mut seen = Seen::default();

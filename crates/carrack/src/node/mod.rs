@@ -11,5 +11,6 @@ pub mod listener;
 pub mod shutdown;
 pub mod swarm;
 pub mod watch;
+pub mod websocket;
 
 pub use listener::{ServeOptions, serve};
