@@ -205,13 +205,15 @@ async fn wants_are_answered_later_unless_they_were_taken_back() {
 }
 
 #[tokio::test]
-async fn noise_tls_and_quic_carry_the_same() {
+async fn every_transport_and_its_security_carry_the_same() {
     let served = served();
     let tls = Dialer::new().with_security(Security::Tls);
     for (dialer, part) in [
         (&Dialer::new(), "/tcp/"),
         (&tls, "/tcp/"),
         (&tls, "/quic-v1"),
+        (&Dialer::new(), "/ws/"),
+        (&tls, "/ws/"),
     ] {
         let address = served.address(part);
         let mut client = BitswapClient::connect(dialer, address).await.unwrap();
