@@ -153,6 +153,32 @@ async fn a_1_2_0_client_hears_have_dont_have_and_small_blocks() {
     assert_eq!(client.counts().unwanted, 0);
 }
 
+/// HAVE is a promise: not of a file that is gone, nor of one that is not what it was.
+#[tokio::test]
+async fn have_is_said_of_what_can_be_sent_and_nothing_else() {
+    let served = served();
+    let (gone, changed) = (served.carrack.path("gone"), served.carrack.path("changed"));
+    let mut cids = Vec::new();
+    for (file, seed) in [(&gone, 61), (&changed, 62)] {
+        data::file(file, seed, 70_000);
+        cids.push(cid::parse_text(&served.carrack.add_one(file)).unwrap());
+    }
+    let mut client = served.connect(&DIALECTS).await;
+    client.ask(&cids, Ask::Have, true, false).await.unwrap();
+    for _ in &cids {
+        assert!(matches!(client.answer().await.unwrap(), Answer::Have(_)));
+    }
+    std::fs::remove_file(gone).unwrap();
+    data::file(&changed, 63, 69_000);
+    for ask in [Ask::Have, Ask::Block, Ask::Have] {
+        client.ask(&cids, ask, true, false).await.unwrap();
+        for _ in &cids {
+            let answer = client.answer().await.unwrap();
+            assert!(matches!(answer, Answer::DontHave(_)), "{ask:?}: {answer:?}");
+        }
+    }
+}
+
 /// A want outlives its message; a cancel and a full want-list end it.
 #[tokio::test]
 async fn wants_are_answered_later_unless_they_were_taken_back() {
