@@ -27,6 +27,7 @@ use libp2p::core::transport::{Boxed, PortUse};
 use libp2p::core::upgrade::Version;
 use libp2p::core::{Endpoint, Transport};
 pub use libp2p::identity::Keypair;
+pub use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{
     CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, Swarm,
     SwarmEvent, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
@@ -38,7 +39,7 @@ use tokio_util::task::TaskTracker;
 
 use self::arrivals::{Arrival, Arrivals};
 use self::handler::{Ask, Handler};
-pub use self::limits::{ConnectionLimits, TooMany};
+pub use self::limits::{ConnectionLimits, TooMany, address_of};
 use self::muxer::Yamux;
 use self::security::Security;
 use crate::server::{Server, Store};
@@ -293,7 +294,7 @@ struct Bitswap<S: Store> {
 
 impl<S: Store> Bitswap<S> {
     fn take(&self, peer: PeerId, remote: &Multiaddr) -> Result<Handler<S>, ConnectionDenied> {
-        let address = limits::address_of(remote).unwrap_or(IpAddr::V4([0; 4].into()));
+        let address = address_of(remote).unwrap_or(IpAddr::V4([0; 4].into()));
         let (commands, receiver) = mpsc::channel(handler::COMMANDS_MAX);
         let name: Arc<str> = peer.to_base58().into();
         let connection = self.server.connected(&name, address, commands);

@@ -151,8 +151,9 @@ fn count_down(counts: &mut HashMap<IpAddr, usize>, key: IpAddr) {
     }
 }
 
-/// The address of a peer that is connected.
-pub(super) fn address_of(remote: &Multiaddr) -> Option<IpAddr> {
+/// The address of the machine that an address leads to.
+#[must_use]
+pub fn address_of(remote: &Multiaddr) -> Option<IpAddr> {
     remote.iter().find_map(|protocol| match protocol {
         Protocol::Ip4(address) => Some(IpAddr::V4(address)),
         Protocol::Ip6(address) => Some(IpAddr::V6(address).to_canonical()),

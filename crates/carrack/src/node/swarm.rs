@@ -5,11 +5,14 @@
 //! Limits   those of `carrack_bitswap::server::Options` and `driver::ConnectionLimits`.
 //! Not here the protocol (`carrack_bitswap`), reading blocks (`store`).
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
 use carrack_bitswap::driver::arrivals::Arrival;
-use carrack_bitswap::driver::{Config, ConnectionLimits, Driver, Multiaddr, StartError};
+use carrack_bitswap::driver::{
+    Config, ConnectionLimits, Driver, Multiaddr, Protocol, StartError, address_of,
+};
 use carrack_bitswap::server::{Options, Server, Store};
 use carrack_formats::{Cid, Multihash};
 use tokio::sync::{mpsc, watch};
@@ -69,12 +72,40 @@ impl P2p {
     /// Where peers reach this node, each address with its PeerID.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
-        self.addresses
-            .borrow()
-            .iter()
-            .map(Multiaddr::to_string)
-            .collect()
+        let all = self.addresses.borrow().clone();
+        let known: Vec<IpAddr> = all.iter().filter_map(address_of).collect();
+        let each = all.iter().flat_map(|address| on_each(address, &known));
+        each.map(|address| address.to_string()).collect()
     }
+}
+
+/// The address of the WebSockets that come in where HTTP is listened on.
+#[must_use]
+pub fn websocket_address(http: SocketAddr) -> Multiaddr {
+    Multiaddr::empty()
+        .with(http.ip().into())
+        .with(Protocol::Tcp(http.port()))
+        .with(Protocol::Ws("/".into()))
+}
+
+/// An address as peers can dial it: one that stands for all addresses of this machine becomes one
+/// for each of those that are known, or that of loopback.
+fn on_each(address: &Multiaddr, known: &[IpAddr]) -> Vec<Multiaddr> {
+    let Some(own) = address_of(address).filter(IpAddr::is_unspecified) else {
+        return vec![address.clone()];
+    };
+    let mut addresses: Vec<IpAddr> = known.to_vec();
+    addresses.retain(|known| known.is_ipv4() == own.is_ipv4() && !known.is_unspecified());
+    addresses.sort_unstable();
+    addresses.dedup();
+    if addresses.is_empty() {
+        addresses.push(match own {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let at = |ip: IpAddr| address.replace(0, |_| Some(ip.into()));
+    addresses.into_iter().filter_map(at).collect()
 }
 
 impl Store for WantedBlocks {

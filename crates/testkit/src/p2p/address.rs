@@ -61,3 +61,40 @@ impl FromStr for Address {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_apart() {
+        let id = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA";
+        for (text, transport, has_peer) in [
+            ("/ip4/127.0.0.1/tcp/4001".into(), Transport::Tcp, false),
+            (format!("/ip4/1.2.3.4/tcp/1/p2p/{id}"), Transport::Tcp, true),
+            (
+                format!("/ip6/::1/tcp/80/ws/p2p/{id}"),
+                Transport::WebSocket,
+                true,
+            ),
+            (
+                "/ip4/127.0.0.1/udp/4001/quic-v1".into(),
+                Transport::Quic,
+                false,
+            ),
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!(address.transport, transport, "{text}");
+            assert_eq!(address.peer.is_some(), has_peer, "{text}");
+        }
+        for text in [
+            "",
+            "x",
+            "/ip4/127.0.0.1",
+            "/dns4/a/tcp/1",
+            "/ip4/1.2.3.4/udp/1",
+        ] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+}

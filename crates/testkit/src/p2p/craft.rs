@@ -1,4 +1,4 @@
-//! Pieces of protobuf and frames, right or wrong, as a test puts them together.
+//! Pieces of protobuf, of frames and of yamux, right or wrong, as a test puts them together.
 //!
 //! In       numbers and bytes.
 //! Out      bytes; nothing is checked.
@@ -6,10 +6,14 @@
 
 use carrack_formats::varint;
 
-/// A number as an unsigned varint.
-pub fn number(value: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    varint::write(&mut bytes, value);
+/// A number as an unsigned varint; other than in multiformats it may have all 64 bits.
+pub fn number(mut value: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(2);
+    while value >= 0x80 {
+        bytes.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
     bytes
 }
 
@@ -37,24 +41,35 @@ pub fn push_entry(
     have: bool,
     send_dont_have: bool,
 ) {
-    let mut flags = Vec::with_capacity(16);
-    flags.push(2 << 3);
-    varint::write(&mut flags, priority);
-    let number = u8::from;
-    flags.extend([3 << 3, number(cancel), 4 << 3, number(have)]);
-    flags.extend([5 << 3, number(send_dont_have)]);
-    let mut prefix = Vec::with_capacity(4);
-    prefix.push((1 << 3) | 2);
-    varint::write(&mut prefix, cid.len() as u64);
-    list.push((1 << 3) | 2);
-    varint::write(list, (prefix.len() + cid.len() + flags.len()) as u64);
-    list.extend([prefix.as_slice(), cid, flags.as_slice()].concat());
+    let fields = [
+        bytes_field(1, cid),
+        number_field(2, priority),
+        number_field(3, cancel.into()),
+        number_field(4, have.into()),
+        number_field(5, send_dont_have.into()),
+    ];
+    list.extend(bytes_field(1, &fields.concat()));
 }
 
 /// A message of nothing but a want-list, with its length before it.
 pub fn want_list(entries: &[u8], full: bool) -> Vec<u8> {
     let list = [entries, &number_field(2, full.into())].concat();
     frame(&bytes_field(1, &list))
+}
+
+/// The head of a frame of yamux, for [`super::Dialer::dial_unmuxed`]: version 0, and these.
+#[expect(clippy::big_endian_bytes, reason = "yamux writes in network order")]
+pub fn yamux_head(kind: u8, flags: u16, stream: u32, len: u32) -> [u8; 12] {
+    let ([f0, f1], [s0, s1, s2, s3]) = (flags.to_be_bytes(), stream.to_be_bytes());
+    let [l0, l1, l2, l3] = len.to_be_bytes();
+    [0, kind, f0, f1, s0, s1, s2, s3, l0, l1, l2, l3]
+}
+
+/// The kind of a frame of yamux, and its length or what else stands there.
+#[expect(clippy::big_endian_bytes, reason = "yamux writes in network order")]
+pub fn yamux_kind_and_len(head: [u8; 12]) -> (u8, u32) {
+    let [_, kind, _, _, _, _, _, _, len @ ..] = head;
+    (kind, u32::from_be_bytes(len))
 }
 
 /// Whether a message has a field of bytes with this number, such as 1, its want-list.
@@ -81,4 +96,48 @@ fn take_number(bytes: &mut &[u8]) -> Option<u64> {
     let (value, len) = varint::read(bytes).ok()??;
     *bytes = bytes.get(len..)?;
     Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use carrack_bitswap::wire::{DecodeLimits, Message, WantKind};
+    use carrack_formats::cid;
+
+    use super::*;
+
+    #[test]
+    fn what_is_crafted_rightly_is_read_rightly() {
+        let name = cid::empty_identity().to_bytes();
+        let wanted = [&[1, 0x55, 0x12, 0x20], [7; 32].as_slice()].concat();
+        let mut list = Vec::new();
+        push_entry(&mut list, &wanted, 300, false, true, true);
+        push_entry(&mut list, &wanted, 1, true, false, false);
+        push_entry(&mut list, &name, 1, false, false, false);
+        let message = want_list(&list, true);
+        let body = Bytes::from(message).slice(1..);
+        assert_eq!(frame(&body).len(), body.len() + 1, "one byte of length");
+        let message = Message::decode(&body, &DecodeLimits::default()).unwrap();
+        assert!(message.full && message.n_entries_ignored == 1);
+        let [want, cancel] = message.entries.as_slice() else {
+            panic!("{message:?}");
+        };
+        assert_eq!(want.cid.to_bytes(), wanted);
+        assert_eq!((want.priority, want.want), (300, WantKind::Have));
+        assert!(want.send_dont_have && !want.cancel);
+        assert!(cancel.cancel && !cancel.send_dont_have);
+    }
+
+    #[test]
+    fn fields_are_found_behind_others() {
+        let message = [
+            number_field(5, 300),
+            bytes_field(4, b"ab"),
+            bytes_field(1, b""),
+        ]
+        .concat();
+        assert!(has_bytes_field(&message, 1) && has_bytes_field(&message, 4));
+        assert!(!has_bytes_field(&message, 5) && !has_bytes_field(&message, 2));
+        assert!(!has_bytes_field(&bytes_field(2, &bytes_field(1, b"")), 1));
+    }
 }

@@ -137,7 +137,8 @@ impl Link {
         accepted.recv().await.ok_or_else(|| self.gone())
     }
 
-    /// Stops reading and writing the connection itself, until [`Link::thaw`].
+    /// Stops reading and writing the connection itself, until [`Link::thaw`]. What was written to
+    /// a stream just before may not have left: wait for an answer to know.
     ///
     /// # Errors
     /// The connection ended.

@@ -17,11 +17,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use carrack_bitswap::driver::ConnectionLimits;
+use carrack_bitswap::driver::arrivals::Arrival;
 use carrack_bitswap::server::Options;
 use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
-use tokio::sync::watch as flag;
+use tokio::sync::{mpsc, watch as flag};
 
 use self::watch::{How, Watched};
 use crate::cli::args::{P2pAddress, ServeArgs};
@@ -38,7 +39,7 @@ use crate::node::access_log::{AccessLog, LogFormat, LogWriter};
 use crate::node::identity::Identity;
 use crate::node::limits::Limits;
 use crate::node::swarm::{self, P2p, P2pOptions};
-use crate::node::{self, ServeOptions};
+use crate::node::{self, ServeOptions, websocket};
 use crate::source::Environment;
 use crate::store::block::Blocks;
 use crate::store::{Merger, Step, Store};
@@ -92,7 +93,14 @@ pub fn run(
         })?;
     let address = listener.local_addr().unwrap_or(listen);
     announce(out, address)?;
-    let (p2p, p2p_running) = start_p2p(args, data_dir, &blocks, &runtime, stop.clone())?.unzip();
+    let (door, websockets) = websocket::door(websocket::QUEUE_LEN);
+    let p2p = P2pStart {
+        data_dir,
+        blocks: &blocks,
+        http: address,
+        websockets,
+    };
+    let (p2p, p2p_running) = start_p2p(args, p2p, &runtime, stop.clone())?.unzip();
     if let Some(p2p) = &p2p {
         out.note(&format!("known to peers as {}", p2p.peer_id));
     }
@@ -108,7 +116,7 @@ pub fn run(
     let options = ServeOptions {
         limits,
         access_log,
-        door: None,
+        door: p2p.is_some().then_some(door),
         readiness: readiness.clone(),
     };
     let serving = runtime.spawn(node::serve(
@@ -274,11 +282,19 @@ fn announce(out: &mut Output, address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
+/// What serving peers takes.
+struct P2pStart<'a> {
+    data_dir: &'a Path,
+    blocks: &'a Blocks,
+    /// Where HTTP is listened on, and WebSockets come in.
+    http: SocketAddr,
+    websockets: mpsc::Receiver<Arrival>,
+}
+
 /// Begins to serve libp2p peers, unless it is off.
 fn start_p2p(
     args: &ServeArgs,
-    data_dir: &Path,
-    blocks: &Blocks,
+    start: P2pStart<'_>,
     runtime: &Runtime,
     stop: flag::Receiver<bool>,
 ) -> Result<Option<(P2p, tokio::task::JoinHandle<()>)>> {
@@ -300,13 +316,13 @@ fn start_p2p(
             false => named,
         },
         may_be_taken,
-        websockets: None,
+        websockets: Some((vec![swarm::websocket_address(start.http)], start.websockets)),
         server: Options::default(),
         connections: ConnectionLimits::default(),
     };
-    let identity = Identity::open_or_create(data_dir)?;
+    let identity = Identity::open_or_create(start.data_dir)?;
     let _guard = runtime.enter();
-    let (p2p, running) = swarm::start(&identity, blocks, options, told_to_stop(stop))?;
+    let (p2p, running) = swarm::start(&identity, start.blocks, options, told_to_stop(stop))?;
     Ok(Some((p2p, runtime.spawn(running))))
 }
 

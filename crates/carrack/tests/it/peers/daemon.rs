@@ -7,6 +7,7 @@
 //! Not here what is compared with it.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
@@ -84,6 +85,24 @@ impl Daemon {
     pub(crate) fn address(&self, transport: Transport) -> String {
         let listening = self.kubo.run(&["id", "--format=<addrs>"]);
         transport.of(&listening.lines().collect::<Vec<_>>())
+    }
+
+    /// Knows the peer at `address` from here on.
+    pub(crate) fn connect(&self, address: &str) {
+        self.kubo
+            .run(&["--timeout=30s", "swarm", "connect", address]);
+    }
+
+    /// Fetches the whole DAG; fails the test when it does not come.
+    pub(crate) fn pin(&self, cid: &str) {
+        self.kubo.run(&[FETCH_TIME_MAX, "pin", "add", cid]);
+    }
+
+    /// Fetches files into `path`.
+    pub(crate) fn get(&self, cid: &str, path: &Path) {
+        let path = path.to_str().unwrap();
+        self.kubo
+            .run(&[FETCH_TIME_MAX, "get", "--progress=false", "-o", path, cid]);
     }
 
     /// Fetches one block.

@@ -4,6 +4,7 @@
 //! Out      tests that fail, and say why, when the programs are not there.
 //! Not here installing them (`xtask/src/peers.rs`).
 
+mod bitswap;
 mod cars;
 mod cids;
 mod clients;

@@ -176,14 +176,36 @@ impl Carrack {
         file
     }
 
-    /// Starts `serve` on a free port and waits until it is ready.
+    /// Starts `serve` on a free port, without libp2p, and waits until it is ready.
     pub(crate) fn serve<S: AsRef<OsStr>>(&self, paths: &[S]) -> Server {
-        let mut command = self.command(&["serve", "--p2p", "off", "--listen", "127.0.0.1:0"]);
+        self.serve_on(&["--p2p", "off"], paths)
+    }
+
+    /// The same with libp2p: TCP, QUIC, and WebSocket on the HTTP port.
+    pub(crate) fn serve_peers<S: AsRef<OsStr>>(&self, paths: &[S]) -> Server {
+        let (tcp, quic) = ("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1");
+        self.serve_on(&["--p2p", tcp, "--p2p", quic], paths)
+    }
+
+    fn serve_on<S: AsRef<OsStr>>(&self, p2p: &[&str], paths: &[S]) -> Server {
+        let mut command = self.command(&["serve", "--listen", "127.0.0.1:0"]);
         command
+            .args(p2p)
             .args(paths)
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         Server::start(&mut command)
+    }
+}
+
+impl Carrack {
+    /// Where the running `serve` is reached by libp2p: multiaddrs that end in its PeerID.
+    pub(crate) fn p2p_addresses(&self) -> Vec<String> {
+        let status = self.run(&["status", "--json"]).ok().json();
+        let addresses = status[0]["p2p_addrs"].as_array();
+        let addresses = addresses.unwrap_or_else(|| panic!("no p2p_addrs in {}", status[0]));
+        let text = |address: &Value| address.as_str().unwrap().to_owned();
+        addresses.iter().map(text).collect()
     }
 }
 
@@ -271,13 +293,15 @@ impl Server {
                 stderr.join().unwrap()
             );
         };
-        let server = Self {
+        let mut server = Self {
             child,
             url,
             stderr: Some(stderr),
         };
         let deadline = Instant::now() + READY_TIME_MAX;
         while http::try_get(&server.url, "/readyz").is_none_or(|answer| answer.status != 200) {
+            let ended = server.child.try_wait().unwrap();
+            assert!(ended.is_none(), "ended before it was ready: {ended:?}");
             assert!(Instant::now() < deadline, "not ready in {READY_TIME_MAX:?}");
             std::thread::park_timeout(Duration::from_millis(5));
         }
@@ -295,6 +319,12 @@ impl Server {
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
         kib.unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Files and sockets that are open.
+    pub(crate) fn n_descriptors(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.child.id());
+        std::fs::read_dir(path).unwrap().count()
     }
 
     /// Kills the process as a power cut would and reaps it.

@@ -1,0 +1,483 @@
+//! Hostile libp2p peers against a running node: others are served meanwhile, memory stays flat, and
+//! whoever leaves leaves nothing behind. The whole table is `docs/design/attacks.md`.
+//!
+//! In       one file that is served; peers that are driven by hand.
+//! Out      a failed test when somebody else notices.
+//! Limits   loopback, whose addresses have no budget of their own.
+//! Not here budgets (`node::config`), what well-meant peers hear (`dialects`).
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use carrack_bitswap::wire::{Dialect, Outgoing};
+use carrack_formats::{Cid, cid};
+use carrack_testkit::p2p::bitswap::{Ask, DIALECTS, Fetch};
+use carrack_testkit::p2p::{BitswapClient, Dialer, Link, Stream, craft};
+use serde_json::Value;
+
+use crate::support::{Carrack, Server, car, data};
+
+const MIB: usize = 1 << 20;
+const FILE_LEN: usize = 24 * MIB;
+/// What a node may grow by for hostile peers: frames that it reads, blocks that it sends.
+const GROWTH_MAX: u64 = 160 << 20;
+/// Longer than handshakes and peers that read nothing are waited for, on a busy machine.
+const CUT_TIME_MAX: Duration = Duration::from_secs(60);
+
+struct Target {
+    carrack: Carrack,
+    server: Server,
+    address: String,
+    /// The leaves of the one file.
+    leaves: Vec<(Cid, Bytes)>,
+}
+
+fn raw(block: &[u8]) -> Cid {
+    cid::parse_bytes(&car::raw_cid(block)).unwrap()
+}
+
+fn absent(number: u64) -> Cid {
+    raw(&number.to_le_bytes())
+}
+
+impl Target {
+    fn new() -> Self {
+        let carrack = Carrack::new();
+        let file = carrack.path("file");
+        data::file(&file, 71, FILE_LEN as u64);
+        carrack.add_one(&file);
+        let bytes = Bytes::from(std::fs::read(&file).unwrap());
+        let leaf = |at| bytes.slice(at..at + MIB);
+        let leaves = (0..FILE_LEN).step_by(MIB).map(leaf);
+        let server = carrack.serve_peers::<&str>(&[]);
+        let addresses = carrack.p2p_addresses();
+        let tcp = addresses.iter().find(|address| address.contains("/tcp/"));
+        Self {
+            address: tcp.unwrap().clone(),
+            leaves: leaves.map(|bytes| (raw(&bytes), bytes)).collect(),
+            server,
+            carrack,
+        }
+    }
+
+    fn cids(&self) -> Vec<Cid> {
+        self.leaves.iter().map(|(cid, _)| *cid).collect()
+    }
+
+    async fn link(&self) -> Link {
+        let dialer = Dialer::new().accepting(&DIALECTS);
+        dialer.dial(&self.address).await.unwrap()
+    }
+
+    async fn client(&self) -> BitswapClient {
+        BitswapClient::connect(&Dialer::new(), &self.address)
+            .await
+            .unwrap()
+    }
+
+    /// What `carrack peers` tells in all.
+    fn totals(&self) -> Value {
+        let lines = self.carrack.run(&["peers", "--json"]).ok().json();
+        lines.last().unwrap().clone()
+    }
+
+    fn total(&self, name: &str) -> u64 {
+        let totals = self.totals();
+        let total = totals[name].as_u64();
+        total.unwrap_or_else(|| panic!("no {name} in {totals}"))
+    }
+
+    /// A peer that means well gets a block, and soon.
+    async fn serves_others(&self) {
+        let start = Instant::now();
+        let mut client = self.client().await;
+        let (cid, bytes) = &self.leaves[3];
+        assert!(client.block(cid).await.unwrap() == bytes);
+        assert!(
+            start.elapsed() < Duration::from_secs(15),
+            "{:?}",
+            start.elapsed()
+        );
+        client.close().await.unwrap();
+    }
+
+    /// Nobody is connected, nothing is wanted and nothing under way, after a moment.
+    async fn is_at_rest(&self) {
+        let deadline = Instant::now() + CUT_TIME_MAX;
+        loop {
+            let totals = self.totals();
+            let left = ["peers", "wants_waiting", "bytes_in_flight"].map(|name| &totals[name]);
+            if left.iter().all(|&value| value == 0) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{totals}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// A message of `Outgoing`'s own making, whole.
+fn message(fill: impl FnOnce(&mut Outgoing)) -> Vec<u8> {
+    let mut message = Outgoing::new(Dialect::V1_2);
+    fill(&mut message);
+    message.finish().concat()
+}
+
+/// Frames that lie about their length, or never say it, end their stream; the connection and its
+/// other streams go on.
+#[tokio::test]
+async fn lying_lengths_end_a_stream_and_nothing_else() {
+    let target = Target::new();
+    let link = target.link().await;
+    let lies: [&[u8]; 6] = [
+        &[0xff; 16],
+        &[0x80; 16],
+        &[0x81, 0x80, 0x80, 0x02],       // 4 MiB and a byte.
+        &[0xff, 0xff, 0xff, 0xff, 0x7f], // 32 GiB.
+        &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
+        &[0x80, 0x00], // Zero in two bytes.
+    ];
+    let peak = target.server.peak_memory();
+    for lie in lies {
+        let (mut stream, _) = link.open(&DIALECTS).await.unwrap();
+        let _ = stream.send(lie).await; // It may be reset while we write.
+        let ended = tokio::time::timeout(CUT_TIME_MAX, stream.receive(1)).await;
+        assert!(ended.unwrap().is_err(), "{lie:x?}");
+    }
+    assert_eq!(target.total("malformed"), lies.len() as u64);
+    assert!(!link.is_ended());
+    // A length of 4 MiB may be true: it takes no room before its bytes come.
+    let mut promises = Vec::new();
+    for _ in 0..16 {
+        let (mut stream, _) = link.open(&DIALECTS).await.unwrap();
+        stream.send(&[0x80, 0x80, 0x80, 0x02]).await.unwrap();
+        promises.push(stream);
+    }
+    target.serves_others().await;
+    let grown = target.server.peak_memory() - peak;
+    assert!(grown < 32 << 20, "grown by {grown}");
+    drop(promises);
+    let (mut stream, _) = link.open(&DIALECTS).await.unwrap();
+    let mut list = Vec::new();
+    craft::push_entry(
+        &mut list,
+        &target.leaves[0].0.to_bytes(),
+        1,
+        false,
+        true,
+        true,
+    );
+    stream.send(&craft::want_list(&list, false)).await.unwrap();
+    let (_, mut answer) = link.accept().await.unwrap();
+    assert!(answer.receive_frame(MIB).await.unwrap().is_some());
+}
+
+/// Fields that nobody knows, values out of range, messages that end early: read past, or the end of
+/// their stream.
+#[tokio::test]
+async fn junk_in_messages_hurts_nobody() {
+    let target = Target::new();
+    let link = target.link().await;
+    let name = target.leaves[0].0.to_bytes();
+    let entry = |priority: u64, kind: u64| {
+        let fields = [
+            craft::bytes_field(1, &name),
+            craft::number_field(2, priority),
+            craft::number_field(4, kind),
+        ];
+        craft::frame(&craft::bytes_field(
+            1,
+            &craft::bytes_field(1, &fields.concat()),
+        ))
+    };
+    let junk: [Vec<u8>; 9] = [
+        craft::frame(&[]),
+        craft::frame(&craft::number_field(77, u64::MAX).repeat(10_000)),
+        craft::frame(&craft::bytes_field(1, &craft::bytes_field(1, &[]))),
+        craft::frame(&craft::bytes_field(
+            1,
+            &craft::bytes_field(1, &[0x0a, 0x7f, 1]),
+        )),
+        craft::frame(&[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f]),
+        craft::frame(&[0x0b; 64]),
+        craft::frame(&craft::number_field(5, u64::MAX)),
+        entry(u64::MAX, 99),
+        craft::frame(&[0x28, 0].repeat(MIB)), // Two million fields.
+    ];
+    for bytes in &junk {
+        let (mut stream, _) = link.open(&DIALECTS).await.unwrap();
+        let _ = stream.send(bytes).await;
+        let _ = stream.finish().await;
+    }
+    // A message that ends inside.
+    let (mut stream, _) = link.open(&DIALECTS).await.unwrap();
+    stream.send(&craft::frame(&[7; 1000])[..500]).await.unwrap();
+    stream.finish().await.unwrap();
+    assert!(!link.is_ended());
+    target.serves_others().await;
+}
+
+/// Want-lists of twenty times what is remembered, with and without `full`, over and over, by
+/// peers that go and come back.
+#[tokio::test]
+async fn floods_of_wants_are_bounded_and_forgotten() {
+    let target = Target::new();
+    let peak = target.server.peak_memory();
+    let waiting_max = 3 * 1024;
+    for round in 0..3 {
+        let mut clients = Vec::new();
+        for number in 0..3 {
+            let mut client = target.client().await;
+            let cids: Vec<Cid> = (0..20_000).map(|n| absent(n * 4 + number)).collect();
+            for full in [round % 2 == 1, false] {
+                client.ask(&cids, Ask::Block, false, full).await.unwrap();
+            }
+            // What came before has been read when this is answered.
+            client.block(&target.leaves[0].0).await.unwrap();
+            clients.push(client);
+        }
+        assert!(target.total("wants_waiting") <= waiting_max);
+        target.serves_others().await;
+        drop(clients);
+        target.is_at_rest().await;
+    }
+    let grown = target.server.peak_memory() - peak;
+    assert!(grown < GROWTH_MAX, "grown by {grown}");
+}
+
+/// All blocks wanted at once, by peers that take none: as much as one peer may have outstanding is
+/// read for each, others do not wait, and those who take nothing are cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_read_nothing_are_cut_and_hold_up_nobody() {
+    let target = Target::new();
+    let peak = target.server.peak_memory();
+    let mut stalled = Vec::new();
+    for _ in 0..12 {
+        let mut client = target.client().await;
+        client
+            .ask(&target.cids(), Ask::Block, true, false)
+            .await
+            .unwrap();
+        client.message().await.unwrap(); // The wants have arrived.
+        client.link().freeze().await.unwrap();
+        stalled.push(client);
+    }
+    let mut client = target.client().await;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3) {
+        let counts = client
+            .fetch(target.cids(), Fetch::default(), drop)
+            .await
+            .unwrap();
+        assert_eq!(counts.block_bytes, FILE_LEN as u64);
+    }
+    let grown = target.server.peak_memory() - peak;
+    assert!(grown < 2 * GROWTH_MAX, "grown by {grown}");
+    // Those that read nothing at all are cut; the other one is not.
+    let deadline = Instant::now() + CUT_TIME_MAX;
+    while target.total("peers") > 1 {
+        assert!(Instant::now() < deadline, "{}", target.totals());
+        client.block(&target.leaves[0].0).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(target.total("stalled") >= 1);
+    client.close().await.unwrap();
+    drop(stalled);
+    target.is_at_rest().await;
+}
+
+/// Streams that say nothing, half a name or a name without end, as many as the muxer opens.
+#[tokio::test]
+async fn floods_of_streams_stop_nobody() {
+    let target = Target::new();
+    let link = target.link().await;
+    let mut streams = Vec::new();
+    for number in 0..400_u32 {
+        let quick = Duration::from_millis(500);
+        let Ok(Ok(mut stream)) = tokio::time::timeout(quick, link.open_raw()).await else {
+            break; // Refused, or the connection is cut: either will do.
+        };
+        let said: &[u8] = match number % 4 {
+            0 => b"",
+            1 => b"\x13/multistream/1",
+            2 => &[0xff; 64],
+            _ => b"\x13/multistream/1.0.0\n\x14/ipfs/bitswap/1.2.0\n",
+        };
+        if stream.send(said).await.is_err() {
+            break;
+        }
+        streams.push(stream);
+    }
+    target.serves_others().await;
+    drop(streams);
+    drop(link);
+    target.is_at_rest().await;
+}
+
+/// Reads frames of yamux until one says that the connection is over, or it is.
+async fn is_told_to_go(under: &mut Stream) {
+    const GO_AWAY: u8 = 3;
+    while let Ok(head) = under.receive(12).await {
+        let (kind, len) = craft::yamux_kind_and_len(head.try_into().unwrap());
+        match kind {
+            GO_AWAY => return,
+            0 => drop(under.receive(len as usize).await),
+            _ => {}
+        }
+    }
+}
+
+/// Frames of yamux that lie, under the muxer: the connection ends, nothing else.
+#[tokio::test]
+async fn frames_of_the_muxer_that_lie_end_their_connection() {
+    const SYN: u16 = 1;
+    let frame = |kind, flags, stream, len| craft::yamux_head(kind, flags, stream, len).to_vec();
+    let target = Target::new();
+    let opens = |n: u32| {
+        (0..n)
+            .flat_map(|n| frame(0, SYN, 2 * n + 1, 0))
+            .collect::<Vec<_>>()
+    };
+    let lies = [
+        vec![9; 12],                                            // Another version.
+        frame(7, 0, 0, 0),                                      // A type that is none.
+        frame(0, SYN, 1, u32::MAX),                             // Four gigabytes of data.
+        [frame(0, SYN, 1, 1 << 20), vec![7; 1 << 20]].concat(), // More than the window.
+        [
+            frame(0, SYN, 1, 0),
+            frame(1, 0, 1, u32::MAX),
+            frame(1, 0, 1, u32::MAX),
+        ]
+        .concat(),
+        [frame(0, SYN, 1, 0), frame(0, SYN, 1, 0)].concat(), // One stream twice.
+        frame(0, SYN, 2, 0),                                 // A number that is the server's.
+        opens(10_000),
+    ];
+    for (number, lie) in lies.iter().enumerate() {
+        let mut under = Dialer::new().dial_unmuxed(&target.address).await.unwrap();
+        let _ = under.send(lie).await;
+        let end = tokio::time::timeout(Duration::from_secs(5), is_told_to_go(&mut under)).await;
+        // Windows that overflow do harm to nobody but who sent them.
+        assert!(end.is_ok() || number == 4, "lie {number} is put up with");
+        target.serves_others().await;
+    }
+    target.is_at_rest().await;
+}
+
+/// Connections that never finish their handshake are closed, and stop nobody.
+#[tokio::test]
+async fn handshakes_without_end_are_cut() {
+    let target = Target::new();
+    let address: Vec<&str> = target.address.split('/').collect();
+    let socket: std::net::SocketAddr = format!("{}:{}", address[2], address[4]).parse().unwrap();
+    let mut silent = Vec::new();
+    for said in [
+        &b""[..],
+        b"\x13/multistream/1.0.0\n",
+        b"\x13/multistream/1.0.0\n\x07/noise\n",
+    ] {
+        for _ in 0..20 {
+            let mut stream = std::net::TcpStream::connect(socket).unwrap();
+            stream.write_all(said).unwrap();
+            stream.set_read_timeout(Some(CUT_TIME_MAX)).unwrap();
+            silent.push(stream);
+        }
+    }
+    target.serves_others().await;
+    let cut = tokio::task::spawn_blocking(move || {
+        silent.into_iter().all(|mut stream| {
+            let mut rest = Vec::new();
+            match stream.read_to_end(&mut rest) {
+                Ok(_) => true,
+                Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+            }
+        })
+    });
+    assert!(cut.await.unwrap(), "still open after {CUT_TIME_MAX:?}");
+    target.serves_others().await;
+}
+
+/// Blocks and presences that nobody asked for are counted and dropped.
+#[tokio::test]
+async fn blocks_that_nobody_wants_are_dropped() {
+    let target = Target::new();
+    let peak = target.server.peak_memory();
+    let mut client = target.client().await;
+    let block = Bytes::from(data::Seeded::new(5).bytes(2 * MIB - 100));
+    let cid = raw(&block);
+    let junk = message(|message| {
+        assert!(message.push_block(&cid, block.clone()));
+        assert!(message.push_presence(&cid, true) && message.push_presence(&cid, false));
+    });
+    for _ in 0..50 {
+        client.wants().send(&junk).await.unwrap();
+    }
+    let (wanted, bytes) = &target.leaves[1];
+    assert!(client.block(wanted).await.unwrap() == bytes);
+    assert_eq!(target.total("blocks_unwanted"), 50);
+    let absent = client.block(&cid).await.unwrap_err();
+    assert_eq!(absent.kind(), std::io::ErrorKind::NotFound);
+    let grown = target.server.peak_memory() - peak;
+    assert!(grown < GROWTH_MAX, "grown by {grown}");
+}
+
+/// Peers that connect, want and vanish leave no descriptor, want or peer behind.
+#[tokio::test]
+async fn peers_that_leave_leave_nothing() {
+    let target = Target::new();
+    target.serves_others().await;
+    target.is_at_rest().await;
+    let before = target.server.n_descriptors();
+    for number in 0..100 {
+        let mut client = target.client().await;
+        let wants = [absent(number), target.leaves[number as usize % 8].0];
+        client.ask(&wants, Ask::Block, false, false).await.unwrap();
+        if number % 3 == 0 {
+            client.answer().await.unwrap();
+        }
+        if number % 2 == 0 {
+            client.close().await.unwrap();
+        }
+    }
+    target.is_at_rest().await;
+    let deadline = Instant::now() + CUT_TIME_MAX;
+    while target.server.n_descriptors() > before {
+        assert!(
+            Instant::now() < deadline,
+            "{} open",
+            target.server.n_descriptors()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A node speaks bitswap, identify and ping, and nothing that could be made to work for others.
+#[tokio::test]
+async fn only_what_is_needed_is_spoken() {
+    let target = Target::new();
+    let link = target.link().await;
+    let (mut stream, _) = link.open(&["/ipfs/id/1.0.0"]).await.unwrap();
+    let (identify, _) = stream.receive_frame(64 << 10).await.unwrap().unwrap();
+    let identify = String::from_utf8_lossy(&identify).into_owned();
+    let spoken = [&DIALECTS[..], &["/ipfs/id/1.0.0", "/ipfs/ping/1.0.0"]].concat();
+    for protocol in &spoken {
+        assert!(identify.contains(protocol), "no {protocol}");
+    }
+    let known = identify.matches("/ipfs/").count();
+    // The version of the protocol of identify is a name of this kind, too.
+    assert!(known <= spoken.len() + 2, "{known} in {identify:?}");
+    for protocol in [
+        "/ipfs/kad/1.0.0",
+        "/libp2p/circuit/relay/0.2.0/hop",
+        "/meshsub/1.1.0",
+        "/libp2p/autonat/1.0.0",
+        "/libp2p/dcutr",
+        "/ipfs/lan/kad/1.0.0",
+    ] {
+        assert!(
+            link.open(&[protocol]).await.is_err(),
+            "{protocol} is spoken"
+        );
+    }
+}
