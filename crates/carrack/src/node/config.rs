@@ -130,13 +130,13 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 /// The file.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 struct Tables {
     bitswap: BitswapTable,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 struct BitswapTable {
     wants_per_peer_max: Option<Count<1, 1_048_576>>,
     wants_max: Option<Count<1, 1_073_741_824>>,
@@ -160,7 +160,7 @@ struct BitswapTable {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 struct BudgetTable {
     burst_s: Option<Seconds<1, 3600>>,
     beyond: Option<Answer>,
@@ -172,7 +172,7 @@ struct BudgetTable {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 struct RatesTable {
     entries_per_second: Option<Rate>,
     messages_per_second: Option<Rate>,
@@ -181,7 +181,7 @@ struct RatesTable {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 struct ConnectionsTable {
     established_max: Option<Count<1, 1_048_576>>,
     pending_max: Option<Count<1, 65_536>>,

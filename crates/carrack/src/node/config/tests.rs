@@ -145,7 +145,7 @@ fn what_means_nothing_is_refused_with_its_line_and_what_is_allowed() {
             "[bitswap]\nwants = 1",
             "unknown field `wants`, expected one of `wants_per_peer_max`",
         ),
-        ("bitswap = 1", "expected struct BitswapTable"),
+        ("bitswap = 1", "expected a table"),
         (
             "[bitswap]\nwants_max = 0",
             "expected a whole number from 1 to 1073741824",
