@@ -15,10 +15,12 @@ use crate::wire::{DecodeLimits, Entry, Message, Outgoing, WantKind, frame_len};
 
 const RAW: u64 = 0x55;
 
-/// Blocks by multihash; those without bytes are known to the index and cannot be read.
+/// Lengths and bytes of blocks; those without bytes are known to the index and cannot be read.
+type Known = HashMap<Multihash, (u64, Option<Bytes>)>;
+
 #[derive(Debug, Clone, Default)]
 struct Memory {
-    blocks: Arc<Mutex<HashMap<Multihash, (u64, Option<Bytes>)>>>,
+    blocks: Arc<Mutex<Known>>,
     n_loads: Arc<AtomicUsize>,
 }
 

@@ -148,6 +148,25 @@ fn an_answer_has_the_bytes_of_the_schema() {
     assert_eq!(read.pending_bytes, 300);
 }
 
+/// The example of `docs/formats/bitswap.md`.
+#[test]
+fn the_example_of_the_byte_tables_is_what_is_written() {
+    let cid = raw(b"hello");
+    let mut out = Outgoing::new(Dialect::V1_2);
+    assert!(out.push_block(&cid, Bytes::from_static(b"hello")));
+    assert!(out.push_presence(&cid, true));
+    out.set_pending_bytes(300);
+    let expected = [
+        &[0x3c, 0x0a, 0, 0x1a, 0x0d][..],
+        &[0x0a, 0x04, 0x01, 0x55, 0x12, 0x20, 0x12, 0x05],
+        b"hello",
+        &[0x22, 0x26, 0x0a, 0x24, 0x01, 0x55, 0x12, 0x20],
+        &verify::sha256(b"hello"),
+        &[0x28, 0xac, 0x02],
+    ];
+    assert_eq!(joined(out), expected.concat());
+}
+
 /// In the two oldest dialects a block is bare bytes, and there is nothing of 1.2.0.
 #[test]
 fn each_dialect_uses_what_it_has() {

@@ -153,6 +153,32 @@ async fn a_1_2_0_client_hears_have_dont_have_and_small_blocks() {
     assert_eq!(client.counts().unwanted, 0);
 }
 
+/// HAVE is a promise: not of a file that is gone, nor of one that is not what it was.
+#[tokio::test]
+async fn have_is_said_of_what_can_be_sent_and_nothing_else() {
+    let served = served();
+    let (gone, changed) = (served.carrack.path("gone"), served.carrack.path("changed"));
+    let mut cids = Vec::new();
+    for (file, seed) in [(&gone, 61), (&changed, 62)] {
+        data::file(file, seed, 70_000);
+        cids.push(cid::parse_text(&served.carrack.add_one(file)).unwrap());
+    }
+    let mut client = served.connect(&DIALECTS).await;
+    client.ask(&cids, Ask::Have, true, false).await.unwrap();
+    for _ in &cids {
+        assert!(matches!(client.answer().await.unwrap(), Answer::Have(_)));
+    }
+    std::fs::remove_file(gone).unwrap();
+    data::file(&changed, 63, 69_000);
+    for ask in [Ask::Have, Ask::Block, Ask::Have] {
+        client.ask(&cids, ask, true, false).await.unwrap();
+        for _ in &cids {
+            let answer = client.answer().await.unwrap();
+            assert!(matches!(answer, Answer::DontHave(_)), "{ask:?}: {answer:?}");
+        }
+    }
+}
+
 /// A want outlives its message; a cancel and a full want-list end it.
 #[tokio::test]
 async fn wants_are_answered_later_unless_they_were_taken_back() {
@@ -205,13 +231,15 @@ async fn wants_are_answered_later_unless_they_were_taken_back() {
 }
 
 #[tokio::test]
-async fn noise_tls_and_quic_carry_the_same() {
+async fn every_transport_and_its_security_carry_the_same() {
     let served = served();
     let tls = Dialer::new().with_security(Security::Tls);
     for (dialer, part) in [
         (&Dialer::new(), "/tcp/"),
         (&tls, "/tcp/"),
         (&tls, "/quic-v1"),
+        (&Dialer::new(), "/ws/"),
+        (&tls, "/ws/"),
     ] {
         let address = served.address(part);
         let mut client = BitswapClient::connect(dialer, address).await.unwrap();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use carrack_bitswap::wire::{Dialect, Outgoing};
 use carrack_formats::{Cid, cid};
-use carrack_testkit::p2p::bitswap::{Ask, DIALECTS, Fetch};
+use carrack_testkit::p2p::bitswap::{Answer, Ask, DIALECTS, Fetch};
 use carrack_testkit::p2p::{BitswapClient, Dialer, Link, Stream, craft};
 use serde_json::Value;
 
@@ -420,6 +420,58 @@ async fn blocks_that_nobody_wants_are_dropped() {
     assert_eq!(absent.kind(), std::io::ErrorKind::NotFound);
     let grown = target.server.peak_memory() - peak;
     assert!(grown < GROWTH_MAX, "grown by {grown}");
+}
+
+/// The same peer on many connections is remembered once, and has so many and no more.
+#[tokio::test]
+async fn a_peer_is_one_peer_however_often_it_connects() {
+    let target = Target::new();
+    let dialer = Dialer::new().with_identity([7; 32]);
+    let mut clients = Vec::new();
+    for number in 0..12 {
+        let Ok(mut client) = BitswapClient::connect(&dialer, &target.address).await else {
+            continue;
+        };
+        let cids: Vec<Cid> = (0..1000).map(|n| absent(n * 12 + number)).collect();
+        if client.ask(&cids, Ask::Block, false, false).await.is_ok() {
+            clients.push(client);
+        }
+    }
+    target.serves_others().await;
+    let totals = target.totals();
+    assert_eq!(totals["peers"], 1, "{totals}");
+    assert!(
+        totals["wants_waiting"].as_u64().unwrap() <= 1024,
+        "{totals}"
+    );
+    clients.retain(|client| !client.link().is_ended());
+    assert!(
+        (1..=8).contains(&clients.len()),
+        "{} connections",
+        clients.len()
+    );
+    // What is left of it is served still, on whichever connection.
+    let (cid, bytes) = &target.leaves[2];
+    clients[0]
+        .ask(&[*cid], Ask::Block, true, false)
+        .await
+        .unwrap();
+    let answers = clients.iter_mut();
+    let answers = answers.map(|client| client.answer_or_silence(Duration::from_secs(3)));
+    let came = futures_util::future::join_all(answers).await;
+    let came: Vec<Option<Answer>> = came.into_iter().map(Result::unwrap).collect();
+    let is_it = |answer: &Option<Answer>| match answer {
+        Some(Answer::Block(_, data) | Answer::Unwanted(data)) => data == bytes,
+        _ => false,
+    };
+    assert_eq!(
+        came.iter().filter(|&answer| is_it(answer)).count(),
+        1,
+        "{}",
+        came.len()
+    );
+    drop(clients);
+    target.is_at_rest().await;
 }
 
 /// Peers that connect, want and vanish leave no descriptor, want or peer behind.

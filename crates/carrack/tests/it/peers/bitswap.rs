@@ -1,8 +1,8 @@
 //! kubo and Helia fetch by bitswap what carrack serves where it lies.
 //!
 //! In       a file in place, a CAR in a folder, a CAR in a bucket, all behind one `serve`.
-//! Out      a failed test when a root or another block does not come by TCP or QUIC, or is
-//!          not what it should be.
+//! Out      a failed test when a root or another block does not come by TCP, QUIC or WebSocket, or
+//!          is not what it should be.
 //! Limits   one daemon, and one Helia, a transport: each begins with nothing.
 //! Not here hostile peers, budgets.
 
@@ -153,7 +153,12 @@ fn kubo_fetches_roots_and_other_blocks_by_quic() {
 }
 
 #[test]
-fn helia_fetches_roots_and_other_blocks_by_tcp_and_quic() {
+fn kubo_fetches_roots_and_other_blocks_by_websocket() {
+    kubo_fetches_over(Transport::WebSocket);
+}
+
+#[test]
+fn helia_fetches_roots_and_other_blocks_by_every_transport() {
     let served = served();
     let mut blocks = Vec::new();
     for set in &served.sets {
@@ -162,7 +167,7 @@ fn helia_fetches_roots_and_other_blocks_by_tcp_and_quic() {
     let is_file = |set: &&Set| set.path.is_file();
     let files: Vec<&Set> = served.sets.iter().filter(is_file).collect();
     let roots: Vec<&str> = files.iter().map(|set| set.root.as_str()).collect();
-    for transport in [Transport::Tcp, Transport::Quic] {
+    for transport in Transport::ALL {
         let fetched = helia::fetch(&transport.of(&served.addresses), &blocks, &roots);
         for set in &served.sets {
             let (cid, bytes) = &set.block;

@@ -16,6 +16,7 @@ mod s3_crash;
 mod s3_faults;
 mod s3_fetch;
 mod s3_places;
+mod shared_reads;
 mod source_commands;
 mod sources;
 mod test_client;
