@@ -1,6 +1,6 @@
 //! The command line, as a type.
 //!
-//! In       arguments and the environment variable `CARRACK_DATA_DIR`.
+//! In       arguments and the environment variables `CARRACK_DATA_DIR` and `CARRACK_CONFIG`.
 //! Out      one [`Command`] with everything it needs to know.
 //! Not here what commands do (one file each), how CIDs are written (`cli::target`).
 
@@ -91,6 +91,10 @@ pub struct ServeArgs {
     /// port 4001]
     #[arg(long, value_name = "MULTIADDR")]
     pub p2p: Vec<P2pAddress>,
+    /// Read the bounds of what libp2p peers may ask for from FILE, in TOML [default: carrack.toml
+    /// in the data directory, if it is there].
+    #[arg(long, env = "CARRACK_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Write one line a request to FILE; `-` is standard error.
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,

@@ -4,6 +4,7 @@
 //! Not here what requests mean (`gateway`); arguments and signals' meaning (`cli`).
 
 pub mod access_log;
+pub mod config;
 pub mod identity;
 pub mod io;
 pub mod limits;

@@ -339,3 +339,17 @@ fn id_prints_the_peer_id_alone_also_beside_serve() {
     drop(server);
     assert_eq!(carrack.run(&["id"]).ok().text(), first.text());
 }
+
+#[test]
+fn serve_takes_its_configuration_and_refuses_what_means_nothing() {
+    let carrack = Carrack::new();
+    let path = carrack.path("bounds.toml");
+    let name = path.to_str().unwrap();
+    fs::write(&path, "[bitswap]\nwants_max = 1000\n").unwrap();
+    drop(carrack.serve(&["--config", name]));
+    fs::write(&path, "[bitswap]\nwant_max = 1000\n").unwrap();
+    let refused = carrack.run(&["serve", "--listen", "127.0.0.1:0", "--config", name]);
+    let refused = refused.exits(2);
+    let expected = "bounds.toml:2: unknown field `want_max`, expected one of `wants_per_peer_max`";
+    assert!(refused.stderr.contains(expected), "{}", refused.stderr);
+}

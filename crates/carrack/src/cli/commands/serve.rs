@@ -16,9 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use carrack_bitswap::driver::ConnectionLimits;
 use carrack_bitswap::driver::arrivals::Arrival;
-use carrack_bitswap::server::Options;
 use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
@@ -36,6 +34,7 @@ use crate::ingest::AddedRoot;
 use crate::ingest::remote::target::{is_url, target};
 use crate::ingest::rescan::Place;
 use crate::node::access_log::{AccessLog, LogFormat, LogWriter};
+use crate::node::config::Config;
 use crate::node::identity::Identity;
 use crate::node::limits::Limits;
 use crate::node::swarm::{self, P2p, P2pOptions};
@@ -62,6 +61,7 @@ pub fn run(
     environment: Environment,
     out: &mut Output,
 ) -> Result<()> {
+    let config = Config::load(args.config.as_deref(), data_dir)?;
     raise_file_limit();
     store.begin_writing()?;
     let budget = usize::try_from(args.block_budget)
@@ -95,6 +95,7 @@ pub fn run(
     announce(out, address)?;
     let (door, websockets) = websocket::door(websocket::QUEUE_LEN);
     let p2p = P2pStart {
+        config,
         data_dir,
         blocks: &blocks,
         http: address,
@@ -284,6 +285,7 @@ fn announce(out: &mut Output, address: SocketAddr) -> Result<()> {
 
 /// What serving peers takes.
 struct P2pStart<'a> {
+    config: Config,
     data_dir: &'a Path,
     blocks: &'a Blocks,
     /// Where HTTP is listened on, and WebSockets come in.
@@ -317,8 +319,8 @@ fn start_p2p(
         },
         may_be_taken,
         websockets: Some((vec![swarm::websocket_address(start.http)], start.websockets)),
-        server: Options::default(),
-        connections: ConnectionLimits::default(),
+        server: start.config.server,
+        connections: start.config.connections,
     };
     let identity = Identity::open_or_create(start.data_dir)?;
     let _guard = runtime.enter();
