@@ -1,6 +1,6 @@
 //! `cargo xtask`: everything that CI does, in Rust.
 //!
-//! In       a command: test, interop, crash, fuzz, bench, s3, web, peers.
+//! In       a command: test, interop, crash, soak, fuzz, bench, s3, web, peers.
 //! Out      each step with its time, and a closing line `N passed, N failed`.
 //! Not here the tests themselves (`crates/*`), and the fuzz targets (`fuzz/`).
 #![expect(
@@ -25,6 +25,7 @@ cargo xtask COMMAND
 
   test [--no-peers]            everything that CI does
   interop                      the tests against kubo, lassie, go-car, @ipld/car and curl alone
+  soak [--peers N]             libp2p peers come, want and go; nothing may stay (default 10000)
   crash [--rounds N]           kill -9 at random moments of add and import (default 50 rounds)
   fuzz [--seconds N] [TARGET]  the fuzz targets (default 60 seconds each)
   bench [--quick] [ROW...]     speed and memory beside the peers, as a markdown table
@@ -53,6 +54,8 @@ fn run(args: &[&str]) -> shell::Result<bool> {
         ["test"] => test::all(true),
         ["test", "--no-peers"] => test::all(false),
         ["interop"] => test::interop(),
+        ["soak"] => test::soak(10_000),
+        ["soak", "--peers", peers] => test::soak(peers.parse()?),
         ["crash"] => test::crash(50),
         ["crash", "--rounds", rounds] => test::crash(rounds.parse()?),
         ["fuzz", rest @ ..] => fuzz::command(rest),

@@ -115,6 +115,21 @@ pub(crate) fn crash(rounds: u32) -> Result<bool> {
     Ok(steps.finish())
 }
 
+/// Peers that come, want and go, on the release binary, until so many have.
+pub(crate) fn soak(peers: u32) -> Result<bool> {
+    let mut steps = Steps::default();
+    steps.step(&format!("{peers} peers come and go"), || {
+        build_release()?;
+        let test = ["test", "--package", "carrack", "--test", "it", "--locked"];
+        run(cargo()
+            .args(test)
+            .args(["--", "--nocapture", "peers_that_leave_leave_nothing"])
+            .env("CARRACK_BIN", release_binary())
+            .env("CARRACK_SOAK_PEERS", peers.to_string()))
+    });
+    Ok(steps.finish())
+}
+
 /// Builds the binary that benches and crash loops run.
 pub(crate) fn build_release() -> Result {
     run(cargo().args(["build", "--release", "--package", "carrack", "--locked"]))

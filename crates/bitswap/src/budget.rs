@@ -19,6 +19,8 @@ use tokio::time::Instant;
 /// Spenders that are remembered at once. Each takes about 200 bytes; beyond it the fullest
 /// buckets are forgotten first.
 const SPENDERS_MAX: usize = 1 << 17;
+/// Spenders that are kept without looking whether they have anything to answer for.
+const TIDY_LEN_MIN: usize = 1024;
 /// An hour, over which bytes are counted.
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -138,15 +140,34 @@ pub enum Good {
 #[derive(Debug, Clone)]
 pub struct Budgets {
     budget: Arc<Budget>,
-    spenders: Arc<Mutex<HashMap<Spender, Buckets>>>,
+    table: Arc<Mutex<Table>>,
     spenders_max: usize,
+}
+
+#[derive(Debug)]
+struct Table {
+    spenders: HashMap<Spender, Buckets>,
+    /// With so many spenders, those that have nothing to answer for are looked for.
+    tidy_at: usize,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            spenders: HashMap::new(),
+            tidy_at: TIDY_LEN_MIN,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Buckets {
     /// What was spent and has not come back, by good.
     spent: [f64; 4],
+    /// When it was filled up last.
     at: Instant,
+    /// When its spender was there last.
+    seen: Instant,
 }
 
 /// One peer on one connection, as far as budgets know it. Made by [`Budgets::account`].
@@ -162,7 +183,7 @@ impl Budgets {
     pub fn new(budget: Budget) -> Self {
         Self {
             budget: Arc::new(budget),
-            spenders: Arc::default(),
+            table: Arc::default(),
             spenders_max: SPENDERS_MAX,
         }
     }
@@ -188,25 +209,33 @@ impl Budgets {
         }
     }
 
-    /// Forgets those who have nothing to answer for and, if that is not enough, those who have
-    /// least.
-    fn make_room(&self, spenders: &mut HashMap<Spender, Buckets>, now: Instant) {
-        if spenders.len() < self.spenders_max {
+    /// Forgets those who have nothing to answer for and, if that is not enough, those who were seen
+    /// least lately.
+    fn make_room(&self, table: &mut Table, now: Instant) {
+        if table.spenders.len() < table.tidy_at.min(self.spenders_max) {
             return;
         }
-        let longest = HOUR.max(self.budget.burst);
-        spenders.retain(|_, buckets| {
-            let is_old = now.saturating_duration_since(buckets.at) >= longest;
-            !is_old && buckets.spent.iter().any(|spent| *spent > 0.0)
+        table.spenders.retain(|spender, buckets| {
+            buckets.refill(self.rates_of(spender), now);
+            buckets.spent.iter().any(|spent| *spent > 0.0)
         });
-        if spenders.len() < self.spenders_max {
-            return;
+        if table.spenders.len() >= self.spenders_max {
+            let mut times: Vec<Instant> = table.spenders.values().map(|it| it.seen).collect();
+            let middle = times.len() / 2;
+            let (_, middle, _) = times.select_nth_unstable(middle);
+            let middle = *middle;
+            table.spenders.retain(|_, buckets| buckets.seen > middle);
         }
-        let mut ages: Vec<Instant> = spenders.values().map(|it| it.at).collect();
-        let middle = ages.len() / 2;
-        let (_, middle, _) = ages.select_nth_unstable(middle);
-        let middle = *middle;
-        spenders.retain(|_, buckets| buckets.at > middle);
+        table.tidy_at = (2 * table.spenders.len()).max(TIDY_LEN_MIN);
+        table.spenders.shrink_to(table.tidy_at);
+    }
+
+    fn rates_of(&self, spender: &Spender) -> &Rates {
+        match spender {
+            Spender::Peer(_) => &self.budget.peer,
+            Spender::Address(_) => &self.budget.address,
+            Spender::Subnet(_) => &self.budget.subnet,
+        }
     }
 }
 
@@ -247,20 +276,19 @@ impl Account {
     /// Calls `on` with the buckets of each spender, as they are now.
     fn each(&self, now: Instant, mut on: impl FnMut(&Budget, &Rates, &mut Buckets)) {
         let budgets = &self.budgets;
-        let mut spenders = budgets
-            .spenders
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut table = budgets.table.lock().unwrap_or_else(PoisonError::into_inner);
         for (spender, rates) in &self.spenders {
-            if !spenders.contains_key(spender) {
-                budgets.make_room(&mut spenders, now);
+            if !table.spenders.contains_key(spender) {
+                budgets.make_room(&mut table, now);
             }
             let full = Buckets {
                 spent: [0.0; 4],
                 at: now,
+                seen: now,
             };
-            let buckets = spenders.entry(spender.clone()).or_insert(full);
+            let buckets = table.spenders.entry(spender.clone()).or_insert(full);
             buckets.refill(rates, now);
+            buckets.seen = now;
             on(&budgets.budget, rates, buckets);
         }
     }
@@ -428,7 +456,7 @@ mod tests {
             now += Duration::from_millis(1);
             let account = budgets.account(&format!("p{number}").into(), "::1".parse().unwrap());
             let _ = account.take(Good::Entries, 1, now);
-            assert!(budgets.spenders.lock().unwrap().len() <= 64);
+            assert!(budgets.table.lock().unwrap().spenders.len() <= 64);
         }
     }
 }

@@ -144,7 +144,8 @@ impl<S: Store> Driver<S> {
             if let Err(error) = swarm.listen_on(address.clone()) {
                 let reason = match error {
                     libp2p::TransportError::MultiaddrNotSupported(_) => {
-                        "write it like /ip4/0.0.0.0/tcp/4001 or /ip4/0.0.0.0/udp/4001/quic-v1".to_owned()
+                        "write it like /ip4/0.0.0.0/tcp/4001 or /ip4/0.0.0.0/udp/4001/quic-v1"
+                            .to_owned()
                     }
                     libp2p::TransportError::Other(error) => error.to_string(),
                 };

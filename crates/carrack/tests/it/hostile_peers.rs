@@ -474,14 +474,15 @@ async fn a_peer_is_one_peer_however_often_it_connects() {
     target.is_at_rest().await;
 }
 
-/// Peers that connect, want and vanish leave no descriptor, want or peer behind.
-#[tokio::test]
-async fn peers_that_leave_leave_nothing() {
-    let target = Target::new();
-    target.serves_others().await;
-    target.is_at_rest().await;
-    let before = target.server.n_descriptors();
-    for number in 0..100 {
+/// How many peers come and go: `cargo xtask soak` lets 10,000.
+fn n_peers() -> u64 {
+    let peers = std::env::var("CARRACK_SOAK_PEERS").ok();
+    peers.map_or(100, |peers| peers.parse().unwrap())
+}
+
+/// Connects, wants and vanishes, one peer after the other.
+async fn come_and_go(target: &Target, numbers: std::ops::Range<u64>) {
+    for number in numbers {
         let mut client = target.client().await;
         let wants = [absent(number), target.leaves[number as usize % 8].0];
         client.ask(&wants, Ask::Block, false, false).await.unwrap();
@@ -492,16 +493,36 @@ async fn peers_that_leave_leave_nothing() {
             client.close().await.unwrap();
         }
     }
+}
+
+/// Peers that connect, want and vanish leave no descriptor, want, peer or memory behind.
+#[tokio::test]
+async fn peers_that_leave_leave_nothing() {
+    let (target, n_peers) = (Target::new(), n_peers());
+    target.serves_others().await;
     target.is_at_rest().await;
+    let n_descriptors = target.server.n_descriptors();
+    // What allocators and caches keep is there after the first of them.
+    come_and_go(&target, 0..n_peers.min(1000)).await;
+    target.is_at_rest().await;
+    let memory = target.server.memory();
+    if n_peers > 1000 {
+        come_and_go(&target, 1000..n_peers).await;
+        target.is_at_rest().await;
+    }
     let deadline = Instant::now() + CUT_TIME_MAX;
-    while target.server.n_descriptors() > before {
-        assert!(
-            Instant::now() < deadline,
-            "{} open",
-            target.server.n_descriptors()
-        );
+    while target.server.n_descriptors() > n_descriptors {
+        let n_open = target.server.n_descriptors();
+        assert!(Instant::now() < deadline, "{n_open} open");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let now = target.server.memory();
+    eprintln!(
+        "{n_peers} peers: {} KiB, then {} KiB",
+        memory >> 10,
+        now >> 10
+    );
+    assert!(now < memory + (8 << 20), "{memory} bytes, then {now}");
 }
 
 /// A node speaks bitswap, identify and ping, and nothing that could be made to work for others.

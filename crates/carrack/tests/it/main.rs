@@ -14,6 +14,7 @@
 
 mod attacks;
 mod bad_cars;
+mod budgets;
 mod commands;
 mod crash;
 mod dialects;

@@ -314,9 +314,18 @@ impl Server {
 
     /// The most memory that was resident so far, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
+        self.status_of("VmHWM:")
+    }
+
+    /// Memory that is resident, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        self.status_of("VmRSS:")
+    }
+
+    fn status_of(&self, name: &str) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
         let text = std::fs::read_to_string(path).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
         kib.unwrap().parse::<u64>().unwrap() * 1024
     }
