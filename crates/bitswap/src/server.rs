@@ -65,8 +65,8 @@ pub struct Options {
     /// Bytes of blocks that are loaded or being written for one peer, to begin with and while
     /// room is scarce.
     pub outstanding_min: usize,
-    /// The same for a peer that takes them fast enough, while there is room: blocks are hashed
-    /// together, sixteen or more at a time.
+    /// The same for a peer that takes them fast enough, while there is room: half of it is loaded
+    /// at a time, and sixteen blocks of 1 MiB are hashed in little more time than one.
     pub outstanding_max: usize,
     /// The same for all peers together.
     pub outstanding_all_max: usize,
@@ -97,7 +97,7 @@ impl Default for Options {
             wants_max: 512 << 10,
             want_time: Duration::from_secs(600),
             outstanding_min: 1 << 20,
-            outstanding_max: 16 << 20,
+            outstanding_max: 32 << 20,
             outstanding_all_max: 128 << 20,
             frames_len_max: 64 << 20,
             message_len: 512 << 10,

@@ -17,8 +17,6 @@ use crate::budget::{Beyond, Good};
 use crate::stream::ByteStream;
 use crate::wire::{Dialect, Outgoing};
 
-/// Bytes that are loaded in one go.
-const LOAD_LEN: usize = 2 << 20;
 /// Presences in one message.
 const PRESENCES_PER_MESSAGE: usize = 1024;
 /// Times that a block is written anew after its stream broke.
@@ -68,11 +66,12 @@ impl<S: Store> Peer<S> {
             true => self.shared.options.outstanding_min,
             false => self.window,
         };
-        let free = window.saturating_sub(self.outstanding);
-        let need = self.ledger.len_ahead(free.min(LOAD_LEN));
-        if self.outstanding > 0 && need > free {
+        // Half a window at a time: many blocks are hashed in little more time than one.
+        let (free, batch) = (window.saturating_sub(self.outstanding), window / 2);
+        if self.outstanding > 0 && free < batch {
             return;
         }
+        let need = self.ledger.len_ahead(free.min(batch));
         if self.is_over_bytes() {
             return;
         }
