@@ -222,3 +222,58 @@ impl NetworkBehaviour for Limits {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits::new(ConnectionLimits {
+            established_max: 6,
+            pending_max: 3,
+            per_address_max: 2,
+            per_subnet_max: 4,
+            ..ConnectionLimits::default()
+        })
+    }
+
+    fn id(number: usize) -> ConnectionId {
+        ConnectionId::new_unchecked(number)
+    }
+
+    fn at(address: &str) -> Multiaddr {
+        let ip: IpAddr = address.parse().unwrap();
+        Multiaddr::empty().with(ip.into()).with(Protocol::Tcp(1))
+    }
+
+    #[test]
+    fn each_number_has_its_limit_and_is_given_back() {
+        let mut limits = limits();
+        for number in 0..3 {
+            limits.enter(id(number), &at("127.0.0.1")).unwrap(); // Trusted.
+        }
+        assert_eq!(limits.enter(id(3), &at("127.0.0.1")), Err(TooMany::Pending));
+        limits.establish(id(0));
+        limits.establish(id(1));
+        limits.enter(id(3), &at("192.0.2.1")).unwrap();
+        limits.establish(id(3));
+        limits.enter(id(4), &at("::ffff:192.0.2.1")).unwrap();
+        limits.establish(id(4));
+        assert_eq!(limits.enter(id(5), &at("192.0.2.1")), Err(TooMany::Address));
+        limits.enter(id(5), &at("192.0.2.2")).unwrap();
+        limits.establish(id(5));
+        limits.enter(id(6), &at("192.0.2.3")).unwrap();
+        assert_eq!(limits.enter(id(7), &at("192.0.2.4")), Err(TooMany::Subnet));
+        limits.establish(id(6));
+        assert_eq!(
+            limits.enter(id(7), &at("198.51.100.1")),
+            Err(TooMany::Established)
+        );
+        for number in 0..7 {
+            limits.leave(id(number));
+            limits.leave(id(number)); // Both a failure and an end may be told.
+        }
+        assert_eq!((limits.known.len(), limits.n_pending), (0, 0));
+        assert!(limits.per_address.is_empty() && limits.per_subnet.is_empty());
+    }
+}

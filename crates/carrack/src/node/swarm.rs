@@ -21,9 +21,9 @@ use super::identity::Identity;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::block::{Blocks, block_len};
 
-/// A connection on which nothing is wanted for so long is closed: clients keep theirs between two
-/// requests of a person.
-const IDLE_TIME: Duration = Duration::from_secs(120);
+/// A connection on which nothing is wanted for so long is closed. As long as a want for something
+/// absent is remembered: a person who connected, and looks for what to fetch, finds it open.
+const IDLE_TIME: Duration = Duration::from_secs(600);
 
 /// What a node does among peers.
 #[derive(Debug)]

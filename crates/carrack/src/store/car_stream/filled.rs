@@ -98,6 +98,11 @@ impl Filled {
         self.unproved.is_empty()
     }
 
+    /// How many digests it takes.
+    pub(super) fn n_unproved(&self) -> usize {
+        self.unproved.len()
+    }
+
     /// Whether all blocks are what they should be.
     pub(super) fn is_good(&self, digests: &[Digest]) -> bool {
         let mut all = self.unproved.iter().zip(digests);

@@ -10,11 +10,13 @@
 use bytes::Bytes;
 use carrack_formats::Cid;
 use carrack_formats::cid::identity_data;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 
+use super::filled::Filled;
 use super::{BUFFER_LEN, Batch, Item, Origin};
 use crate::store::block::Blocks;
 use crate::store::blocking;
+use crate::store::hasher::Messages;
 use crate::store::location::Location;
 
 /// Where the blocks of a want-list lie.
@@ -28,8 +30,25 @@ struct WantList {
 struct Wanted {
     batch: Batch,
     at: Vec<(usize, Cid)>,
-    /// Some of it comes from elsewhere: it is kept in memory for whoever asks next.
-    keeps: bool,
+}
+
+/// What was read on this machine, and is not verified yet.
+#[derive(Default)]
+struct Near {
+    filled: Vec<Filled>,
+    /// Places and lengths of the blocks of each.
+    of: Vec<(Vec<(usize, Cid)>, Vec<usize>)>,
+    /// Blocks of batches that cannot be read as a whole.
+    failed: Vec<(usize, Cid)>,
+}
+
+/// Batches that are hashed in one go.
+struct Together(Vec<Filled>);
+
+impl Messages for Together {
+    fn messages(&self) -> Vec<&[u8]> {
+        self.0.iter().flat_map(Filled::messages).collect()
+    }
 }
 
 impl Blocks {
@@ -46,34 +65,77 @@ impl Blocks {
         for (index, block) in planned.held {
             set(&mut found, index, Some(block));
         }
-        let reads = planned
+        let (far, near): (Vec<_>, Vec<_>) = planned
             .batches
             .into_iter()
-            .map(|wanted| self.read_wanted(wanted));
-        for (index, block) in join_all(reads).await.into_iter().flatten() {
+            .partition(|wanted| wanted.batch.is_elsewhere());
+        let far = join_all(far.into_iter().map(|wanted| self.read_far(wanted)));
+        let (far, near) = join(far, self.read_near(near)).await;
+        for (index, block) in far.into_iter().flatten().chain(near) {
             set(&mut found, index, block);
         }
         found
     }
 
-    async fn read_wanted(&self, wanted: Wanted) -> Vec<(usize, Option<Bytes>)> {
-        let Wanted { batch, at, keeps } = wanted;
-        let lens: Vec<usize> = batch.items.iter().map(|item| item.len).collect();
-        if let Ok((bytes, ())) = batch.read_together(()).await {
-            let mut offset = 0;
-            let slice = |((index, cid), len): ((usize, Cid), usize)| {
-                let block = bytes.slice(offset..offset + len);
-                offset += len;
-                if keeps {
-                    self.keep_copy(&cid, &block);
-                }
-                (index, Some(block))
-            };
-            return at.into_iter().zip(lens).map(slice).collect();
+    /// What lies on this machine: read in one go, and hashed in one go.
+    async fn read_near(&self, wanted: Vec<Wanted>) -> Vec<(usize, Option<Bytes>)> {
+        if wanted.is_empty() {
+            return Vec::new();
         }
-        // One that cannot be served takes nothing from the others.
-        let mut blocks = Vec::with_capacity(at.len());
-        for (index, cid) in at {
+        let read = blocking(move || {
+            let mut read = Near::default();
+            for wanted in wanted {
+                let lens = wanted.lens();
+                match Filled::new(wanted.batch) {
+                    Ok(filled) => {
+                        read.filled.push(filled);
+                        read.of.push((wanted.at, lens));
+                    }
+                    Err(_) => read.failed.extend(wanted.at),
+                }
+            }
+            Ok(read)
+        });
+        let Ok(Near {
+            filled,
+            of,
+            mut failed,
+        }) = read.await
+        else {
+            return Vec::new();
+        };
+        let mut blocks = Vec::new();
+        if let Ok((filled, digests)) = self.hasher().digests(Together(filled)).await {
+            let mut rest = digests.as_slice();
+            for (filled, (at, lens)) in filled.0.into_iter().zip(of) {
+                let (digests, after) = rest.split_at(filled.n_unproved().min(rest.len()));
+                rest = after;
+                match filled.is_good(digests).then(|| filled.finish(digests)) {
+                    Some(Ok(bytes)) => blocks.extend(cut(&bytes, at, lens, |_, _| {})),
+                    Some(Err(_)) | None => failed.extend(at),
+                }
+            }
+        }
+        blocks.extend(self.read_alone(failed).await);
+        blocks
+    }
+
+    /// What comes from elsewhere is kept in memory for whoever asks next.
+    async fn read_far(&self, wanted: Wanted) -> Vec<(usize, Option<Bytes>)> {
+        let lens = wanted.lens();
+        match wanted.batch.read_together(()).await {
+            Ok((bytes, ())) => {
+                let keep = |cid: &Cid, block: &Bytes| self.keep_copy(cid, block);
+                cut(&bytes, wanted.at, lens, keep)
+            }
+            Err(_) => self.read_alone(wanted.at).await,
+        }
+    }
+
+    /// One by one: a block that cannot be served takes nothing from the others.
+    async fn read_alone(&self, wanted: Vec<(usize, Cid)>) -> Vec<(usize, Option<Bytes>)> {
+        let mut blocks = Vec::with_capacity(wanted.len());
+        for (index, cid) in wanted {
             let block = self.get(&cid).await;
             if let Err(error) = &block {
                 tracing::debug!(%cid, error = error.chain(), "a block that is wanted");
@@ -114,12 +176,15 @@ impl Blocks {
             let fits = |wanted: &&mut Wanted| {
                 !wanted.batch.is_full() && wanted.batch.len + item.len <= BUFFER_LEN
             };
+            // What is here does not wait for what comes from elsewhere.
             let elsewhere = matches!(item.from, Origin::Announced(..));
-            match batches.last_mut().filter(fits) {
-                Some(wanted) => wanted.push(index, item, elsewhere),
+            let suits =
+                |wanted: &&mut Wanted| fits(wanted) && wanted.batch.is_elsewhere() == elsewhere;
+            match batches.last_mut().filter(suits) {
+                Some(wanted) => wanted.push(index, item),
                 None => {
                     let mut wanted = Wanted::new(self);
-                    wanted.push(index, item, elsewhere);
+                    wanted.push(index, item);
                     batches.push(wanted);
                 }
             }
@@ -140,15 +205,34 @@ impl Wanted {
         Self {
             batch,
             at: Vec::new(),
-            keeps: false,
         }
     }
 
-    fn push(&mut self, index: usize, item: Item, elsewhere: bool) {
+    fn push(&mut self, index: usize, item: Item) {
         self.at.push((index, item.cid));
-        self.keeps |= elsewhere;
         self.batch.push(item);
     }
+
+    fn lens(&self) -> Vec<usize> {
+        self.batch.items.iter().map(|item| item.len).collect()
+    }
+}
+
+/// The blocks of a batch, each a part of its bytes; `on` is told of each.
+fn cut(
+    bytes: &Bytes,
+    at: Vec<(usize, Cid)>,
+    lens: Vec<usize>,
+    on: impl Fn(&Cid, &Bytes),
+) -> Vec<(usize, Option<Bytes>)> {
+    let mut offset = 0;
+    let part = |((index, cid), len): ((usize, Cid), usize)| {
+        let block = bytes.slice(offset..offset + len);
+        offset += len;
+        on(&cid, &block);
+        (index, Some(block))
+    };
+    at.into_iter().zip(lens).map(part).collect()
 }
 
 fn set(found: &mut [Option<Bytes>], index: usize, block: Option<Bytes>) {
