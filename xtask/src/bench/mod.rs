@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: speed and memory beside kubo and nginx, in one run on one machine.
 //!
-//! In       `--quick` for small sizes; names of rows; `CARRACK_BIN`, a binary to measure instead of
-//!          the one that is built now.
+//! In       `--quick` for small sizes; names of rows, or what some begin with (`bitswap`, `s3`);
+//!          `CARRACK_BIN`, a binary to measure instead of the one that is built now.
 //! Out      a Markdown table with ratios, on standard output; progress on standard error.
 //! Limits   CPU is the first figure, because other work on the machine does not change it much;
 //!          commands run three times, rates are the best, CPU is the median.
@@ -58,6 +58,14 @@ struct Sizes {
     n_objects: u64,
     /// Bytes of each of the four objects of which one stalls.
     stalled_len: u64,
+    /// Bytes of the file that is cut into blocks of 4 KiB for peers of bitswap.
+    small_blocks_len: u64,
+    /// Peers of bitswap at once, a quarter of which stalls.
+    n_peers: usize,
+    /// Wants for blocks that nobody has.
+    n_absent: u64,
+    /// Peers of bitswap that want nothing.
+    n_idle: usize,
 }
 
 const FULL: Sizes = Sizes {
@@ -71,6 +79,10 @@ const FULL: Sizes = Sizes {
     object_len: 4 << 30,
     n_objects: 10_000,
     stalled_len: 1 << 30,
+    small_blocks_len: 256 << 20,
+    n_peers: 256,
+    n_absent: 1_000_000,
+    n_idle: 1_000,
 };
 
 const QUICK: Sizes = Sizes {
@@ -84,6 +96,10 @@ const QUICK: Sizes = Sizes {
     object_len: 512 << 20,
     n_objects: 1_000,
     stalled_len: 128 << 20,
+    small_blocks_len: 32 << 20,
+    n_peers: 64,
+    n_absent: 100_000,
+    n_idle: 200,
 };
 
 type Row = (&'static str, fn(&Bench) -> Result<Vec<Line>>);
@@ -107,6 +123,14 @@ const ROWS: &[Row] = &[
     ("s3-tree", rows::s3::tree),
     ("s3-add", rows::s3::add),
     ("s3-stalled", rows::s3::stalled),
+    ("bitswap-1m", rows::bitswap::blocks_1m),
+    ("bitswap-4k", rows::bitswap::blocks_4k),
+    ("bitswap-file", rows::bitswap::pulls::file),
+    ("bitswap-tree", rows::bitswap::pulls::tree),
+    ("bitswap-helia", rows::bitswap::pulls::helia),
+    ("bitswap-stalled", rows::bitswap::stalled),
+    ("bitswap-absent", rows::bitswap::absent),
+    ("bitswap-idle", rows::bitswap::idle),
 ];
 
 /// `[--quick] [--list] [ROW...]`
@@ -124,7 +148,7 @@ pub(crate) fn command(args: &[&str]) -> Result<bool> {
     }
     if let Some(name) = names
         .iter()
-        .find(|name| !ROWS.iter().any(|(row, _)| row == *name))
+        .find(|name| !ROWS.iter().any(|(row, _)| is_meant(row, name)))
     {
         return Err(format!("no row {name}: see cargo xtask bench --list").into());
     }
@@ -150,11 +174,17 @@ pub(crate) fn command(args: &[&str]) -> Result<bool> {
     passed
 }
 
+/// By its name, or by the words that it begins with.
+fn is_meant(row: &str, asked: &str) -> bool {
+    let rest = row.strip_prefix(asked);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
 /// A row that cannot be measured does not keep the others from it.
 fn run(bench: &Bench, names: &[&str]) -> Result<bool> {
     let (mut lines, mut broken) = (Vec::new(), Vec::new());
     for (name, row) in ROWS {
-        if !names.is_empty() && !names.contains(name) {
+        if !names.is_empty() && !names.iter().any(|asked| is_meant(name, asked)) {
             continue;
         }
         let start = Instant::now();

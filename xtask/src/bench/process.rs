@@ -123,6 +123,11 @@ impl Daemon {
         peak_memory(self.child.id())
     }
 
+    /// Resident set now, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        field(&format!("/proc/{}/status", self.child.id()), "VmRSS:") * 1024
+    }
+
     /// Bytes that came from a disk, not from the page cache.
     pub(crate) fn disk_reads(&self) -> u64 {
         field(&format!("/proc/{}/io", self.child.id()), "read_bytes:")

@@ -7,11 +7,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::park_timeout;
+use std::time::{Duration, Instant};
 
 use super::process::{Daemon, Run, run};
 use super::{Bench, load};
 use crate::shell;
 use crate::shell::Result;
+
+/// What accepts is ready soon.
+const READY_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl Bench {
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -132,23 +137,48 @@ impl Bench {
             let (_, rest) = text.split_once("listening on ")?;
             Some(rest.lines().next()?.trim_end_matches('/').trim().to_owned())
         })?;
-        load::drain(&daemon.url, "/readyz")?;
+        let deadline = Instant::now() + READY_TIME_MAX;
+        while let Err(error) = load::drain(&daemon.url, "/readyz") {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            park_timeout(Duration::from_millis(10));
+        }
         Ok(daemon)
     }
 
     /// kubo's gateway on a repository.
     pub(super) fn kubo(&self, repo: &str) -> Result<Daemon> {
-        let log = self.path("kubo.log");
-        Daemon::start(
-            &mut self.ipfs(repo, &["daemon", "--offline"], None),
-            &log,
-            |text| {
-                text.contains("Daemon is ready").then_some(())?;
-                let (_, rest) =
-                    text.split_once("Gateway server listening on /ip4/127.0.0.1/tcp/")?;
-                Some(format!("http://127.0.0.1:{}", rest.lines().next()?.trim()))
-            },
-        )
+        self.kubo_with(repo, &["daemon", "--offline"])
+    }
+
+    /// kubo as a peer of bitswap who knows nobody.
+    pub(super) fn kubo_peer(&self, repo: &str) -> Result<Daemon> {
+        let swarm = r#"["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws",
+            "/ip4/127.0.0.1/udp/0/quic-v1"]"#;
+        let config = [
+            ("Routing.Type", r#""none""#),
+            ("Addresses.Swarm", swarm),
+            ("Provide.Enabled", "false"),
+            ("Swarm.RelayClient.Enabled", "false"),
+            ("Swarm.RelayService.Enabled", "false"),
+            ("Swarm.EnableHolePunching", "false"),
+            ("HTTPRetrieval.Enabled", "false"),
+        ];
+        for (key, value) in config {
+            self.measure(self.ipfs(repo, &["config", "--json", key, value], None))?;
+        }
+        self.kubo_with(repo, &["daemon"])
+    }
+
+    fn kubo_with(&self, repo: &str, args: &[&str]) -> Result<Daemon> {
+        let log = self.path(&format!("kubo-{repo}.log"));
+        let mut command = self.ipfs(repo, args, None);
+        Daemon::start(command.env("IPFS_TELEMETRY", "off"), &log, |text| {
+            text.contains("Daemon is ready").then_some(())?;
+            let (_, rest) = text.split_once("Gateway server listening on /ip4/127.0.0.1/tcp/")?;
+            Some(format!("http://127.0.0.1:{}", rest.lines().next()?.trim()))
+        })
     }
 
     /// nginx on a folder of files.

@@ -21,7 +21,8 @@ use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade,
 const STREAMS_MAX: usize = 64;
 /// What a peer may send that was not read, in bytes: each stream's least window, 256 KiB.
 const RECEIVE_WINDOW: usize = STREAMS_MAX * (256 << 10);
-/// Bytes in one data frame. A frame is encrypted in pieces of 64 KiB at most.
+/// Bytes in one data frame, which is encrypted and written by itself. Twice as much saves half of
+/// the writes and no CPU time that could be measured; less lets other streams in sooner.
 const FRAME_LEN: usize = 32 << 10;
 /// Streams that the peer opened and that nobody has taken yet.
 const INBOUND_MAX: usize = STREAMS_MAX;

@@ -13,6 +13,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use carrack_formats::Cid;
+use foldhash::quality::RandomState;
 use tokio::time::Instant;
 
 use crate::registry::{Gen, Ticket};
@@ -24,7 +25,9 @@ const BLOCKS_AT_ONCE_MAX: usize = 512;
 /// The wants of one peer.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    wants: HashMap<Cid, Want>,
+    /// Under a random seed, by a hash that is fast and no more: who finds keys that collide slows
+    /// down nobody's look-ups but its own.
+    wants: HashMap<Cid, Want, RandomState>,
     /// What is to be sent, the highest priority first, then the oldest.
     queue: BTreeMap<(Reverse<i32>, u64), Cid>,
     /// Wants for what is absent, the oldest first. Those that are over are passed by.
@@ -79,7 +82,7 @@ impl Ledger {
     /// A ledger of at most `wants_max` wants.
     pub(super) fn new(wants_max: usize) -> Self {
         Self {
-            wants: HashMap::new(),
+            wants: HashMap::default(),
             queue: BTreeMap::new(),
             waiting: VecDeque::new(),
             n_waiting: 0,

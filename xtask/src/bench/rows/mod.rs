@@ -4,6 +4,7 @@
 //! Out      lines with ratios and targets.
 //! Not here how a figure is taken (`process`, `load`).
 
+pub(super) mod bitswap;
 pub(super) mod blocks;
 pub(super) mod cars;
 pub(super) mod ingest;
@@ -23,12 +24,13 @@ fn added(bench: &Bench, store: &str, options: &[&str], path: &Path) -> Result<St
     Ok(run.stdout.trim().to_owned())
 }
 
-/// Adds to a fresh repository, copying as kubo does by default.
-fn stored_in_kubo(bench: &Bench, options: &[&str], path: &Path) -> Result {
+/// Adds to a fresh repository, copying as kubo does by default; the root.
+fn stored_in_kubo(bench: &Bench, options: &[&str], path: &Path) -> Result<String> {
     bench.fresh_repo("repo")?;
     let args = [&["add", "-Q", "--offline", "--pin=false"], options].concat();
-    bench.measure(bench.ipfs("repo", &args, Some(path)))?;
-    crate::shell::run(&mut Command::new("sync"))
+    let run = bench.measure(bench.ipfs("repo", &args, Some(path)))?;
+    crate::shell::run(&mut Command::new("sync"))?;
+    Ok(run.stdout.trim().to_owned())
 }
 
 fn raw_paths(bench: &Bench, name: &str, cids: &[String]) -> Result<PathBuf> {

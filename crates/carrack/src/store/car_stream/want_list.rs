@@ -29,17 +29,21 @@ struct WantList {
 /// One batch, and the places of its blocks in the question.
 struct Wanted {
     batch: Batch,
-    at: Vec<(usize, Cid)>,
+    at: Places,
 }
+
+/// Blocks, and where in the question each is.
+type Places = Vec<(usize, Cid)>;
 
 /// What was read on this machine, and is not verified yet.
 #[derive(Default)]
 struct Near {
     filled: Vec<Filled>,
-    /// Places and lengths of the blocks of each.
-    of: Vec<(Vec<(usize, Cid)>, Vec<usize>)>,
+    /// The places and the lengths of the blocks of each.
+    at: Vec<Places>,
+    lens: Vec<Vec<usize>>,
     /// Blocks of batches that cannot be read as a whole.
-    failed: Vec<(usize, Cid)>,
+    failed: Places,
 }
 
 /// Batches that are hashed in one go.
@@ -89,7 +93,8 @@ impl Blocks {
                 match Filled::new(wanted.batch) {
                     Ok(filled) => {
                         read.filled.push(filled);
-                        read.of.push((wanted.at, lens));
+                        read.at.push(wanted.at);
+                        read.lens.push(lens);
                     }
                     Err(_) => read.failed.extend(wanted.at),
                 }
@@ -98,7 +103,8 @@ impl Blocks {
         });
         let Ok(Near {
             filled,
-            of,
+            at,
+            lens,
             mut failed,
         }) = read.await
         else {
@@ -107,7 +113,7 @@ impl Blocks {
         let mut blocks = Vec::new();
         if let Ok((filled, digests)) = self.hasher().digests(Together(filled)).await {
             let mut rest = digests.as_slice();
-            for (filled, (at, lens)) in filled.0.into_iter().zip(of) {
+            for (filled, (at, lens)) in filled.0.into_iter().zip(at.into_iter().zip(lens)) {
                 let (digests, after) = rest.split_at(filled.n_unproved().min(rest.len()));
                 rest = after;
                 match filled.is_good(digests).then(|| filled.finish(digests)) {
@@ -133,7 +139,7 @@ impl Blocks {
     }
 
     /// One by one: a block that cannot be served takes nothing from the others.
-    async fn read_alone(&self, wanted: Vec<(usize, Cid)>) -> Vec<(usize, Option<Bytes>)> {
+    async fn read_alone(&self, wanted: Places) -> Vec<(usize, Option<Bytes>)> {
         let mut blocks = Vec::with_capacity(wanted.len());
         for (index, cid) in wanted {
             let block = self.get(&cid).await;
@@ -221,7 +227,7 @@ impl Wanted {
 /// The blocks of a batch, each a part of its bytes; `on` is told of each.
 fn cut(
     bytes: &Bytes,
-    at: Vec<(usize, Cid)>,
+    at: Places,
     lens: Vec<usize>,
     on: impl Fn(&Cid, &Bytes),
 ) -> Vec<(usize, Option<Bytes>)> {
