@@ -246,3 +246,6 @@ fn set(found: &mut [Option<Bytes>], index: usize, block: Option<Bytes>) {
         *slot = block;
     }
 }
+
+#[cfg(test)]
+mod tests;
