@@ -30,6 +30,8 @@ const ABSENT_PEERS: usize = 4;
 const ABSENT_PER_SECOND: f64 = 500_000.0;
 /// What an idle peer may take.
 const IDLE_KIB_MAX: f64 = 64.0;
+/// How long peers fetch beside stalled ones, who are disconnected ten seconds after they stall.
+const CROWD_SECONDS: u64 = 4;
 /// Peers that come and go before the memory of idle ones is measured.
 const WARM_PEERS: usize = 64;
 
@@ -177,7 +179,7 @@ pub(in crate::bench) fn stalled(bench: &Bench) -> Result<Vec<Line>> {
             cids: &cids,
             n_peers: n_peers - n_peers / 4,
             n_stalled,
-            seconds: bench.sizes.load_seconds,
+            seconds: CROWD_SECONDS,
         })
     };
     // In turns, so that other work on the machine falls on both.
@@ -188,7 +190,7 @@ pub(in crate::bench) fn stalled(bench: &Bench) -> Result<Vec<Line>> {
         beside = beside.max(bytes);
         least = least.min(least_bytes / (bytes / (n_peers - n_stalled) as f64));
     }
-    let per_second = bench.sizes.load_seconds as f64 * 1e6;
+    let per_second = CROWD_SECONDS as f64 * 1e6;
     let work = format!("bitswap, {n_peers} peers, {n_stalled} of them stalled");
     Ok(vec![
         Line::ratio(
