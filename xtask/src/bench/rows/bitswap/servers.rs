@@ -240,9 +240,6 @@ impl Figures {
 
 /// Builds our client, as fast as it can be.
 fn client() -> Result<PathBuf> {
-    if Path::new("/tmp/d-load").is_file() {
-        return Ok("/tmp/d-load".into());
-    } // HACK
     let args = [
         "build",
         "--release",
