@@ -147,6 +147,8 @@ pub struct Budgets {
 #[derive(Debug)]
 struct Table {
     spenders: HashMap<Spender, Buckets>,
+    /// Bytes of blocks that are loaded or being written for addresses and subnets.
+    held: HashMap<Spender, usize>,
     /// With so many spenders, those that have nothing to answer for are looked for.
     tidy_at: usize,
 }
@@ -155,6 +157,7 @@ impl Default for Table {
     fn default() -> Self {
         Self {
             spenders: HashMap::new(),
+            held: HashMap::new(),
             tidy_at: TIDY_LEN_MIN,
         }
     }
@@ -239,7 +242,71 @@ impl Budgets {
     }
 }
 
+/// Bytes that count for an address and its subnet until this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    budgets: Budgets,
+    spenders: Vec<Spender>,
+    len: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut table = self
+            .budgets
+            .table
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for spender in &self.spenders {
+            if let Some(held) = table.held.get_mut(spender) {
+                *held = held.saturating_sub(self.len);
+                if *held == 0 {
+                    table.held.remove(spender);
+                }
+            }
+        }
+    }
+}
+
 impl Account {
+    /// Counts `len` bytes for the address and the subnet; `None` if one of them would have more
+    /// than it may. Whoever has nothing may have this much, however much it is.
+    #[must_use]
+    pub fn hold(&self, len: usize, address_max: usize, subnet_max: usize) -> Option<Held> {
+        let limits = self
+            .spenders
+            .iter()
+            .filter_map(|(spender, _)| match spender {
+                Spender::Peer(_) => None,
+                Spender::Address(_) => Some((spender, address_max)),
+                Spender::Subnet(_) => Some((spender, subnet_max)),
+            });
+        let limits: Vec<(&Spender, usize)> = limits.collect();
+        let mut table = self
+            .budgets
+            .table
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_full = |(spender, max): &(&Spender, usize)| {
+            let held = table.held.get(*spender).copied().unwrap_or(0);
+            held > 0 && held + len > *max
+        };
+        if limits.iter().any(is_full) {
+            return None;
+        }
+        for (spender, _) in &limits {
+            *table.held.entry((*spender).clone()).or_default() += len;
+        }
+        Some(Held {
+            budgets: self.budgets.clone(),
+            spenders: limits
+                .into_iter()
+                .map(|(spender, _)| spender.clone())
+                .collect(),
+            len,
+        })
+    }
+
     /// Takes up to `n` of a good; how many of them are within all budgets. All `n` are taken from
     /// none: what is beyond is not counted.
     #[must_use]
@@ -442,6 +509,35 @@ mod tests {
         }
         assert_eq!(take("e", "2001:db8:1::1") + take("e", "2001:db8:1:2::1"), 2);
         assert_eq!(take("e", "2001:db8:1:3::1"), 0);
+    }
+
+    #[test]
+    fn what_an_address_and_a_subnet_have_under_way_is_bounded_and_given_back() {
+        let budgets = budgets(NONE);
+        let account =
+            |peer: &str, address: &str| budgets.account(&Arc::from(peer), address.parse().unwrap());
+        let hold = |account: &Account, len| account.hold(len, 100, 150);
+        let (one, two) = (account("a", "192.0.2.1"), account("b", "192.0.2.2"));
+        let first = hold(&one, 90).unwrap();
+        assert!(
+            hold(&account("c", "192.0.2.1"), 20).is_none(),
+            "of its address"
+        );
+        let second = hold(&two, 60).unwrap();
+        assert!(
+            hold(&account("c", "192.0.2.3"), 1).is_none(),
+            "of its subnet"
+        );
+        assert!(
+            hold(&account("c", "192.0.3.3"), 1000).is_some(),
+            "it has nothing else"
+        );
+        assert!(
+            hold(&account("c", "127.0.0.1"), 1000).is_some(),
+            "it is trusted"
+        );
+        drop((first, second));
+        assert!(budgets.table.lock().unwrap().held.is_empty());
     }
 
     #[test]

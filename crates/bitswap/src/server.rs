@@ -70,6 +70,10 @@ pub struct Options {
     pub outstanding_max: usize,
     /// The same for all peers together.
     pub outstanding_all_max: usize,
+    /// The same for all peers of one address: whoever takes nothing holds up others of its own.
+    pub outstanding_address_max: usize,
+    /// The same for all peers of an IPv4 /24 or IPv6 /48: others have half of the room at least.
+    pub outstanding_subnet_max: usize,
     /// Bytes of long frames of all peers that are being read.
     pub frames_len_max: usize,
     /// Bytes of blocks after which a message is complete. A larger block goes alone.
@@ -99,6 +103,8 @@ impl Default for Options {
             outstanding_min: 1 << 20,
             outstanding_max: 32 << 20,
             outstanding_all_max: 128 << 20,
+            outstanding_address_max: 32 << 20,
+            outstanding_subnet_max: 64 << 20,
             frames_len_max: 64 << 20,
             message_len: 512 << 10,
             small_block_len: 1024,

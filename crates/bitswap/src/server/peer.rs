@@ -130,6 +130,8 @@ pub(super) struct Peer<S> {
     to_check: Vec<Cid>,
     checking: Option<Checking>,
     turn: Option<oneshot::Receiver<Turn>>,
+    /// When to ask for a turn again: its address had enough under way.
+    retry_at: Option<Instant>,
     loads: FuturesOrdered<BoxFuture<'static, Loaded>>,
     ready: VecDeque<ReadyBlock>,
     /// Bytes of blocks that are loaded, ready or being written.
@@ -164,6 +166,7 @@ impl<S: Store> Peer<S> {
             to_check: Vec::new(),
             checking: None,
             turn: None,
+            retry_at: None,
             loads: FuturesOrdered::new(),
             ready: VecDeque::new(),
             outstanding: 0,
@@ -190,6 +193,7 @@ impl<S: Store> Peer<S> {
                 opened = wait(&mut self.opening) => self.opened(opened),
                 Some(loaded) = self.loads.next() => self.loaded(loaded),
                 turn = wait_for_turn(&mut self.turn) => self.load(turn),
+                () = wait_until(self.retry_at) => self.retry_at = None,
                 checked = wait(&mut self.checking) => self.checked(checked),
                 () = mailbox.0.wake.notified() => self.arrived(),
                 Some((read, account)) = self.readings.next(), if !self.is_backed_up() => {
@@ -309,6 +313,14 @@ async fn wait<T>(under_way: &mut Option<BoxFuture<'static, T>>) -> T {
             *under_way = None;
             value
         }
+        None => std::future::pending().await,
+    }
+}
+
+/// Until then; for ever, if there is no such time.
+async fn wait_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

@@ -92,8 +92,12 @@ fn pipe(len: usize) -> (ByteStream, ByteStream) {
 
 impl TestPeer {
     fn connect(server: &Server<Memory>, name: &str) -> Self {
+        Self::connect_from(server, name, "192.0.2.1")
+    }
+
+    fn connect_from(server: &Server<Memory>, name: &str, address: &str) -> Self {
         let (sender, commands) = mpsc::channel(8);
-        let address = "192.0.2.1".parse().unwrap();
+        let address = address.parse().unwrap();
         let connection = server.connected(&name.into(), address, sender).unwrap();
         let (wants, theirs) = pipe(1 << 16);
         connection.opened(theirs);
@@ -407,6 +411,40 @@ async fn a_peer_that_takes_nothing_is_disconnected_and_its_room_given_back() {
     drop(peer);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(server.bytes_in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_many_peers_of_a_subnet_take_nothing_others_are_served_at_once() {
+    let options = Options {
+        outstanding_all_max: 16 << 20,
+        outstanding_address_max: 4 << 20,
+        outstanding_subnet_max: 8 << 20,
+        ..Options::default()
+    };
+    let (server, memory) = server(options);
+    let cids: Vec<_> = (0..10u8).map(|it| memory.put(vec![it; 1 << 20])).collect();
+    let entries: Vec<_> = cids.iter().map(block).collect();
+    let mut stalled = Vec::new();
+    for number in 0..40 {
+        let address = format!("192.0.2.{}", number / 4);
+        let mut peer = TestPeer::connect_from(&server, &number.to_string(), &address);
+        peer.want(&entries).await;
+        stalled.push(peer);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(server.bytes_in_flight(), 8 << 20);
+    let mut other = TestPeer::connect_from(&server, "other", "198.51.100.1");
+    let asked = Instant::now();
+    for (number, cid) in cids.iter().enumerate() {
+        other.want(&[block(cid)]).await;
+        let expected = vec![number as u8; 1 << 20];
+        assert_eq!(other.next().await, Told::Block(expected.into()));
+    }
+    assert!(
+        asked.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        asked.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]

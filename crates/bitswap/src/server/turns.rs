@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use crate::budget::Held;
+
 /// What each waiting peer's credit grows by in a round, in bytes.
 const QUANTUM: usize = 64 << 10;
 
@@ -31,6 +33,7 @@ struct Shared {
 struct Waiting {
     need: usize,
     credit: usize,
+    held: Option<Arc<Held>>,
     granted: oneshot::Sender<Turn>,
 }
 
@@ -39,6 +42,8 @@ struct Waiting {
 pub(super) struct Turn {
     turns: Turns,
     len: usize,
+    /// What counts for the peer's address until all of the turn is given back.
+    _held: Option<Arc<Held>>,
 }
 
 impl Turns {
@@ -56,11 +61,12 @@ impl Turns {
 
     /// Queues for room for `need` bytes; more than all room counts as all of it. A receiver that is
     /// dropped leaves the ring.
-    pub(super) fn ask(&self, need: usize) -> oneshot::Receiver<Turn> {
+    pub(super) fn ask(&self, need: usize, held: Option<Held>) -> oneshot::Receiver<Turn> {
         let (granted, receiver) = oneshot::channel();
         let waiting = Waiting {
             need: need.clamp(1, self.room.max(1)),
             credit: 0,
+            held: held.map(Arc::new),
             granted,
         };
         let turns = {
@@ -104,6 +110,7 @@ impl Turns {
             let turn = Turn {
                 turns: self.clone(),
                 len: first.need,
+                _held: first.held,
             };
             turns.push((first.granted, turn));
         }
@@ -147,6 +154,7 @@ impl Turn {
         Self {
             turns: self.turns.clone(),
             len,
+            _held: self._held.clone(),
         }
     }
 }
@@ -159,15 +167,21 @@ impl Drop for Turn {
 
 #[cfg(test)]
 mod tests {
-    use super::{QUANTUM, Turns};
+    use tokio::sync::oneshot;
+
+    use super::{QUANTUM, Turn, Turns};
+
+    fn ask(turns: &Turns, need: usize) -> oneshot::Receiver<Turn> {
+        turns.ask(need, None)
+    }
 
     #[test]
     fn bytes_and_not_turns_are_shared_fairly() {
         let turns = Turns::new(QUANTUM);
-        let held = turns.ask(QUANTUM).try_recv().unwrap();
+        let held = ask(&turns, QUANTUM).try_recv().unwrap();
         // One asks for quanta, the other for a sixteenth of that.
-        let mut large = turns.ask(QUANTUM);
-        let mut small: Vec<_> = (0..4).map(|_| turns.ask(QUANTUM / 16)).collect();
+        let mut large = ask(&turns, QUANTUM);
+        let mut small: Vec<_> = (0..4).map(|_| ask(&turns, QUANTUM / 16)).collect();
         assert!(large.try_recv().is_err());
         drop(held);
         let turn = large.try_recv().unwrap();
@@ -180,9 +194,9 @@ mod tests {
     #[test]
     fn one_who_needs_much_waits_for_as_many_rounds() {
         let turns = Turns::new(64 * QUANTUM);
-        let held = turns.ask(64 * QUANTUM).try_recv().unwrap();
-        let mut large = turns.ask(16 * QUANTUM);
-        let mut small = turns.ask(QUANTUM);
+        let held = ask(&turns, 64 * QUANTUM).try_recv().unwrap();
+        let mut large = ask(&turns, 16 * QUANTUM);
+        let mut small = ask(&turns, QUANTUM);
         drop(held);
         assert_eq!(small.try_recv().unwrap().len(), QUANTUM);
         assert_eq!(large.try_recv().unwrap().len(), 16 * QUANTUM);
@@ -191,9 +205,9 @@ mod tests {
     #[test]
     fn who_leaves_takes_no_room() {
         let turns = Turns::new(QUANTUM);
-        let held = turns.ask(1).try_recv().unwrap();
-        drop(turns.ask(QUANTUM));
-        let mut later = turns.ask(QUANTUM);
+        let held = ask(&turns, 1).try_recv().unwrap();
+        drop(ask(&turns, QUANTUM));
+        let mut later = ask(&turns, QUANTUM);
         drop(held);
         let mut turn = later.try_recv().unwrap();
         drop(turn.split(QUANTUM / 2));

@@ -15,13 +15,14 @@ use futures_util::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::ByteStream;
+use super::turns::Turns;
 
 /// How fast a peer must take what it asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
     /// Bytes a second.
     pub rate_min: u64,
-    /// Time over which it is measured.
+    /// Time over which it is measured; a quarter of it while others wait for room.
     pub grace: Duration,
 }
 
@@ -62,8 +63,13 @@ impl Writer {
     }
 
     /// Writes one message. Not cancel-safe: a part of a message may have been written.
-    pub(super) async fn write(mut self, parts: Vec<Bytes>, pace: Pace) -> Result<Self, WriteError> {
-        let mut paced = Paced::new(pace);
+    pub(super) async fn write(
+        mut self,
+        parts: Vec<Bytes>,
+        pace: Pace,
+        turns: Turns,
+    ) -> Result<Self, WriteError> {
+        let mut paced = Paced::new(pace, turns);
         for part in parts {
             let mut rest = part.as_ref();
             while !rest.is_empty() {
@@ -86,14 +92,16 @@ impl Writer {
 /// Measures how fast a message leaves.
 struct Paced {
     pace: Pace,
+    turns: Turns,
     since: Instant,
     n_bytes: u64,
 }
 
 impl Paced {
-    fn new(pace: Pace) -> Self {
+    fn new(pace: Pace, turns: Turns) -> Self {
         Self {
             pace,
+            turns,
             since: Instant::now(),
             n_bytes: 0,
         }
@@ -114,7 +122,17 @@ impl Paced {
     }
 
     async fn within<T>(&self, step: impl Future<Output = io::Result<T>>) -> Result<T, WriteError> {
-        match tokio::time::timeout_at(self.since + self.pace.grace, step).await {
+        tokio::pin!(step);
+        let (soon, late) = (
+            self.since + self.pace.grace / 4,
+            self.since + self.pace.grace,
+        );
+        let outcome = match tokio::time::timeout_at(soon, step.as_mut()).await {
+            Ok(outcome) => Ok(outcome),
+            Err(_) if self.turns.is_pressed() => return Err(WriteError::Stalled),
+            Err(_) => tokio::time::timeout_at(late, step).await,
+        };
+        match outcome {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(WriteError::Broken(error)),
             Err(_) => Err(WriteError::Stalled),

@@ -144,6 +144,8 @@ struct BitswapTable {
     outstanding_bytes_min: Option<Size<{ 64 << 10 }, { 1 << 40 }>>,
     outstanding_bytes_max: Option<Size<{ 64 << 10 }, { 1 << 40 }>>,
     outstanding_bytes_all_max: Option<Size<{ 4 << 20 }, { 1 << 40 }>>,
+    outstanding_bytes_address_max: Option<Size<{ 64 << 10 }, { 1 << 40 }>>,
+    outstanding_bytes_subnet_max: Option<Size<{ 64 << 10 }, { 1 << 40 }>>,
     // A message of 4 MiB must fit, and a semaphore counts with 32 bits.
     frames_bytes_max: Option<Size<{ 4 << 20 }, { 1 << 31 }>>,
     // With one more block of 2 MiB it must fit a message.
@@ -217,6 +219,14 @@ impl BitswapTable {
         set(
             &mut to.outstanding_all_max,
             self.outstanding_bytes_all_max.map(Size::get),
+        );
+        set(
+            &mut to.outstanding_address_max,
+            self.outstanding_bytes_address_max.map(Size::get),
+        );
+        set(
+            &mut to.outstanding_subnet_max,
+            self.outstanding_bytes_subnet_max.map(Size::get),
         );
         set(&mut to.frames_len_max, self.frames_bytes_max.map(Size::get));
         set(&mut to.message_len, self.message_bytes.map(Size::get));

@@ -25,6 +25,8 @@ const FAILURES_MAX: u8 = 2;
 const OPEN_FAILURES_MAX: u32 = 3;
 /// Pause after a stream could not be opened.
 const OPEN_PAUSE: Duration = Duration::from_millis(200);
+/// How soon a peer whose address has enough under way looks again.
+const HOLD_PAUSE: Duration = Duration::from_millis(50);
 /// How long opening a stream may take.
 const OPEN_TIME: Duration = Duration::from_secs(10);
 /// What a peer takes in this time, it may have under way.
@@ -58,7 +60,8 @@ pub(super) struct Written {
 impl<S: Store> Peer<S> {
     /// Queues for a turn to load what is to be sent, if there may be more under way.
     pub(super) fn ask_for_turn(&mut self) {
-        if self.turn.is_some() || self.ledger.n_queued() == 0 {
+        let waits = self.turn.is_some() || self.retry_at.is_some();
+        if waits || self.ledger.n_queued() == 0 {
             return;
         }
         let pressed = self.shared.turns.is_pressed();
@@ -75,7 +78,20 @@ impl<S: Store> Peer<S> {
         if self.is_over_bytes() {
             return;
         }
-        self.turn = Some(self.shared.turns.ask(need));
+        let options = &self.shared.options;
+        let held = self.account.as_ref().map(|account| {
+            account.hold(
+                need,
+                options.outstanding_address_max,
+                options.outstanding_subnet_max,
+            )
+        });
+        if let Some(None) = held {
+            // Others of its address have as much as they may.
+            self.retry_at = Some(Instant::now() + HOLD_PAUSE);
+            return;
+        }
+        self.turn = Some(self.shared.turns.ask(need, held.flatten()));
     }
 
     /// Whether the hour's bytes are used up: what is to be sent is refused then.
@@ -223,8 +239,9 @@ impl<S: Store> Peer<S> {
         let pending = self.outstanding.saturating_sub(written.n_block_bytes);
         message.set_pending_bytes(i32::try_from(pending).unwrap_or(i32::MAX));
         let (parts, pace) = (message.finish(), self.shared.options.pace);
+        let turns = self.shared.turns.clone();
         let writing = async move {
-            written.outcome = writer.write(parts, pace).await;
+            written.outcome = writer.write(parts, pace, turns).await;
             written
         };
         self.writing = Some(writing.boxed());
