@@ -3,7 +3,7 @@
 //! In       a socket whose next byte is that of a frame; bytes of the owner.
 //! Out      the bytes of binary messages, whatever their boundaries; binary frames, one for what
 //!          was written up to a flush. Pings are answered, a close is an end.
-//! Limits   those of [`frame`](super::frame); [`INPUT_LEN`] bytes of input and two frames of 64 KiB
+//! Limits   those of [`frame`]; [`INPUT_LEN`] bytes of input and two frames of 64 KiB
 //!          of output, held only while there is something in them; one pong.
 //! Not here handshakes (`websocket`), timeouts: its owner has them.
 
