@@ -19,7 +19,12 @@ const CHECKS_MAX: usize = 256;
 impl<S: Store> Peer<S> {
     /// Takes a message; `false`: the stream that brought it is not read any more.
     pub(super) fn message(&mut self, frame: &Frame, account: &Account) -> bool {
-        let limits = DecodeLimits::default();
+        // Nothing is asked of peers: what they send or have is counted, and not looked at.
+        let limits = DecodeLimits {
+            blocks_max: 0,
+            presences_max: 0,
+            ..DecodeLimits::default()
+        };
         let message = match Message::decode(&frame.bytes, &limits) {
             Ok(message) => message,
             Err(error) => {

@@ -26,7 +26,7 @@ const OPEN_FAILURES_MAX: u32 = 3;
 /// Pause after a stream could not be opened.
 const OPEN_PAUSE: Duration = Duration::from_millis(200);
 /// How soon a peer whose address has enough under way looks again.
-const HOLD_PAUSE: Duration = Duration::from_millis(50);
+const HOLD_PAUSE: Duration = Duration::from_millis(200);
 /// How long opening a stream may take.
 const OPEN_TIME: Duration = Duration::from_secs(10);
 /// What a peer takes in this time, it may have under way.
