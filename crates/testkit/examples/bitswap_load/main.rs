@@ -23,6 +23,10 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
+/// What a server is asked for must not wait for pages that the kernel clears.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Connections that are made at a time: a server has a limit of handshakes.
