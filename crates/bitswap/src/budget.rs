@@ -11,13 +11,15 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Spenders that are remembered at once. Each takes about 200 bytes; beyond it the fullest
-/// buckets are forgotten first.
+use crate::hold;
+
+/// Spenders that are remembered at once. Each takes about 200 bytes; beyond it those who were seen
+/// least lately are forgotten.
 const SPENDERS_MAX: usize = 1 << 17;
 /// Spenders that are kept without looking whether they have anything to answer for.
 const TIDY_LEN_MIN: usize = 1024;
@@ -177,7 +179,7 @@ struct Buckets {
 #[derive(Debug, Clone)]
 pub struct Account {
     budgets: Budgets,
-    spenders: Vec<(Spender, Rates)>,
+    spenders: Vec<Spender>,
 }
 
 impl Budgets {
@@ -201,10 +203,10 @@ impl Budgets {
     #[must_use]
     pub fn account(&self, peer: &Arc<str>, address: IpAddr) -> Account {
         let address = address.to_canonical();
-        let mut spenders = vec![(Spender::Peer(Arc::clone(peer)), self.budget.peer)];
+        let mut spenders = vec![Spender::Peer(Arc::clone(peer))];
         if !self.budget.trusted.iter().any(|it| it.contains(address)) {
-            spenders.push((Spender::Address(address), self.budget.address));
-            spenders.push((Spender::Subnet(subnet(address)), self.budget.subnet));
+            spenders.push(Spender::Address(address));
+            spenders.push(Spender::Subnet(subnet(address)));
         }
         Account {
             budgets: self.clone(),
@@ -240,6 +242,21 @@ impl Budgets {
             Spender::Subnet(_) => &self.budget.subnet,
         }
     }
+
+    /// What a bucket holds when it is full. `None`: there is no end of it.
+    fn capacity(&self, spender: &Spender, good: Good) -> Option<u64> {
+        let of_burst = |rate: u64| {
+            let held = u128::from(rate) * self.budget.burst.as_millis() / 1000;
+            u64::try_from(held).unwrap_or(u64::MAX).max(1)
+        };
+        let rates = self.rates_of(spender);
+        match good {
+            Good::Entries => rates.entries_per_second.map(of_burst),
+            Good::Messages => rates.messages_per_second.map(of_burst),
+            Good::Streams => rates.streams_per_second.map(of_burst),
+            Good::Bytes => rates.bytes_per_hour,
+        }
+    }
 }
 
 /// Bytes that count for an address and its subnet until this is dropped.
@@ -252,11 +269,7 @@ pub struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut table = self
-            .budgets
-            .table
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut table = hold(&self.budgets.table);
         for spender in &self.spenders {
             if let Some(held) = table.held.get_mut(spender) {
                 *held = held.saturating_sub(self.len);
@@ -273,20 +286,13 @@ impl Account {
     /// than it may. Whoever has nothing may have this much, however much it is.
     #[must_use]
     pub fn hold(&self, len: usize, address_max: usize, subnet_max: usize) -> Option<Held> {
-        let limits = self
-            .spenders
-            .iter()
-            .filter_map(|(spender, _)| match spender {
-                Spender::Peer(_) => None,
-                Spender::Address(_) => Some((spender, address_max)),
-                Spender::Subnet(_) => Some((spender, subnet_max)),
-            });
+        let limits = self.spenders.iter().filter_map(|spender| match spender {
+            Spender::Peer(_) => None,
+            Spender::Address(_) => Some((spender, address_max)),
+            Spender::Subnet(_) => Some((spender, subnet_max)),
+        });
         let limits: Vec<(&Spender, usize)> = limits.collect();
-        let mut table = self
-            .budgets
-            .table
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut table = hold(&self.budgets.table);
         let is_full = |(spender, max): &(&Spender, usize)| {
             let held = table.held.get(*spender).copied().unwrap_or(0);
             held > 0 && held + len > *max
@@ -307,46 +313,53 @@ impl Account {
         })
     }
 
-    /// Takes up to `n` of a good; how many of them are within all budgets. All `n` are taken from
-    /// none: what is beyond is not counted.
+    /// Takes as many of `n` as are within all budgets; how many that is. What is beyond is not
+    /// counted.
     #[must_use]
     pub fn take(&self, good: Good, n: u64, now: Instant) -> u64 {
-        let granted = self.granted(good, n, now);
-        self.spend(good, granted, now);
+        let mut table = self.fresh_table(now);
+        let granted = self.granted_of(&table, good, n);
+        self.spend_of(&mut table, good, granted);
         granted
     }
 
     /// Counts `n` of a good whether or not it is within the budgets: it was given.
     pub fn spend(&self, good: Good, n: u64, now: Instant) {
-        self.each(now, |budget, rates, buckets| {
-            if capacity(budget, rates, good).is_some()
-                && let Some(spent) = buckets.spent.get_mut(good as usize)
-            {
-                *spent += n as f64;
-            }
-        });
+        self.spend_of(&mut self.fresh_table(now), good, n);
     }
 
     /// How many of `n` are within all budgets.
     #[must_use]
     pub fn granted(&self, good: Good, n: u64, now: Instant) -> u64 {
-        let mut granted = n;
-        self.each(now, |budget, rates, buckets| {
-            if let Some(capacity) = capacity(budget, rates, good) {
-                let spent = buckets.spent.get(good as usize).copied().unwrap_or(0.0);
-                granted = granted.min((capacity as f64 - spent) as u64); // None, if negative.
-            }
-        });
-        granted
+        self.granted_of(&self.fresh_table(now), good, n)
     }
 
-    /// Calls `on` with the buckets of each spender, as they are now.
-    fn each(&self, now: Instant, mut on: impl FnMut(&Budget, &Rates, &mut Buckets)) {
-        let budgets = &self.budgets;
-        let mut table = budgets.table.lock().unwrap_or_else(PoisonError::into_inner);
-        for (spender, rates) in &self.spenders {
+    fn granted_of(&self, table: &Table, good: Good, n: u64) -> u64 {
+        let left = self.spenders.iter().filter_map(|spender| {
+            let capacity = self.budgets.capacity(spender, good)?;
+            let spent = table.spenders.get(spender)?.spent.get(good as usize)?;
+            Some((capacity as f64 - spent) as u64) // None, if negative.
+        });
+        left.fold(n, u64::min)
+    }
+
+    fn spend_of(&self, table: &mut Table, good: Good, n: u64) {
+        for spender in &self.spenders {
+            if self.budgets.capacity(spender, good).is_some()
+                && let Some(buckets) = table.spenders.get_mut(spender)
+                && let Some(spent) = buckets.spent.get_mut(good as usize)
+            {
+                *spent += n as f64;
+            }
+        }
+    }
+
+    /// The table, with the buckets of all spenders as they are now.
+    fn fresh_table(&self, now: Instant) -> MutexGuard<'_, Table> {
+        let mut table = hold(&self.budgets.table);
+        for spender in &self.spenders {
             if !table.spenders.contains_key(spender) {
-                budgets.make_room(&mut table, now);
+                self.budgets.make_room(&mut table, now);
             }
             let full = Buckets {
                 spent: [0.0; 4],
@@ -354,10 +367,10 @@ impl Account {
                 seen: now,
             };
             let buckets = table.spenders.entry(spender.clone()).or_insert(full);
-            buckets.refill(rates, now);
+            buckets.refill(self.budgets.rates_of(spender), now);
             buckets.seen = now;
-            on(&budgets.budget, rates, buckets);
         }
+        table
     }
 }
 
@@ -377,20 +390,6 @@ impl Buckets {
             *spent = rate.map_or(0.0, |rate| (*spent - rate * elapsed_s).max(0.0));
         }
         self.at = now;
-    }
-}
-
-/// What a bucket holds when it is full.
-fn capacity(budget: &Budget, rates: &Rates, good: Good) -> Option<u64> {
-    let of_burst = |rate: u64| {
-        let held = u128::from(rate) * budget.burst.as_millis() / 1000;
-        u64::try_from(held).unwrap_or(u64::MAX).max(1)
-    };
-    match good {
-        Good::Entries => rates.entries_per_second.map(of_burst),
-        Good::Messages => rates.messages_per_second.map(of_burst),
-        Good::Streams => rates.streams_per_second.map(of_burst),
-        Good::Bytes => rates.bytes_per_hour,
     }
 }
 

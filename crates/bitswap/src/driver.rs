@@ -65,8 +65,8 @@ pub struct Config {
     pub key: Keypair,
     /// Where to listen: `/ip4/…/tcp/…` and `/ip4/…/udp/…/quic-v1`.
     pub listen: Vec<Multiaddr>,
-    /// WebSockets that come over another port, and the addresses at which they do.
-    pub websockets: Option<(Vec<Multiaddr>, mpsc::Receiver<Arrival>)>,
+    /// WebSockets that come over another port, and the address at which they do.
+    pub websockets: Option<(Multiaddr, mpsc::Receiver<Arrival>)>,
     /// Numbers of connections.
     pub connections: ConnectionLimits,
     /// A connection on which nothing is wanted is closed after this time.
@@ -97,7 +97,6 @@ pub struct Driver<S: Store> {
     swarm: Swarm<Behaviour<S>>,
     tasks: TaskTracker,
     addresses: watch::Sender<Vec<Multiaddr>>,
-    not_listening: Vec<StartError>,
 }
 
 impl<S: Store> std::fmt::Debug for Driver<S> {
@@ -107,15 +106,15 @@ impl<S: Store> std::fmt::Debug for Driver<S> {
 }
 
 impl<S: Store> Driver<S> {
-    /// Begins to listen. Call it on the runtime that is to drive the node. Addresses that cannot be
-    /// listened on are [told](Self::not_listening).
+    /// Begins to listen. Call it on the runtime that is to drive the node. Beside it, why it cannot
+    /// listen on some of the addresses.
     ///
     /// # Errors
     /// `Key`: it cannot be used.
-    pub fn new(config: Config, server: Server<S>) -> Result<Self, StartError> {
+    pub fn new(config: Config, server: Server<S>) -> Result<(Self, Vec<StartError>), StartError> {
         let key = config.key;
         let tasks = TaskTracker::new();
-        let (ws_addresses, arrivals) = config.websockets.unzip();
+        let (ws_address, arrivals) = config.websockets.unzip();
         let transport = transport(&key, arrivals)?;
         let swarm_config = libp2p::swarm::Config::with_executor(Tasks(tasks.clone()))
             .with_idle_connection_timeout(config.idle_time)
@@ -136,11 +135,7 @@ impl<S: Store> Driver<S> {
         let peer = key.public().to_peer_id();
         let mut swarm = Swarm::new(transport, behaviour, peer, swarm_config);
         let mut not_listening = Vec::new();
-        for address in config
-            .listen
-            .into_iter()
-            .chain(ws_addresses.into_iter().flatten())
-        {
+        for address in config.listen.into_iter().chain(ws_address) {
             if let Err(error) = swarm.listen_on(address.clone()) {
                 let reason = match error {
                     libp2p::TransportError::MultiaddrNotSupported(_) => {
@@ -152,17 +147,12 @@ impl<S: Store> Driver<S> {
                 not_listening.push(StartError::Listen { address, reason });
             }
         }
-        Ok(Self {
+        let driver = Self {
             swarm,
             tasks,
             addresses: watch::Sender::new(Vec::new()),
-            not_listening,
-        })
-    }
-
-    /// Addresses that cannot be listened on, and why.
-    pub fn not_listening(&mut self) -> Vec<StartError> {
-        std::mem::take(&mut self.not_listening)
+        };
+        Ok((driver, not_listening))
     }
 
     /// The addresses in use, each with the PeerID, as they become known.

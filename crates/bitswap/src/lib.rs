@@ -14,3 +14,10 @@ pub mod registry;
 pub mod server;
 pub mod stream;
 pub mod wire;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The lock, whoever panicked with it: what locks of this crate guard is changed in single steps.
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

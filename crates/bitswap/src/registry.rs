@@ -197,7 +197,30 @@ impl<W: Waiter> Registry<W> {
 
     /// Wakes all who wait for a block that is in the store since before this call. How many.
     pub fn publish(&self, multihash: &Multihash) -> usize {
-        self.publish_key(&Key::of(multihash), multihash)
+        let key = Key::of(multihash);
+        // Waiters are woken with the lock held, so that who is taken back afterwards has the news
+        // already: there is no moment in which a wakeup is under way and can be seen by nobody.
+        let mut table = hold(&self.shard(&key).1.0);
+        let Some(waiters) = table.wants.remove(&key) else {
+            return 0;
+        };
+        let n_woken = match &waiters {
+            Waiters::One(generation, waiter) => {
+                waiter.arrived(multihash, *generation);
+                1
+            }
+            Waiters::Many(waiters) => {
+                for (generation, waiter) in waiters {
+                    waiter.arrived(multihash, *generation);
+                }
+                waiters.len()
+            }
+        };
+        table.give_room_back();
+        drop(table);
+        drop(waiters);
+        self.n_waiters.fetch_sub(n_woken, Ordering::Relaxed);
+        n_woken
     }
 
     /// Looks all that is waited for up and publishes what is there, for stores that say that
@@ -244,32 +267,6 @@ impl<W: Waiter> Registry<W> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Waiters are woken with the lock held, so that who is taken back afterwards has the news
-    /// already: there is no moment in which a wakeup is under way and can be seen by nobody.
-    fn publish_key(&self, key: &Key, multihash: &Multihash) -> usize {
-        let mut table = hold(&self.shard(key).1.0);
-        let Some(waiters) = table.wants.remove(key) else {
-            return 0;
-        };
-        let n_woken = match &waiters {
-            Waiters::One(generation, waiter) => {
-                waiter.arrived(multihash, *generation);
-                1
-            }
-            Waiters::Many(waiters) => {
-                for (generation, waiter) in waiters {
-                    waiter.arrived(multihash, *generation);
-                }
-                waiters.len()
-            }
-        };
-        table.give_room_back();
-        drop(table);
-        drop(waiters);
-        self.n_waiters.fetch_sub(n_woken, Ordering::Relaxed);
-        n_woken
     }
 
     #[expect(

@@ -18,7 +18,7 @@ mod writer;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,6 +35,7 @@ pub use self::stats::{PeerReport, Totals};
 use self::turns::Turns;
 pub use self::writer::Pace;
 use crate::budget::{Budget, Budgets, Good};
+use crate::hold;
 use crate::registry::Registry;
 use crate::stream::ByteStream;
 use crate::wire::Dialect;
@@ -315,10 +316,7 @@ impl<S: Store> Server<S> {
     }
 
     fn hold_peers(&self) -> MutexGuard<'_, HashMap<Arc<str>, Present>> {
-        self.shared
-            .peers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        hold(&self.shared.peers)
     }
 }
 

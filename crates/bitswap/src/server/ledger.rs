@@ -29,7 +29,7 @@ pub(super) struct Ledger {
     /// down nobody's look-ups but its own.
     wants: HashMap<Cid, Want, RandomState>,
     /// What is to be sent, the highest priority first, then the oldest.
-    queue: BTreeMap<(Reverse<i32>, u64), Cid>,
+    queue: BTreeMap<(Reverse<i32>, u64), Queued>,
     /// Wants for what is absent, the oldest first. Those that are over are passed by.
     waiting: VecDeque<Waiting>,
     n_waiting: usize,
@@ -42,6 +42,14 @@ struct Waiting {
     number: u64,
     since: Instant,
     cid: Cid,
+}
+
+/// A block that is to be sent.
+#[derive(Debug)]
+struct Queued {
+    cid: Cid,
+    /// In bytes.
+    len: usize,
 }
 
 /// One want.
@@ -59,8 +67,8 @@ pub(super) struct Want {
 enum State {
     /// It is being looked up, or absent: an arrival is told.
     Waiting(Ticket),
-    /// It is to be sent; its length in bytes.
-    Queued(u64),
+    /// It is to be sent.
+    Queued,
     /// It is being loaded or written.
     InFlight,
 }
@@ -117,12 +125,11 @@ impl Ledger {
         match want.state {
             State::Waiting(_) => Taken::Again,
             State::InFlight => Taken::OnItsWay,
-            State::Queued(_) => {
-                if want.priority != entry.priority {
-                    self.queue.remove(&(Reverse(want.priority), want.number));
-                    want.priority = entry.priority;
-                    let key = (Reverse(want.priority), want.number);
-                    self.queue.insert(key, entry.cid);
+            State::Queued => {
+                let before = want.place();
+                want.priority = entry.priority;
+                if let Some(queued) = self.queue.remove(&before) {
+                    self.queue.insert(want.place(), queued);
                 }
                 Taken::OnItsWay
             }
@@ -208,15 +215,17 @@ impl Ledger {
     /// Its block is here, and has `len` bytes: it is to be sent. Its ticket.
     pub(super) fn found(&mut self, cid: &Cid, len: u64) -> Option<Ticket> {
         let want = self.wants.get_mut(cid)?;
-        let State::Waiting(_) = want.state else {
-            return None;
-        };
-        self.n_waiting -= 1;
-        let key = (Reverse(want.priority), want.number);
-        self.queue.insert(key, *cid);
-        match std::mem::replace(&mut want.state, State::Queued(len)) {
-            State::Waiting(ticket) => Some(ticket),
-            State::Queued(_) | State::InFlight => None,
+        match std::mem::replace(&mut want.state, State::Queued) {
+            State::Waiting(ticket) => {
+                self.n_waiting -= 1;
+                let len = usize::try_from(len).unwrap_or(usize::MAX);
+                self.queue.insert(want.place(), Queued { cid: *cid, len });
+                Some(ticket)
+            }
+            other => {
+                want.state = other;
+                None
+            }
         }
     }
 
@@ -224,7 +233,7 @@ impl Ledger {
     pub(super) fn of(&self, gens: &HashSet<Gen>) -> Vec<Cid> {
         let waits = |want: &Want| match &want.state {
             State::Waiting(ticket) => gens.contains(&ticket.generation()),
-            State::Queued(_) | State::InFlight => false,
+            State::Queued | State::InFlight => false,
         };
         let all = self.wants.iter().filter(|(_, want)| waits(want));
         all.map(|(cid, _)| *cid).collect()
@@ -238,8 +247,8 @@ impl Ledger {
                 self.n_waiting -= 1;
                 Some(ticket)
             }
-            State::Queued(_) => {
-                self.queue.remove(&(Reverse(want.priority), want.number));
+            State::Queued => {
+                self.queue.remove(&want.place());
                 None
             }
             State::InFlight => None,
@@ -262,48 +271,37 @@ impl Ledger {
         self.retain(&HashSet::new())
     }
 
-    /// Bytes of the blocks that come next, at most about `len_max`; of one at least.
-    pub(super) fn len_ahead(&self, len_max: usize) -> usize {
-        let mut total: usize = 0;
-        for cid in self.queue.values().take(BLOCKS_AT_ONCE_MAX) {
-            let len = self.len_of(cid);
-            if total > 0 && total + len > len_max {
+    /// How many blocks come next, of at most `len_max` bytes together, but of one at least; and
+    /// their bytes.
+    fn ahead(&self, len_max: usize) -> (usize, usize) {
+        let (mut n, mut total) = (0, 0);
+        for queued in self.queue.values().take(BLOCKS_AT_ONCE_MAX) {
+            if n > 0 && total + queued.len > len_max {
                 break;
             }
-            total += len;
+            n += 1;
+            total += queued.len;
         }
-        total
+        (n, total)
     }
 
-    fn len_of(&self, cid: &Cid) -> usize {
-        match self.wants.get(cid).map(|want| &want.state) {
-            Some(State::Queued(len)) => usize::try_from(*len).unwrap_or(usize::MAX),
-            _ => 0,
-        }
+    /// Bytes of the blocks that [`next`](Self::next) would give.
+    pub(super) fn len_ahead(&self, len_max: usize) -> usize {
+        self.ahead(len_max).1
     }
 
     /// The wants that come next, of blocks of at most `len_max` bytes together, but of one at
     /// least. They are in flight from now on.
     pub(super) fn next(&mut self, len_max: usize) -> Vec<Cid> {
-        let (mut cids, mut total) = (Vec::new(), 0);
-        while cids.len() < BLOCKS_AT_ONCE_MAX
-            && let Some(first) = self.queue.first_entry()
+        let (n, _) = self.ahead(len_max);
+        let mut cids = Vec::with_capacity(n);
+        while cids.len() < n
+            && let Some((_, queued)) = self.queue.pop_first()
         {
-            let Some(want) = self.wants.get_mut(first.get()) else {
-                first.remove();
-                continue;
-            };
-            let State::Queued(len) = want.state else {
-                first.remove();
-                continue;
-            };
-            let len = usize::try_from(len).unwrap_or(usize::MAX);
-            if !cids.is_empty() && total + len > len_max {
-                break;
+            if let Some(want) = self.wants.get_mut(&queued.cid) {
+                want.state = State::InFlight;
             }
-            total += len;
-            want.state = State::InFlight;
-            cids.push(first.remove());
+            cids.push(queued.cid);
         }
         cids
     }
@@ -311,13 +309,11 @@ impl Ledger {
     /// Drops everything that is to be sent; what was asked to be told of its absence.
     pub(super) fn drop_queued(&mut self) -> Vec<(Cid, bool)> {
         let queue = std::mem::take(&mut self.queue);
-        let mut dropped = Vec::with_capacity(queue.len());
-        for cid in queue.into_values() {
-            if let Some(want) = self.wants.remove(&cid) {
-                dropped.push((cid, want.send_dont_have));
-            }
-        }
-        dropped
+        let dropped = queue.into_values().filter_map(|queued| {
+            let want = self.wants.remove(&queued.cid)?;
+            Some((queued.cid, want.send_dont_have))
+        });
+        dropped.collect()
     }
 
     /// A want whose arrival was told waits under a new ticket; `false`: nobody wants it any more.
@@ -362,22 +358,27 @@ impl Ledger {
         was_wanted
     }
 
-    /// Its message was not written: it is queued once more; `false`: that was the last time.
-    pub(super) fn not_sent(&mut self, cid: &Cid, len: usize, failures_max: u8) -> bool {
+    /// Its message was not written: it is queued once more, up to `failures_max` times.
+    pub(super) fn not_sent(&mut self, cid: &Cid, len: usize, failures_max: u8) {
         let Some(want) = self.wants.get_mut(cid) else {
-            return true;
+            return;
         };
         let State::InFlight = want.state else {
-            return true;
+            return;
         };
-        want.n_failures = want.n_failures.saturating_add(1);
+        want.n_failures += 1;
         if want.n_failures > failures_max {
             self.wants.remove(cid);
-            return false;
+            return;
         }
-        want.state = State::Queued(len as u64);
-        self.queue
-            .insert((Reverse(want.priority), want.number), *cid);
-        true
+        want.state = State::Queued;
+        self.queue.insert(want.place(), Queued { cid: *cid, len });
+    }
+}
+
+impl Want {
+    /// Its place in the queue.
+    fn place(&self) -> (Reverse<i32>, u64) {
+        (Reverse(self.priority), self.number)
     }
 }

@@ -13,7 +13,7 @@ mod send;
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use carrack_formats::{Cid, Multihash};
@@ -32,6 +32,7 @@ use super::turns::Turn;
 use super::writer::Writer;
 use super::{Command, Shared, Store};
 use crate::budget::Account;
+use crate::hold;
 use crate::registry::{Gen, Ticket, Waiter};
 use crate::stream::ByteStream;
 use crate::wire::Dialect;
@@ -81,25 +82,15 @@ struct Arrivals {
 
 impl Waiter for Mailbox {
     fn arrived(&self, _multihash: &Multihash, generation: Gen) {
-        let mut generations = self
-            .0
-            .generations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        generations.push(generation);
-        drop(generations);
+        hold(&self.0.generations).push(generation);
         self.0.wake.notify_one();
     }
 }
 
 impl Mailbox {
     fn take(&self) -> HashSet<Gen> {
-        let mut generations = self
-            .0
-            .generations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *generations).into_iter().collect()
+        let generations = std::mem::take(&mut *hold(&self.0.generations));
+        generations.into_iter().collect()
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
+
+use crate::hold;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -113,10 +115,7 @@ impl PeerStats {
     }
 
     pub(super) fn connected(&self, address: IpAddr) {
-        let mut addresses = self
-            .addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = hold(&self.addresses);
         if !addresses.contains(&address) {
             addresses.truncate(ADDRESSES_MAX - 1);
             addresses.insert(0, address);
@@ -132,15 +131,10 @@ impl PeerStats {
     }
 
     pub(super) fn report(&self, connections: usize) -> PeerReport {
-        let addresses = self
-            .addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
         let counts = &self.counts;
         PeerReport {
             peer: self.name.to_string(),
-            addresses,
+            addresses: hold(&self.addresses).clone(),
             connections,
             connected_s: self.since.elapsed().as_secs(),
             wants: self.wants.load(Relaxed),

@@ -7,11 +7,12 @@
 //!          it takes part in nothing and holds up nobody.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
 
 use crate::budget::Held;
+use crate::hold;
 
 /// What each waiting peer's credit grows by in a round, in bytes.
 const QUANTUM: usize = 64 << 10;
@@ -130,7 +131,7 @@ impl Turns {
     }
 
     fn hold(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        hold(&self.shared)
     }
 }
 

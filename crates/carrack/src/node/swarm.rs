@@ -32,8 +32,8 @@ pub struct P2pOptions {
     pub listen: Vec<Multiaddr>,
     /// Whether to go on without an address that another program has.
     pub may_be_taken: bool,
-    /// WebSockets that come over the HTTP port, and the addresses at which they do.
-    pub websockets: Option<(Vec<Multiaddr>, mpsc::Receiver<Arrival>)>,
+    /// WebSockets that come over the HTTP port, and the address at which they do.
+    pub websockets: Option<(Multiaddr, mpsc::Receiver<Arrival>)>,
     /// Bounds of the protocol.
     pub server: Options,
     /// Numbers of connections.
@@ -160,8 +160,7 @@ pub fn start<F: Future<Output = ()> + Send>(
         };
         Error::with(kind, "libp2p cannot be started", error)
     };
-    let mut driver = Driver::new(config, server.clone()).map_err(failed)?;
-    let mut not_listening = driver.not_listening();
+    let (driver, mut not_listening) = Driver::new(config, server.clone()).map_err(failed)?;
     if !options.may_be_taken && !not_listening.is_empty() {
         return Err(failed(not_listening.swap_remove(0)));
     }

@@ -318,7 +318,7 @@ fn start_p2p(
             false => named,
         },
         may_be_taken,
-        websockets: Some((vec![swarm::websocket_address(start.http)], start.websockets)),
+        websockets: Some((swarm::websocket_address(start.http), start.websockets)),
         server: start.config.server,
         connections: start.config.connections,
     };

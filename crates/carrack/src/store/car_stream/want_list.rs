@@ -26,24 +26,17 @@ struct WantList {
     held: Vec<(usize, Bytes)>,
 }
 
-/// One batch, and the places of its blocks in the question.
+/// One batch, and the places of its blocks.
 struct Wanted {
     batch: Batch,
-    at: Places,
+    places: Vec<Place>,
 }
 
-/// Blocks, and where in the question each is.
-type Places = Vec<(usize, Cid)>;
-
-/// What was read on this machine, and is not verified yet.
-#[derive(Default)]
-struct Near {
-    filled: Vec<Filled>,
-    /// The places and the lengths of the blocks of each.
-    at: Vec<Places>,
-    lens: Vec<Vec<usize>>,
-    /// Blocks of batches that cannot be read as a whole.
-    failed: Places,
+/// A block, and where in the question it is.
+struct Place {
+    index: usize,
+    cid: Cid,
+    len: usize,
 }
 
 /// Batches that are hashed in one go.
@@ -87,38 +80,30 @@ impl Blocks {
             return Vec::new();
         }
         let read = blocking(move || {
-            let mut read = Near::default();
+            let (mut filled, mut places, mut failed) = (Vec::new(), Vec::new(), Vec::new());
             for wanted in wanted {
-                let lens = wanted.lens();
                 match Filled::new(wanted.batch) {
-                    Ok(filled) => {
-                        read.filled.push(filled);
-                        read.at.push(wanted.at);
-                        read.lens.push(lens);
+                    Ok(batch) => {
+                        filled.push(batch);
+                        places.push(wanted.places);
                     }
-                    Err(_) => read.failed.extend(wanted.at),
+                    Err(_) => failed.extend(wanted.places),
                 }
             }
-            Ok(read)
+            Ok((filled, places, failed))
         });
-        let Ok(Near {
-            filled,
-            at,
-            lens,
-            mut failed,
-        }) = read.await
-        else {
+        let Ok((filled, places, mut failed)) = read.await else {
             return Vec::new();
         };
         let mut blocks = Vec::new();
         if let Ok((filled, digests)) = self.hasher().digests(Together(filled)).await {
             let mut rest = digests.as_slice();
-            for (filled, (at, lens)) in filled.0.into_iter().zip(at.into_iter().zip(lens)) {
+            for (filled, places) in filled.0.into_iter().zip(places) {
                 let (digests, after) = rest.split_at(filled.n_unproved().min(rest.len()));
                 rest = after;
                 match filled.is_good(digests).then(|| filled.finish(digests)) {
-                    Some(Ok(bytes)) => blocks.extend(cut(&bytes, at, lens, |_, _| {})),
-                    Some(Err(_)) | None => failed.extend(at),
+                    Some(Ok(bytes)) => blocks.extend(cut(&bytes, places, |_, _| {})),
+                    Some(Err(_)) | None => failed.extend(places),
                 }
             }
         }
@@ -128,20 +113,19 @@ impl Blocks {
 
     /// What comes from elsewhere is kept in memory for whoever asks next.
     async fn read_far(&self, wanted: Wanted) -> Vec<(usize, Option<Bytes>)> {
-        let lens = wanted.lens();
         match wanted.batch.read_together(()).await {
             Ok((bytes, ())) => {
                 let keep = |cid: &Cid, block: &Bytes| self.keep_copy(cid, block);
-                cut(&bytes, wanted.at, lens, keep)
+                cut(&bytes, wanted.places, keep)
             }
-            Err(_) => self.read_alone(wanted.at).await,
+            Err(_) => self.read_alone(wanted.places).await,
         }
     }
 
     /// One by one: a block that cannot be served takes nothing from the others.
-    async fn read_alone(&self, wanted: Places) -> Vec<(usize, Option<Bytes>)> {
-        let mut blocks = Vec::with_capacity(wanted.len());
-        for (index, cid) in wanted {
+    async fn read_alone(&self, places: Vec<Place>) -> Vec<(usize, Option<Bytes>)> {
+        let mut blocks = Vec::with_capacity(places.len());
+        for Place { index, cid, .. } in places {
             let block = self.get(&cid).await;
             if let Err(error) = &block {
                 tracing::debug!(%cid, error = error.chain(), "a block that is wanted");
@@ -210,35 +194,31 @@ impl Wanted {
         };
         Self {
             batch,
-            at: Vec::new(),
+            places: Vec::new(),
         }
     }
 
     fn push(&mut self, index: usize, item: Item) {
-        self.at.push((index, item.cid));
+        let (cid, len) = (item.cid, item.len);
+        self.places.push(Place { index, cid, len });
         self.batch.push(item);
-    }
-
-    fn lens(&self) -> Vec<usize> {
-        self.batch.items.iter().map(|item| item.len).collect()
     }
 }
 
 /// The blocks of a batch, each a part of its bytes; `on` is told of each.
 fn cut(
     bytes: &Bytes,
-    at: Places,
-    lens: Vec<usize>,
+    places: Vec<Place>,
     on: impl Fn(&Cid, &Bytes),
 ) -> Vec<(usize, Option<Bytes>)> {
     let mut offset = 0;
-    let part = |((index, cid), len): ((usize, Cid), usize)| {
+    let part = |Place { index, cid, len }| {
         let block = bytes.slice(offset..offset + len);
         offset += len;
         on(&cid, &block);
         (index, Some(block))
     };
-    at.into_iter().zip(lens).map(part).collect()
+    places.into_iter().map(part).collect()
 }
 
 fn set(found: &mut [Option<Bytes>], index: usize, block: Option<Bytes>) {
