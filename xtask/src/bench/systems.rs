@@ -10,6 +10,8 @@ use std::process::Command;
 use std::thread::park_timeout;
 use std::time::{Duration, Instant};
 
+use carrack_testkit::kubo::PEER_CONFIG;
+
 use super::process::{Daemon, Run, run};
 use super::{Bench, load};
 use crate::shell;
@@ -154,18 +156,7 @@ impl Bench {
 
     /// kubo as a peer of bitswap who knows nobody.
     pub(super) fn kubo_peer(&self, repo: &str) -> Result<Daemon> {
-        let swarm = r#"["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws",
-            "/ip4/127.0.0.1/udp/0/quic-v1"]"#;
-        let config = [
-            ("Routing.Type", r#""none""#),
-            ("Addresses.Swarm", swarm),
-            ("Provide.Enabled", "false"),
-            ("Swarm.RelayClient.Enabled", "false"),
-            ("Swarm.RelayService.Enabled", "false"),
-            ("Swarm.EnableHolePunching", "false"),
-            ("HTTPRetrieval.Enabled", "false"),
-        ];
-        for (key, value) in config {
+        for (key, value) in PEER_CONFIG {
             self.measure(self.ipfs(repo, &["config", "--json", key, value], None))?;
         }
         self.kubo_with(repo, &["daemon"])

@@ -486,6 +486,11 @@ async fn beyond_the_budget_wants_are_refused_and_after_a_while_served_again() {
             n_sent += 1;
             assert!(n_sent < 100, "never disconnected");
         }
+        // … which is counted once, though it takes a while, …
+        for _ in 0..3 {
+            peer.want(&vec![block(&cid); 20]).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         assert_eq!(server.totals().0.over_budget.get(), 1);
         // … and may come back.
         drop(peer);

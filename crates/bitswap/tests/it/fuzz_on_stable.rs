@@ -5,6 +5,7 @@ use bytes::Bytes;
 use carrack_bitswap::wire::{Dialect, Entry, Outgoing, WantKind};
 use carrack_formats::cid::{self, RAW};
 use carrack_formats::verify;
+use carrack_testkit::damage::{damaged, damages};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -30,20 +31,6 @@ fn good_frame(dialect: Dialect) -> Vec<u8> {
     }
     out.set_pending_bytes(300);
     out.finish().concat()
-}
-
-/// Replaces, leaves out and puts in bytes.
-fn damaged(mut bytes: Vec<u8>, damages: &[(usize, usize, Vec<u8>)]) -> Vec<u8> {
-    for (at, removed_len, inserted) in damages {
-        let at = at % (bytes.len() + 1);
-        let end = bytes.len().min(at + removed_len);
-        bytes.splice(at..end, inserted.iter().copied());
-    }
-    bytes
-}
-
-fn damages() -> impl Strategy<Value = Vec<(usize, usize, Vec<u8>)>> {
-    vec((any::<usize>(), 0_usize..3, vec(any::<u8>(), 0..4)), 0..4)
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The bodies of the fuzz targets under property tests: random bytes and damaged good ones. Finds
 //! less than a fuzzer, on every run of the tests.
 
+use carrack_testkit::damage::{damaged, damages};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -29,20 +30,6 @@ const NAMES: &[&str] = &[
 const VALUES: &[&str] = &[
     "car", "raw", "entity", "all", "0:*", "y", "n", "unk", "a+b", "%61", "", "a%26b=c", "a=b",
 ];
-
-/// Replaces, leaves out and puts in bytes.
-fn damaged(mut bytes: Vec<u8>, damages: &[(usize, usize, Vec<u8>)]) -> Vec<u8> {
-    for (at, removed_len, inserted) in damages {
-        let at = at % (bytes.len() + 1);
-        let end = bytes.len().min(at + removed_len);
-        bytes.splice(at..end, inserted.iter().copied());
-    }
-    bytes
-}
-
-fn damages() -> impl Strategy<Value = Vec<(usize, usize, Vec<u8>)>> {
-    vec((any::<usize>(), 0_usize..3, vec(any::<u8>(), 0..4)), 0..4)
-}
 
 /// Found by the property below: the CID of a record was believed with two bytes behind it.
 #[test]

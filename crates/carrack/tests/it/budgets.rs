@@ -8,11 +8,13 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use carrack_formats::{Cid, cid};
+use carrack_formats::Cid;
+use carrack_testkit::Transport;
 use carrack_testkit::p2p::bitswap::{Answer, Ask, Fetch};
 use carrack_testkit::p2p::{BitswapClient, Dialer};
 
-use crate::support::{Carrack, Server, car, data};
+use crate::support::car::raw;
+use crate::support::{Carrack, Server, data};
 
 const KIB: usize = 1 << 10;
 /// The file's length; its leaves have [`LEAF_LEN`].
@@ -36,14 +38,9 @@ impl Target {
         let bytes = Bytes::from(std::fs::read(&file).unwrap());
         let leaf = |at| bytes.slice(at..at + LEAF_LEN);
         let leaves = (0..FILE_LEN).step_by(LEAF_LEN).map(leaf);
-        let raw = |block: &[u8]| cid::parse_bytes(&car::raw_cid(block)).unwrap();
         let server = carrack.serve_peers::<&str>(&[]);
-        let addresses = carrack.p2p_addresses();
-        let tcp = addresses
-            .iter()
-            .find(|it| it.contains("/tcp/") && !it.contains("/ws"));
         Self {
-            address: tcp.unwrap().clone(),
+            address: carrack.p2p_address(Transport::Tcp),
             leaves: leaves.map(|bytes| (raw(&bytes), bytes)).collect(),
             _server: server,
             carrack,

@@ -10,10 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use carrack_bitswap::wire::Message;
 use carrack_formats::{Cid, cid};
+use carrack_testkit::Transport;
 use carrack_testkit::p2p::bitswap::{Answer, Ask, DIALECTS, Fetch};
 use carrack_testkit::p2p::{BitswapClient, Dialer, Security};
 
-use crate::support::{Carrack, Server, car, data};
+use crate::support::car::{absent, raw};
+use crate::support::{Carrack, Server, data};
 
 const MIB: usize = 1 << 20;
 const SILENCE: Duration = Duration::from_millis(300);
@@ -21,7 +23,6 @@ const SILENCE: Duration = Duration::from_millis(300);
 struct Served {
     carrack: Carrack,
     _server: Server,
-    addresses: Vec<String>,
     root: Cid,
     leaf: (Cid, Bytes),
     small: (Cid, Bytes),
@@ -39,7 +40,6 @@ fn served() -> Served {
     let leaf = large.slice(MIB..2 * MIB);
     let server = carrack.serve_peers::<&str>(&[]);
     Served {
-        addresses: carrack.p2p_addresses(),
         _server: server,
         root,
         leaf: (raw(&leaf), leaf),
@@ -48,25 +48,15 @@ fn served() -> Served {
     }
 }
 
-fn raw(block: &[u8]) -> Cid {
-    cid::parse_bytes(&car::raw_cid(block)).unwrap()
-}
-
-fn absent(number: u64) -> Cid {
-    raw(&number.to_le_bytes())
-}
-
 impl Served {
-    fn address(&self, part: &str) -> &str {
-        let mut addresses = self.addresses.iter();
-        let address = addresses.find(|address| address.contains(part));
-        address.unwrap_or_else(|| panic!("no {part} in {:?}", self.addresses))
-    }
-
     async fn connect(&self, dialects: &[&str]) -> BitswapClient {
-        BitswapClient::connect_as(&Dialer::new(), self.address("/tcp/"), dialects)
-            .await
-            .unwrap()
+        BitswapClient::connect_as(
+            &Dialer::new(),
+            &self.carrack.p2p_address(Transport::Tcp),
+            dialects,
+        )
+        .await
+        .unwrap()
     }
 }
 
@@ -234,26 +224,30 @@ async fn wants_are_answered_later_unless_they_were_taken_back() {
 async fn every_transport_and_its_security_carry_the_same() {
     let served = served();
     let tls = Dialer::new().with_security(Security::Tls);
-    for (dialer, part) in [
-        (&Dialer::new(), "/tcp/"),
-        (&tls, "/tcp/"),
-        (&tls, "/quic-v1"),
-        (&Dialer::new(), "/ws/"),
-        (&tls, "/ws/"),
+    for (dialer, transport) in [
+        (&Dialer::new(), Transport::Tcp),
+        (&tls, Transport::Tcp),
+        (&tls, Transport::Quic),
+        (&Dialer::new(), Transport::WebSocket),
+        (&tls, Transport::WebSocket),
     ] {
-        let address = served.address(part);
-        let mut client = BitswapClient::connect(dialer, address).await.unwrap();
+        let address = served.carrack.p2p_address(transport);
+        let mut client = BitswapClient::connect(dialer, &address).await.unwrap();
         assert_eq!(client.link().peer_id(), address.rsplit('/').next().unwrap());
         let cids = [served.root, served.leaf.0, served.small.0];
         let counts = client.fetch(cids, Fetch::default(), drop).await.unwrap();
-        assert_eq!((counts.blocks, counts.unwanted), (3, 0), "{part}");
+        assert_eq!((counts.blocks, counts.unwanted), (3, 0), "{transport:?}");
         let absent = (100..5100).map(absent);
         let counts = client.fetch(absent, Fetch::default(), drop).await.unwrap();
-        assert_eq!((counts.dont_haves, counts.blocks), (5000, 0), "{part}");
+        assert_eq!(
+            (counts.dont_haves, counts.blocks),
+            (5000, 0),
+            "{transport:?}"
+        );
         client.close().await.unwrap();
     }
     // Whoever expects somebody else does not get through.
-    let address = served.address("/tcp/");
+    let address = served.carrack.p2p_address(Transport::Tcp);
     let (front, _) = address.rsplit_once('/').unwrap();
     let stranger = format!("{front}/{}", Dialer::new().peer_id());
     assert!(Dialer::new().dial(&stranger).await.is_err());

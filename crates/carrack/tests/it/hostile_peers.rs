@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use carrack_bitswap::wire::{Dialect, Outgoing};
-use carrack_formats::{Cid, cid};
+use carrack_formats::Cid;
+use carrack_testkit::Transport;
 use carrack_testkit::p2p::bitswap::{Answer, Ask, DIALECTS, Fetch};
 use carrack_testkit::p2p::{BitswapClient, Dialer, Link, Stream, craft};
 use serde_json::Value;
 
-use crate::support::{Carrack, Server, car, data};
+use crate::support::car::{absent, raw};
+use crate::support::{Carrack, Server, data};
 
 const MIB: usize = 1 << 20;
 const FILE_LEN: usize = 24 * MIB;
@@ -33,14 +35,6 @@ struct Target {
     leaves: Vec<(Cid, Bytes)>,
 }
 
-fn raw(block: &[u8]) -> Cid {
-    cid::parse_bytes(&car::raw_cid(block)).unwrap()
-}
-
-fn absent(number: u64) -> Cid {
-    raw(&number.to_le_bytes())
-}
-
 impl Target {
     fn new() -> Self {
         let carrack = Carrack::new();
@@ -51,10 +45,8 @@ impl Target {
         let leaf = |at| bytes.slice(at..at + MIB);
         let leaves = (0..FILE_LEN).step_by(MIB).map(leaf);
         let server = carrack.serve_peers::<&str>(&[]);
-        let addresses = carrack.p2p_addresses();
-        let tcp = addresses.iter().find(|address| address.contains("/tcp/"));
         Self {
-            address: tcp.unwrap().clone(),
+            address: carrack.p2p_address(Transport::Tcp),
             leaves: leaves.map(|bytes| (raw(&bytes), bytes)).collect(),
             server,
             carrack,

@@ -8,6 +8,7 @@ use carrack_formats::unixfs::dir::{self, Entry};
 use carrack_formats::unixfs::node;
 use carrack_formats::unixfs::profile::{ShardRule, UNIXFS_V1_2025};
 use carrack_formats::{Cid, cid, verify};
+use carrack_testkit::damage::{damaged, damages};
 use proptest::prelude::*;
 
 use crate::fuzz_bodies::{self, blocks, graph};
@@ -92,24 +93,6 @@ fn good_blocks() -> [Vec<u8>; 5] {
     ]
 }
 
-/// A change to good bytes: a byte replaced, some left out, some put in.
-fn damage() -> impl Strategy<Value = (usize, usize, Vec<u8>)> {
-    (
-        any::<usize>(),
-        0usize..3,
-        proptest::collection::vec(any::<u8>(), 0..4),
-    )
-}
-
-fn damaged(mut bytes: Vec<u8>, damages: &[(usize, usize, Vec<u8>)]) -> Vec<u8> {
-    for (at, removed_len, inserted) in damages {
-        let at = at % (bytes.len() + 1);
-        let end = bytes.len().min(at + removed_len);
-        bytes.splice(at..end, inserted.iter().copied());
-    }
-    bytes
-}
-
 #[test]
 fn good_bytes_pass() {
     fuzz_bodies::varint_cid(&good_cid());
@@ -157,7 +140,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_bytes_pass(damages in proptest::collection::vec(damage(), 1..4)) {
+    fn damaged_bytes_pass(damages in damages()) {
         fuzz_bodies::varint_cid(&damaged(good_cid(), &damages));
         fuzz_bodies::varint_cid(&damaged(raw(b"x").to_string().into(), &damages));
         fuzz_bodies::car_v1(&damaged(good_car(), &damages));

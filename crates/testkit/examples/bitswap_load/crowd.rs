@@ -1,9 +1,11 @@
 //! Many peers at once, of which some ask and then take nothing.
 //!
 //! In       CIDs of blocks of one size; numbers of peers; seconds.
-//! Out      bytes that came to those who take them, in all and to the one who got least.
+//! Out      bytes that came to those who take them, in all and to the one who got least; how often
+//!          a stalled one was given up, and came back.
 //! Limits   half of the stalled ones read neither socket nor streams, the others leave the server's
-//!          stream unread. All stall before the first byte is counted, and for as long as it lasts.
+//!          stream unread. All stall before the first byte is counted, and for as long as it
+//!          lasts: who is disconnected comes back and stalls again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,6 +26,8 @@ const WINDOW: usize = 8;
 const STALLED_WANTS: usize = 1000;
 /// Buffers on the way to a stalled peer fill in this time.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
+/// A stalled peer that was disconnected comes back in this time.
+const RETURN_TIME: Duration = Duration::from_millis(100);
 /// Peers that fetch reach their pace in this time.
 const WARM_TIME: Duration = Duration::from_secs(1);
 
@@ -51,6 +55,12 @@ impl Crowd {
             async move { crowd.stall(number, dialer, &address).await }
         })
         .await?;
+        let n_returns = Arc::new(AtomicU64::new(0));
+        let mut staying = JoinSet::new();
+        for (number, peer) in stalled.into_iter().enumerate() {
+            let (crowd, address, n) = (self.clone(), address.to_owned(), Arc::clone(&n_returns));
+            staying.spawn(async move { crowd.stay(number, peer, &address, &n).await });
+        }
         if self.n_stalled > 0 {
             tokio::time::sleep(SETTLE_TIME).await;
         }
@@ -70,7 +80,7 @@ impl Crowd {
         let before = read(&counts);
         tokio::time::sleep(Duration::from_secs_f64(self.seconds)).await;
         let after = read(&counts);
-        let n_left = stalled.iter().filter(|it| it.link.is_ended()).count();
+        let n_returns = n_returns.load(Ordering::Relaxed);
         ends.store(true, Ordering::Relaxed);
         while let Some(ended) = peers.join_next().await {
             ended??;
@@ -81,7 +91,7 @@ impl Crowd {
             .map(|(after, before)| after - before);
         tell("bytes", shares.clone().sum::<u64>());
         tell("least", shares.min().unwrap_or(0));
-        tell("stalled_and_closed", n_left);
+        tell("returns", n_returns);
         Ok(())
     }
 
@@ -114,6 +124,20 @@ impl Crowd {
             }
         }
         Ok(())
+    }
+
+    /// Stalls for ever. Who does not read its socket never knows that it was disconnected.
+    async fn stay(self, number: usize, mut peer: Stalled, address: &str, n_returns: &AtomicU64) {
+        loop {
+            tokio::time::sleep(RETURN_TIME).await;
+            if !peer.link.is_ended() {
+                continue;
+            }
+            if let Ok(again) = self.clone().stall(number, Dialer::new(), address).await {
+                peer = again;
+                n_returns.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Asks for a lot and reads nothing of it.

@@ -12,7 +12,9 @@ mod servers;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use self::servers::{Crowd, Server, Transport};
+use carrack_testkit::Transport;
+
+use self::servers::{Crowd, Server};
 use super::{added, stored_in_kubo};
 use crate::bench::process::Daemon;
 use crate::bench::systems::median;

@@ -241,6 +241,8 @@ impl<S: Store> Peer<S> {
         };
         (self.over_since, self.over_at) = (Some(since), Some(now));
         if now.saturating_duration_since(since) >= patience {
+            // What it sends before the connections are closed does not count again.
+            (self.over_since, self.over_at) = (None, None);
             self.count(|it| &it.over_budget, 1);
             tracing::debug!(peer = %self.stats.name(), "over its budget");
             self.disconnect();

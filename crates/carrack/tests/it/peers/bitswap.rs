@@ -10,9 +10,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use carrack_testkit::Transport;
 use carrack_testkit::p2p::bitswap::DIALECTS;
 
-use super::daemon::{Daemon, Transport};
+use super::daemon::Daemon;
 use super::helia;
 use super::kubo::Kubo;
 use crate::support::s3::Bucket;
@@ -44,7 +45,6 @@ impl Set {
 
 struct Served {
     sets: [Set; 3],
-    addresses: Vec<String>,
     server: Server,
     carrack: Carrack,
     _elsewhere: Carrack,
@@ -64,7 +64,6 @@ fn served() -> Served {
     let server = carrack.serve_peers::<&str>(&[]);
     Served {
         sets,
-        addresses: carrack.p2p_addresses(),
         server,
         carrack,
         _elsewhere: elsewhere,
@@ -119,7 +118,7 @@ impl Served {
 fn kubo_fetches_over(transport: Transport) {
     let served = served();
     let daemon = Daemon::start(Kubo::new("unixfs-v1-2025"));
-    daemon.connect(&transport.of(&served.addresses));
+    daemon.connect(&served.carrack.p2p_address(transport));
     for set in &served.sets {
         let (cid, bytes) = &set.block;
         assert!(daemon.block(cid) == *bytes, "{transport:?} {cid}");
@@ -168,7 +167,7 @@ fn helia_fetches_roots_and_other_blocks_by_every_transport() {
     let files: Vec<&Set> = served.sets.iter().filter(is_file).collect();
     let roots: Vec<&str> = files.iter().map(|set| set.root.as_str()).collect();
     for transport in Transport::ALL {
-        let fetched = helia::fetch(&transport.of(&served.addresses), &blocks, &roots);
+        let fetched = helia::fetch(&served.carrack.p2p_address(transport), &blocks, &roots);
         for set in &served.sets {
             let (cid, bytes) = &set.block;
             assert!(fetched.block(cid) == *bytes, "{transport:?} {cid}");
@@ -211,7 +210,7 @@ fn kubo_gets_what_is_added_while_it_waits() {
     let carrack = Carrack::new();
     let _server = carrack.serve_peers::<&str>(&[]);
     let daemon = Daemon::start(Kubo::new("unixfs-v1-2025"));
-    daemon.connect(&Transport::Tcp.of(&carrack.p2p_addresses()));
+    daemon.connect(&carrack.p2p_address(Transport::Tcp));
     let file = carrack.path("late");
     data::file(&file, 44, 3 * MIB as u64);
     let bytes = fs::read(&file).unwrap();

@@ -13,6 +13,8 @@ use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use carrack_testkit::Transport;
+use carrack_testkit::kubo::PEER_CONFIG;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::kubo::Kubo;
@@ -32,20 +34,7 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Makes a daemon of `kubo`, with TCP, WebSocket and QUIC.
     pub(crate) fn start(kubo: Kubo) -> Self {
-        let config = [
-            ("Routing.Type", r#""none""#),
-            (
-                "Addresses.Swarm",
-                r#"["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws",
-                    "/ip4/127.0.0.1/udp/0/quic-v1"]"#,
-            ),
-            ("Provide.Enabled", "false"),
-            ("Swarm.RelayClient.Enabled", "false"),
-            ("Swarm.RelayService.Enabled", "false"),
-            ("Swarm.EnableHolePunching", "false"),
-            ("HTTPRetrieval.Enabled", "false"),
-        ];
-        for (key, value) in config {
+        for (key, value) in PEER_CONFIG {
             kubo.run(&["config", "--json", key, value]);
         }
         let mut child = kubo
@@ -84,7 +73,8 @@ impl Daemon {
     /// The multiaddr with `/ws`, `/quic-v1` or, for plain TCP, neither.
     pub(crate) fn address(&self, transport: Transport) -> String {
         let listening = self.kubo.run(&["id", "--format=<addrs>"]);
-        transport.of(&listening.lines().collect::<Vec<_>>())
+        let addresses: Vec<String> = listening.lines().map(str::to_owned).collect();
+        transport.find(&addresses).unwrap().to_owned()
     }
 
     /// Knows the peer at `address` from here on.
@@ -125,36 +115,6 @@ impl Drop for Daemon {
         let _ = self.child.wait();
         if let (true, Some(log)) = (std::thread::panicking(), self.log.take()) {
             eprintln!("--- log of the daemon\n{}", log.join().unwrap_or_default());
-        }
-    }
-}
-
-/// What carries a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transport {
-    Tcp,
-    Quic,
-    WebSocket,
-}
-
-impl Transport {
-    pub(crate) const ALL: [Self; 3] = [Self::Tcp, Self::Quic, Self::WebSocket];
-
-    /// The first of `addresses` that is of this transport and of IPv4.
-    pub(crate) fn of(self, addresses: &[impl AsRef<str>]) -> String {
-        let is_it = |address: &&str| {
-            let has = |part| address.split('/').any(|word| word == part);
-            let of = match self {
-                Self::Tcp => has("tcp") && !has("ws"),
-                Self::Quic => has("quic-v1") && !has("webtransport"),
-                Self::WebSocket => has("ws"),
-            };
-            of && has("ip4")
-        };
-        let all: Vec<&str> = addresses.iter().map(AsRef::as_ref).collect();
-        match all.iter().copied().find(is_it) {
-            Some(address) => address.to_owned(),
-            None => panic!("no {self:?} among {all:?}"),
         }
     }
 }

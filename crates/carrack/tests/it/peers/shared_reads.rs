@@ -7,13 +7,14 @@
 use std::thread;
 
 use carrack_formats::Cid;
-use carrack_formats::cid::parse_bytes;
+use carrack_testkit::Transport;
 use carrack_testkit::p2p::bitswap::{Answer, Fetch};
 use carrack_testkit::p2p::{BitswapClient, Dialer};
 use carrack_testkit::proxy::Conduct;
 
+use crate::support::car::raw;
 use crate::support::s3::Bucket;
-use crate::support::{Carrack, car, data};
+use crate::support::{Carrack, data};
 
 const LEAF_LEN: usize = 1 << 20;
 const LEN: usize = 24 * LEAF_LEN + 1234;
@@ -30,11 +31,7 @@ fn a_block_that_both_protocols_want_is_read_once() {
     carrack.run(&["add", "-Q", url.as_str()]).ok();
     let blocks: Vec<Cid> = bytes.chunks(LEAF_LEN).map(raw).collect();
     let server = carrack.serve_peers::<&str>(&[]);
-    let addresses = carrack.p2p_addresses();
-    let tcp = addresses
-        .iter()
-        .find(|it| it.contains("/tcp/") && !it.contains("/ws"));
-    let tcp = tcp.unwrap();
+    let tcp = &carrack.p2p_address(Transport::Tcp);
     let before = bucket.bytes_read("set/file");
     bucket.proxy.set(Conduct::far());
     thread::scope(|scope| {
@@ -76,10 +73,6 @@ async fn fetch(address: &str, order: Vec<(usize, Cid)>) {
         .await
         .unwrap();
     assert_eq!(n_blocks, n_wanted);
-}
-
-fn raw(block: &[u8]) -> Cid {
-    parse_bytes(&car::raw_cid(block)).unwrap()
 }
 
 fn leaf(bytes: &[u8], index: usize) -> &[u8] {

@@ -9,13 +9,15 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use carrack_formats::{Cid, cid};
+use carrack_testkit::Transport;
 use carrack_testkit::p2p::bitswap::{Answer, Ask, DIALECTS, Fetch};
 use carrack_testkit::p2p::{BitswapClient, Dialer, Security};
 use tempfile::TempDir;
 
-use super::daemon::{Daemon, Transport};
+use super::daemon::Daemon;
 use super::helia;
 use super::kubo::Kubo;
+use crate::support::car::absent;
 use crate::support::data;
 
 const FILE_LEN: u64 = (9 << 20) + 77;
@@ -31,12 +33,6 @@ fn served() -> (Daemon, Vec<Cid>) {
     let cids = std::iter::once(root.as_str()).chain(refs.lines());
     let cids = cids.map(|text| cid::parse_text(text).unwrap()).collect();
     (Daemon::start(kubo), cids)
-}
-
-fn absent(number: u64) -> Cid {
-    let digest: [u8; 32] = data::Seeded::new(number).bytes(32).try_into().unwrap();
-    let cid = [&[1, 0x55, 0x12, 0x20], digest.as_slice()].concat();
-    cid::parse_bytes(&cid).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 //! Out      the bytes of a CAR.
 //! Not here the formats' own tests (`carrack-formats`).
 
+use carrack_formats::{Cid, cid};
 use sha2::{Digest, Sha256};
 
 /// A raw CIDv1 of `data`, in bytes.
@@ -11,6 +12,16 @@ pub(crate) fn raw_cid(data: &[u8]) -> Vec<u8> {
     let mut cid = vec![0x01, 0x55, 0x12, 0x20];
     cid.extend(Sha256::digest(data));
     cid
+}
+
+/// The same, read.
+pub(crate) fn raw(data: &[u8]) -> Cid {
+    cid::parse_bytes(&raw_cid(data)).unwrap()
+}
+
+/// A CID of a block that no test has.
+pub(crate) fn absent(number: u64) -> Cid {
+    raw(&number.to_le_bytes())
 }
 
 /// A CID in lower-case base32 with its multibase letter.

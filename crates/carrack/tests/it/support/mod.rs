@@ -17,6 +17,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use carrack_testkit::Transport;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -206,6 +207,14 @@ impl Carrack {
         let addresses = addresses.unwrap_or_else(|| panic!("no p2p_addrs in {}", status[0]));
         let text = |address: &Value| address.as_str().unwrap().to_owned();
         addresses.iter().map(text).collect()
+    }
+
+    /// The one of a transport.
+    pub(crate) fn p2p_address(&self, transport: Transport) -> String {
+        let addresses = self.p2p_addresses();
+        let address = transport.find(&addresses);
+        let address = address.unwrap_or_else(|| panic!("no {transport:?} in {addresses:?}"));
+        address.to_owned()
     }
 }
 

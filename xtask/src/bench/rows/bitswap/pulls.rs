@@ -11,8 +11,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use carrack_testkit::Transport;
+
 use super::super::{added, stored_in_kubo};
-use super::servers::{Server, Transport};
+use super::servers::Server;
 use crate::bench::table::Line;
 use crate::bench::table::Target::{AtLeast, Shown};
 use crate::bench::{Bench, load};

@@ -11,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread::park_timeout;
 use std::time::{Duration, Instant};
 
+use carrack_testkit::Transport;
+
 use crate::bench::Bench;
 use crate::bench::process::Daemon;
 use crate::shell::{Result, cargo, output, run, target_dir};
@@ -22,36 +24,6 @@ const REST_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// A server listens on all transports by then.
 const READY_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// What carries a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Transport {
-    Tcp,
-    Quic,
-    WebSocket,
-}
-
-impl Transport {
-    pub(super) const ALL: [Self; 3] = [Self::Tcp, Self::Quic, Self::WebSocket];
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "TCP",
-            Self::Quic => "QUIC",
-            Self::WebSocket => "WebSocket",
-        }
-    }
-
-    fn is_of(self, address: &str) -> bool {
-        let has = |part| address.split('/').any(|word| word == part);
-        let of = match self {
-            Self::Tcp => has("tcp") && !has("ws"),
-            Self::Quic => has("quic-v1") && !has("webtransport"),
-            Self::WebSocket => has("ws"),
-        };
-        of && has("127.0.0.1")
-    }
-}
 
 /// A server under test.
 #[derive(Debug)]
@@ -116,8 +88,7 @@ impl Server {
 
     /// Where it is reached; `None`: not over this transport.
     pub(super) fn address(&self, transport: Transport) -> Option<&str> {
-        let mut addresses = self.addresses.iter().map(String::as_str);
-        addresses.find(|address| transport.is_of(address))
+        transport.find(&self.addresses)
     }
 
     /// Some clients that share a list of CIDs.
@@ -141,16 +112,16 @@ impl Server {
         Ok(Figures(output(&mut command)?))
     }
 
-    /// Many peers, some of which take nothing.
+    /// Many peers, some of which take nothing, and come back when they are given up.
     pub(super) fn crowd(&self, crowd: &Crowd<'_>) -> Result<Figures> {
         let mut command = self.load("crowd", Transport::Tcp)?;
         command.arg(crowd.cids);
         command.args([crowd.n_peers, crowd.n_stalled].map(|n| n.to_string()));
         command.arg(crowd.seconds.to_string());
         let figures = Figures(output(&mut command)?);
-        let n_closed = figures.figure("stalled_and_closed")?;
-        if n_closed > 0.0 {
-            return Err(format!("{n_closed} stalled peers were closed meanwhile").into());
+        let n_returns = figures.figure("returns")?;
+        if n_returns > 0.0 {
+            eprintln!("stalled peers were given up, and came back, {n_returns} times");
         }
         Ok(figures)
     }
