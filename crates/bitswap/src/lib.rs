@@ -10,6 +10,7 @@
 pub mod budget;
 #[cfg(feature = "driver")]
 pub mod driver;
+mod key;
 pub mod registry;
 pub mod server;
 pub mod stream;

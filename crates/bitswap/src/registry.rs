@@ -21,13 +21,13 @@
 
 use std::collections::{BTreeMap, HashMap, hash_map};
 use std::fmt;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::mem;
 
 use carrack_formats::Multihash;
-use carrack_formats::cid::SHA2_256;
 
 use self::sync::{AtomicUsize, Mutex, Ordering, Seed, hold};
+use crate::key::MultihashKey;
 
 #[cfg(test)]
 #[cfg(any(feature = "loom", feature = "shuttle"))]
@@ -58,7 +58,7 @@ pub struct Gen(u64);
 /// One subscription: what it waits for, and which one it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Ticket {
-    key: Key,
+    key: MultihashKey,
     generation: Gen,
 }
 
@@ -99,7 +99,7 @@ struct Shard<W>(Mutex<Table<W>>);
 
 struct Table<W> {
     /// No entry without a waiter.
-    wants: HashMap<Key, Waiters<W>, Seed>,
+    wants: HashMap<MultihashKey, Waiters<W>, Seed>,
     /// How many subscriptions there ever were.
     n_generations: u64,
 }
@@ -145,7 +145,7 @@ impl<W: Waiter> Registry<W> {
         self.n_waiters
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .map_err(|_| Full { waiters_max })?;
-        let key = Key::of(multihash);
+        let key = MultihashKey::of(multihash);
         let (index, shard) = self.shard(&key);
         let mut table = hold(&shard.0);
         // Generations of different shards differ in their rest.
@@ -197,7 +197,7 @@ impl<W: Waiter> Registry<W> {
 
     /// Wakes all who wait for a block that is in the store since before this call. How many.
     pub fn publish(&self, multihash: &Multihash) -> usize {
-        let key = Key::of(multihash);
+        let key = MultihashKey::of(multihash);
         // Waiters are woken with the lock held, so that who is taken back afterwards has the news
         // already: there is no moment in which a wakeup is under way and can be seen by nobody.
         let mut table = hold(&self.shard(&key).1.0);
@@ -248,11 +248,14 @@ impl<W: Waiter> Registry<W> {
     pub fn waiting(&self) -> impl Iterator<Item = Vec<Multihash>> + '_ {
         self.shards.iter().flat_map(|shard| {
             // Keys are copied with the lock held, and made longer without.
-            let keys: Vec<Key> = hold(&shard.0).wants.keys().cloned().collect();
+            let keys: Vec<MultihashKey> = hold(&shard.0).wants.keys().cloned().collect();
             let n_batches = keys.len().div_ceil(SWEEP_BATCH_MAX);
             (0..n_batches).map(move |index| {
                 let batch = keys.iter().skip(index * SWEEP_BATCH_MAX);
-                batch.take(SWEEP_BATCH_MAX).map(Key::multihash).collect()
+                batch
+                    .take(SWEEP_BATCH_MAX)
+                    .map(MultihashKey::multihash)
+                    .collect()
             })
         })
     }
@@ -273,7 +276,7 @@ impl<W: Waiter> Registry<W> {
         clippy::indexing_slicing,
         reason = "a remainder of the number of shards, of which there is at least one"
     )]
-    fn shard(&self, key: &Key) -> (usize, &Shard<W>) {
+    fn shard(&self, key: &MultihashKey) -> (usize, &Shard<W>) {
         // The maps take the lowest and the highest bits of the same hash.
         let hash = self.seed.hash_one(key) >> 32;
         let index = hash as usize % self.shards.len();
@@ -309,47 +312,6 @@ impl<W> Waiters<W> {
         };
         waiters.insert(generation, waiter);
         *self = Self::Many(waiters);
-    }
-}
-
-/// A multihash in 40 bytes; a [`Multihash`] has room for any digest, and 144.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Key {
-    Sha256([u8; 32]),
-    Other { code: u64, digest: Box<[u8]> },
-}
-
-impl Key {
-    fn of(multihash: &Multihash) -> Self {
-        let (code, digest) = (multihash.code(), multihash.digest());
-        match digest.try_into() {
-            Ok(digest) if code == SHA2_256 => Self::Sha256(digest),
-            _ => Self::Other {
-                code,
-                digest: digest.into(),
-            },
-        }
-    }
-
-    fn multihash(&self) -> Multihash {
-        let (code, digest) = match self {
-            Self::Sha256(digest) => (SHA2_256, &digest[..]),
-            Self::Other { code, digest } => (*code, &digest[..]),
-        };
-        // It was one before: the digest fits.
-        Multihash::wrap(code, digest).unwrap_or_default()
-    }
-}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        match self {
-            Self::Sha256(digest) => state.write(digest),
-            Self::Other { code, digest } => {
-                state.write_u64(*code);
-                state.write(digest);
-            }
-        }
     }
 }
 

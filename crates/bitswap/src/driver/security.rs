@@ -15,7 +15,7 @@ use libp2p::identity::Keypair;
 use libp2p::{PeerId, noise, tls};
 
 use super::StartError;
-use crate::stream::ByteStream;
+use crate::stream::{ByteStream, Duplex};
 
 /// Both upgrades.
 #[derive(Clone)]
@@ -41,12 +41,18 @@ pub(super) enum Protocol {
     Tls,
 }
 
-impl AsRef<str> for Protocol {
-    fn as_ref(&self) -> &str {
+impl Protocol {
+    const fn name(self) -> &'static str {
         match self {
             Self::Noise => "/noise",
             Self::Tls => "/tls/1.0.0",
         }
+    }
+}
+
+impl AsRef<str> for Protocol {
+    fn as_ref(&self) -> &str {
+        self.name()
     }
 }
 
@@ -59,6 +65,15 @@ impl UpgradeInfo for Security {
     }
 }
 
+fn boxed<S, E>(outcome: Result<(PeerId, S), E>) -> io::Result<(PeerId, ByteStream)>
+where
+    S: Duplex + 'static,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let (peer, stream) = outcome.map_err(io::Error::other)?;
+    Ok((peer, Box::new(stream)))
+}
+
 type Secured = BoxFuture<'static, io::Result<(PeerId, ByteStream)>>;
 
 impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> InboundConnectionUpgrade<C> for Security {
@@ -68,18 +83,11 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> InboundConnectionUpgrad
 
     fn upgrade_inbound(self, socket: C, protocol: Protocol) -> Secured {
         Box::pin(async move {
-            Ok(match protocol {
-                Protocol::Noise => {
-                    let upgrade = self.noise.upgrade_inbound(socket, "/noise");
-                    let (peer, stream) = upgrade.await.map_err(io::Error::other)?;
-                    (peer, Box::new(stream) as ByteStream)
-                }
-                Protocol::Tls => {
-                    let upgrade = self.tls.upgrade_inbound(socket, "/tls/1.0.0");
-                    let (peer, stream) = upgrade.await.map_err(io::Error::other)?;
-                    (peer, Box::new(stream) as ByteStream)
-                }
-            })
+            let name = protocol.name();
+            match protocol {
+                Protocol::Noise => boxed(self.noise.upgrade_inbound(socket, name).await),
+                Protocol::Tls => boxed(self.tls.upgrade_inbound(socket, name).await),
+            }
         })
     }
 }
@@ -91,18 +99,11 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgra
 
     fn upgrade_outbound(self, socket: C, protocol: Protocol) -> Secured {
         Box::pin(async move {
-            Ok(match protocol {
-                Protocol::Noise => {
-                    let upgrade = self.noise.upgrade_outbound(socket, "/noise");
-                    let (peer, stream) = upgrade.await.map_err(io::Error::other)?;
-                    (peer, Box::new(stream) as ByteStream)
-                }
-                Protocol::Tls => {
-                    let upgrade = self.tls.upgrade_outbound(socket, "/tls/1.0.0");
-                    let (peer, stream) = upgrade.await.map_err(io::Error::other)?;
-                    (peer, Box::new(stream) as ByteStream)
-                }
-            })
+            let name = protocol.name();
+            match protocol {
+                Protocol::Noise => boxed(self.noise.upgrade_outbound(socket, name).await),
+                Protocol::Tls => boxed(self.tls.upgrade_outbound(socket, name).await),
+            }
         })
     }
 }

@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use carrack_formats::cid::SHA2_256;
+
 use super::sync::thread;
 use super::*;
 
@@ -239,7 +241,7 @@ impl World {
 
     /// What a registry without generations would do.
     fn unsubscribe_first(&self, n: u8) {
-        let key = Key::of(&multihash(n));
+        let key = MultihashKey::of(&multihash(n));
         let mut table = hold(&self.registry.shard(&key).1.0);
         let (n_taken, is_last) = match table.wants.get_mut(&key) {
             None => (0, false),

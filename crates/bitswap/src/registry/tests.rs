@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use carrack_formats::cid::SHA2_256;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -29,8 +30,8 @@ fn sha256(n: u64) -> Multihash {
 
 #[test]
 fn a_waiter_is_small_and_its_digest_in_place() {
-    assert_eq!(size_of::<Key>(), 40);
-    assert!(size_of::<(Key, Waiters<Arc<()>>)>() <= 72);
+    assert_eq!(size_of::<MultihashKey>(), 40);
+    assert!(size_of::<(MultihashKey, Waiters<Arc<()>>)>() <= 72);
     assert!(size_of::<Ticket>() <= 48);
 }
 

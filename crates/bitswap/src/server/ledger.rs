@@ -16,6 +16,7 @@ use carrack_formats::Cid;
 use foldhash::quality::RandomState;
 use tokio::time::Instant;
 
+use crate::key::CidKey;
 use crate::registry::{Gen, Ticket};
 use crate::wire::{Entry, WantKind};
 
@@ -27,7 +28,7 @@ const BLOCKS_AT_ONCE_MAX: usize = 512;
 pub(super) struct Ledger {
     /// Under a random seed, by a hash that is fast and no more: who finds keys that collide slows
     /// down nobody's look-ups but its own.
-    wants: HashMap<Cid, Want, RandomState>,
+    wants: HashMap<CidKey, Want, RandomState>,
     /// What is to be sent, the highest priority first, then the oldest.
     queue: BTreeMap<(Reverse<i32>, u64), Queued>,
     /// Wants for what is absent, the oldest first. Those that are over are passed by.
@@ -41,13 +42,13 @@ pub(super) struct Ledger {
 struct Waiting {
     number: u64,
     since: Instant,
-    cid: Cid,
+    key: CidKey,
 }
 
 /// A block that is to be sent.
 #[derive(Debug)]
 struct Queued {
-    cid: Cid,
+    key: CidKey,
     /// In bytes.
     len: usize,
 }
@@ -112,7 +113,7 @@ impl Ledger {
     /// Takes an entry that is no cancel. `Again` and `OnItsWay` have changed the want's terms.
     pub(super) fn take(&mut self, entry: &Entry) -> Taken {
         let full = self.wants.len() >= self.wants_max;
-        let Some(want) = self.wants.get_mut(&entry.cid) else {
+        let Some(want) = self.wants.get_mut(&CidKey::of(&entry.cid)) else {
             return match full && self.n_waiting == 0 {
                 true => Taken::Refused,
                 false => Taken::New,
@@ -153,13 +154,14 @@ impl Ledger {
             n_failures: 0,
             state: State::Waiting(ticket),
         };
-        if self.wants.insert(entry.cid, want).is_none() {
+        let key = CidKey::of(&entry.cid);
+        if self.wants.insert(key.clone(), want).is_none() {
             self.n_waiting += 1;
         }
         self.waiting.push_back(Waiting {
             number,
             since: now,
-            cid: entry.cid,
+            key,
         });
         self.forget_what_is_over();
         gone
@@ -188,11 +190,11 @@ impl Ledger {
         if !self.is_waiting(waiting) {
             return None;
         }
-        self.remove(&waiting.cid)
+        self.remove_key(&waiting.key)
     }
 
     fn is_waiting(&self, waiting: &Waiting) -> bool {
-        self.wants.get(&waiting.cid).is_some_and(|want| {
+        self.wants.get(&waiting.key).is_some_and(|want| {
             want.number == waiting.number && matches!(want.state, State::Waiting(_))
         })
     }
@@ -209,17 +211,18 @@ impl Ledger {
 
     /// A want, if there is one for `cid`.
     pub(super) fn get(&self, cid: &Cid) -> Option<&Want> {
-        self.wants.get(cid)
+        self.wants.get(&CidKey::of(cid))
     }
 
     /// Its block is here, and has `len` bytes: it is to be sent. Its ticket.
     pub(super) fn found(&mut self, cid: &Cid, len: u64) -> Option<Ticket> {
-        let want = self.wants.get_mut(cid)?;
+        let key = CidKey::of(cid);
+        let want = self.wants.get_mut(&key)?;
         match std::mem::replace(&mut want.state, State::Queued) {
             State::Waiting(ticket) => {
                 self.n_waiting -= 1;
                 let len = usize::try_from(len).unwrap_or(usize::MAX);
-                self.queue.insert(want.place(), Queued { cid: *cid, len });
+                self.queue.insert(want.place(), Queued { key, len });
                 Some(ticket)
             }
             other => {
@@ -236,12 +239,16 @@ impl Ledger {
             State::Queued | State::InFlight => false,
         };
         let all = self.wants.iter().filter(|(_, want)| waits(want));
-        all.map(|(cid, _)| *cid).collect()
+        all.map(|(key, _)| key.cid()).collect()
     }
 
     /// Removes a want, whatever its state; its ticket, if it waited.
     pub(super) fn remove(&mut self, cid: &Cid) -> Option<Ticket> {
-        let want = self.wants.remove(cid)?;
+        self.remove_key(&CidKey::of(cid))
+    }
+
+    fn remove_key(&mut self, key: &CidKey) -> Option<Ticket> {
+        let want = self.wants.remove(key)?;
         match want.state {
             State::Waiting(ticket) => {
                 self.n_waiting -= 1;
@@ -257,13 +264,10 @@ impl Ledger {
 
     /// Removes all wants but those for `cids`; the tickets of those that waited.
     pub(super) fn retain(&mut self, cids: &HashSet<Cid>) -> Vec<Ticket> {
-        let gone: Vec<Cid> = self
-            .wants
-            .keys()
-            .filter(|it| !cids.contains(it))
-            .copied()
-            .collect();
-        gone.iter().filter_map(|cid| self.remove(cid)).collect()
+        let keys: HashSet<CidKey> = cids.iter().map(CidKey::of).collect();
+        let gone = self.wants.keys().filter(|key| !keys.contains(key));
+        let gone: Vec<CidKey> = gone.cloned().collect();
+        gone.iter().filter_map(|key| self.remove_key(key)).collect()
     }
 
     /// All tickets: the peer is gone.
@@ -298,10 +302,10 @@ impl Ledger {
         while cids.len() < n
             && let Some((_, queued)) = self.queue.pop_first()
         {
-            if let Some(want) = self.wants.get_mut(&queued.cid) {
+            if let Some(want) = self.wants.get_mut(&queued.key) {
                 want.state = State::InFlight;
             }
-            cids.push(queued.cid);
+            cids.push(queued.key.cid());
         }
         cids
     }
@@ -310,15 +314,16 @@ impl Ledger {
     pub(super) fn drop_queued(&mut self) -> Vec<(Cid, bool)> {
         let queue = std::mem::take(&mut self.queue);
         let dropped = queue.into_values().filter_map(|queued| {
-            let want = self.wants.remove(&queued.cid)?;
-            Some((queued.cid, want.send_dont_have))
+            let want = self.wants.remove(&queued.key)?;
+            Some((queued.key.cid(), want.send_dont_have))
         });
         dropped.collect()
     }
 
     /// A want whose arrival was told waits under a new ticket; `false`: nobody wants it any more.
     pub(super) fn renew(&mut self, cid: &Cid, new: Ticket) -> bool {
-        match self.wants.get_mut(cid).map(|want| &mut want.state) {
+        let want = self.wants.get_mut(&CidKey::of(cid));
+        match want.map(|want| &mut want.state) {
             Some(State::Waiting(ticket)) => {
                 *ticket = new;
                 true
@@ -330,7 +335,8 @@ impl Ledger {
     /// Its block turned out not to be there: it waits again, registered under `ticket`. Gives the
     /// ticket back if nobody wants it any more.
     pub(super) fn wait_again(&mut self, cid: &Cid, ticket: Ticket, now: Instant) -> Option<Ticket> {
-        let Some(want) = self.wants.get_mut(cid) else {
+        let key = CidKey::of(cid);
+        let Some(want) = self.wants.get_mut(&key) else {
             return Some(ticket);
         };
         let State::InFlight = want.state else {
@@ -342,7 +348,7 @@ impl Ledger {
         self.waiting.push_back(Waiting {
             number: want.number,
             since: now,
-            cid: *cid,
+            key,
         });
         self.forget_what_is_over();
         None
@@ -351,16 +357,18 @@ impl Ledger {
     /// Its message was written; `false`: it had been cancelled meanwhile.
     pub(super) fn sent(&mut self, cid: &Cid) -> bool {
         let in_flight = |want: &Want| matches!(want.state, State::InFlight);
-        let was_wanted = self.wants.get(cid).is_some_and(in_flight);
+        let key = CidKey::of(cid);
+        let was_wanted = self.wants.get(&key).is_some_and(in_flight);
         if was_wanted {
-            self.wants.remove(cid);
+            self.wants.remove(&key);
         }
         was_wanted
     }
 
     /// Its message was not written: it is queued once more, up to `failures_max` times.
     pub(super) fn not_sent(&mut self, cid: &Cid, len: usize, failures_max: u8) {
-        let Some(want) = self.wants.get_mut(cid) else {
+        let key = CidKey::of(cid);
+        let Some(want) = self.wants.get_mut(&key) else {
             return;
         };
         let State::InFlight = want.state else {
@@ -368,11 +376,11 @@ impl Ledger {
         };
         want.n_failures += 1;
         if want.n_failures > failures_max {
-            self.wants.remove(cid);
+            self.wants.remove(&key);
             return;
         }
         want.state = State::Queued;
-        self.queue.insert(want.place(), Queued { cid: *cid, len });
+        self.queue.insert(want.place(), Queued { key, len });
     }
 }
 

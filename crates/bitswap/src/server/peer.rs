@@ -1,7 +1,7 @@
 //! The task of one peer: reads what it wants, and writes what it gets.
 //!
 //! In       streams that the peer opened; arrivals of what it waits for; turns to load.
-//! Out      messages, one after the other, on a stream of our own.
+//! Out      messages, on a few streams of our own.
 //! Limits   one task, whatever the peer does; while [`Peer::is_backed_up`], nothing more is read of
 //!          it. Everything here is dropped with the task.
 //! Not here the wants themselves (`ledger`), frames (`reader`, `writer`), whose turn it is
@@ -125,14 +125,19 @@ pub(super) struct Peer<S> {
     retry_at: Option<Instant>,
     loads: FuturesOrdered<BoxFuture<'static, Loaded>>,
     ready: VecDeque<ReadyBlock>,
+    /// Their bytes.
+    ready_len: usize,
     /// Bytes of blocks that are loaded, ready or being written.
     outstanding: usize,
     /// How many there may be.
     window: usize,
-    writer: Option<(Writer, Dialect)>,
+    /// Streams on which nothing is being written.
+    writers: Vec<(Writer, Dialect)>,
     opening: Option<Opening>,
     n_open_failures: u32,
-    writing: Option<BoxFuture<'static, Written>>,
+    writing: FuturesUnordered<BoxFuture<'static, Written>>,
+    /// Bytes of blocks in all messages that were written.
+    n_bytes_written: u64,
 }
 
 impl<S: Store> Peer<S> {
@@ -160,11 +165,13 @@ impl<S: Store> Peer<S> {
             retry_at: None,
             loads: FuturesOrdered::new(),
             ready: VecDeque::new(),
+            ready_len: 0,
             outstanding: 0,
-            writer: None,
+            writers: Vec::new(),
             opening: None,
             n_open_failures: 0,
-            writing: None,
+            writing: FuturesUnordered::new(),
+            n_bytes_written: 0,
         }
     }
 
@@ -180,7 +187,7 @@ impl<S: Store> Peer<S> {
                 () = gone.cancelled() => break,
                 _ = ticks.tick() => self.tick(),
                 Some(event) = self.events.recv() => self.handle(event),
-                outcome = wait(&mut self.writing) => self.written(outcome),
+                Some(written) = self.writing.next() => self.written(written),
                 opened = wait(&mut self.opening) => self.opened(opened),
                 Some(loaded) = self.loads.next() => self.loaded(loaded),
                 turn = wait_for_turn(&mut self.turn) => self.load(turn),

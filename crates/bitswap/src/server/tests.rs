@@ -142,19 +142,7 @@ impl TestPeer {
         if self.answers.is_none() {
             self.take_stream(1 << 20).await;
         }
-        let stream = self.answers.as_mut().unwrap();
-        let mut head = Vec::new();
-        let len = loop {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).await.unwrap();
-            head.extend(byte);
-            if let Some((len, _)) = frame_len(&head).unwrap() {
-                break len;
-            }
-        };
-        let mut body = vec![0; len];
-        stream.read_exact(&mut body).await.unwrap();
-        Message::decode(&body.into(), &DecodeLimits::default()).unwrap()
+        message_of(self.answers.as_mut().unwrap()).await
     }
 
     /// The next thing that the peer is told.
@@ -178,6 +166,21 @@ impl TestPeer {
         let told = tokio::time::timeout(Duration::from_secs(5), self.next()).await;
         assert!(told.is_err(), "{told:?}");
     }
+}
+
+async fn message_of(stream: &mut ByteStream) -> Message {
+    let mut head = Vec::new();
+    let len = loop {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).await.unwrap();
+        head.extend(byte);
+        if let Some((len, _)) = frame_len(&head).unwrap() {
+            break len;
+        }
+    };
+    let mut body = vec![0; len];
+    stream.read_exact(&mut body).await.unwrap();
+    Message::decode(&body.into(), &DecodeLimits::default()).unwrap()
 }
 
 fn entry(cid: &Cid, want: WantKind) -> Entry {
@@ -370,6 +373,52 @@ async fn a_peer_that_closes_each_stream_after_a_message_loses_nothing() {
         peer.answers = None; // Closed and dropped.
     }
     assert_eq!(peer.n_streams, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whole_messages_go_on_streams_of_their_own_and_small_ones_wait_to_be_one() {
+    let (server, memory) = server(Options {
+        outstanding_min: 16 << 20,
+        ..Options::default()
+    });
+    let mut peer = TestPeer::connect(&server, "p");
+    let large = |first: u8| (first..first + 6).map(|n| vec![n; 1 << 20]);
+    let larges: Vec<Cid> = large(0).map(|data| memory.put(data)).collect();
+    let smalls: Vec<Cid> = (0..9).map(|n| memory.put(vec![n; 3000])).collect();
+    let mut streams = Vec::new();
+    for (wants, n_streams) in [(&larges[..1], 1), (&smalls, 1), (&larges[1..], 3)] {
+        let entries: Vec<Entry> = wants.iter().map(block).collect();
+        peer.want(&entries).await;
+        let second = Duration::from_secs(1);
+        while let Ok(opened) = tokio::time::timeout(second, peer.commands.recv()).await {
+            let Some(Command::Open(opened)) = opened else {
+                panic!("{opened:?}");
+            };
+            let (ours, theirs) = pipe(1000);
+            assert!(opened.send(Ok((theirs, Dialect::V1_2))).is_ok());
+            streams.push(ours);
+        }
+        assert_eq!(streams.len(), n_streams);
+    }
+    let (sender, mut messages) = mpsc::channel(1);
+    for mut stream in streams {
+        let sender = sender.clone();
+        tokio::spawn(
+            async move { while sender.send(message_of(&mut stream).await).await.is_ok() {} },
+        );
+    }
+    let (mut n_messages, mut came) = (0, Vec::new());
+    while came.len() < larges.len() + smalls.len() {
+        let message = messages.recv().await.unwrap();
+        came.extend(message.blocks.into_iter().map(|block| block.data));
+        n_messages += 1;
+    }
+    let small = (0..9).map(|n| vec![n; 3000]);
+    let mut wanted: Vec<Vec<u8>> = large(0).chain(small).collect();
+    came.sort();
+    wanted.sort();
+    assert_eq!(came, wanted);
+    assert!(n_messages <= larges.len() + 1, "{n_messages} messages");
 }
 
 #[tokio::test(start_paused = true)]

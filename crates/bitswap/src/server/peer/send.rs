@@ -17,6 +17,9 @@ use crate::budget::{Beyond, Good};
 use crate::stream::ByteStream;
 use crate::wire::{Dialect, Outgoing};
 
+/// Streams on which messages are written at the same time. Deployed clients read and hash what
+/// comes on one stream in one thread.
+const STREAMS_MAX: usize = 3;
 /// Presences in one message.
 const PRESENCES_PER_MESSAGE: usize = 1024;
 /// Times that a block is written anew after its stream broke.
@@ -54,6 +57,8 @@ pub(super) struct Written {
     presences: Vec<(Cid, bool)>,
     n_block_bytes: usize,
     began: Instant,
+    /// What [`Peer::n_bytes_written`] was then.
+    n_bytes_before: u64,
     _turns: Vec<Turn>,
 }
 
@@ -153,6 +158,7 @@ impl<S: Store> Peer<S> {
                 continue; // Cancelled meanwhile.
             }
             n_ready += data.len();
+            self.ready_len += data.len();
             let turn = turn.split(data.len());
             self.ready.push_back(ReadyBlock { cid, data, turn });
         }
@@ -182,22 +188,31 @@ impl<S: Store> Peer<S> {
         }
     }
 
-    /// Writes the next message, or opens a stream for it.
+    /// Writes what there is, or opens a stream for it.
     pub(super) fn write_more(&mut self) {
-        let nothing = self.ready.is_empty() && self.presences.is_empty();
-        if nothing || self.writing.is_some() || self.opening.is_some() {
-            return;
+        while self.is_worth_a_message() {
+            let Some((mut writer, dialect)) = self.writers.pop() else {
+                if self.opening.is_none() && self.writing.len() < STREAMS_MAX {
+                    self.open();
+                }
+                return;
+            };
+            if !writer.is_spent() {
+                self.write(writer, dialect);
+            }
         }
-        let Some((mut writer, dialect)) = self.writer.take() else {
-            self.open();
-            return;
-        };
-        if writer.is_spent() {
-            drop(writer);
-            self.open();
-            return;
+    }
+
+    /// Anything is, while nothing is being written; beside another message only a whole one, so
+    /// that small blocks and presences go together.
+    fn is_worth_a_message(&self) -> bool {
+        match self.writing.is_empty() {
+            true => !self.ready.is_empty() || !self.presences.is_empty(),
+            false => {
+                self.ready_len >= self.shared.options.message_len
+                    || self.presences.len() >= PRESENCES_PER_MESSAGE
+            }
         }
-        self.write(writer, dialect);
     }
 
     fn write(&mut self, writer: Writer, dialect: Dialect) {
@@ -210,6 +225,7 @@ impl<S: Store> Peer<S> {
             presences: Vec::new(),
             n_block_bytes: 0,
             began,
+            n_bytes_before: self.n_bytes_written,
             _turns: Vec::new(),
         };
         let n_presences = self.presences.len().min(PRESENCES_PER_MESSAGE);
@@ -225,6 +241,7 @@ impl<S: Store> Peer<S> {
             && let Some(block) = self.ready.pop_front()
         {
             let len = block.data.len();
+            self.ready_len -= len;
             // What is longer than any message was never queued.
             if message.push_block(&block.cid, block.data) {
                 written.blocks.push((block.cid, len));
@@ -233,7 +250,7 @@ impl<S: Store> Peer<S> {
             }
         }
         if message.is_empty() {
-            self.writer = Some((writer, dialect)); // Only what the peer would not understand.
+            self.writers.push((writer, dialect)); // Only what the peer would not understand.
             return;
         }
         let pending = self.outstanding.saturating_sub(written.n_block_bytes);
@@ -244,7 +261,7 @@ impl<S: Store> Peer<S> {
             written.outcome = writer.write(parts, pace, turns).await;
             written
         };
-        self.writing = Some(writing.boxed());
+        self.writing.push(writing.boxed());
     }
 
     /// A message was written, or was not.
@@ -252,7 +269,7 @@ impl<S: Store> Peer<S> {
         self.outstanding = self.outstanding.saturating_sub(written.n_block_bytes);
         match written.outcome {
             Ok(writer) => {
-                self.writer = Some((writer, written.dialect));
+                self.writers.push((writer, written.dialect));
                 self.count(|it| &it.messages_out, 1);
                 self.count(|it| &it.blocks_sent, written.blocks.len() as u64);
                 self.count(|it| &it.bytes_sent, written.n_block_bytes as u64);
@@ -262,7 +279,8 @@ impl<S: Store> Peer<S> {
                     |it| &it.dont_haves,
                     written.presences.len() as u64 - n_haves,
                 );
-                self.adapt(written.n_block_bytes, written.began);
+                self.n_bytes_written += written.n_block_bytes as u64;
+                self.adapt(written.n_bytes_before, written.began);
                 let mut n_in_vain = 0;
                 for (cid, _) in &written.blocks {
                     n_in_vain += u64::from(!self.ledger.sent(cid));
@@ -290,13 +308,15 @@ impl<S: Store> Peer<S> {
     }
 
     /// How much may be under way follows how fast the peer takes it.
-    fn adapt(&mut self, len: usize, began: Instant) {
+    fn adapt(&mut self, n_bytes_before: u64, began: Instant) {
+        // Of all messages that were written meanwhile.
+        let len = self.n_bytes_written - n_bytes_before;
         if len == 0 {
             return;
         }
         self.n_open_failures = 0;
         let elapsed_us = began.elapsed().as_micros().max(1);
-        let taken = (len as u128).saturating_mul(WINDOW_TIME.as_micros()) / elapsed_us;
+        let taken = u128::from(len).saturating_mul(WINDOW_TIME.as_micros()) / elapsed_us;
         let options = &self.shared.options;
         let target = usize::try_from(taken)
             .unwrap_or(usize::MAX)
@@ -330,7 +350,7 @@ impl<S: Store> Peer<S> {
 
     pub(super) fn opened(&mut self, opened: io::Result<(ByteStream, Dialect)>) {
         match opened {
-            Ok((stream, dialect)) => self.writer = Some((Writer::new(stream), dialect)),
+            Ok((stream, dialect)) => self.writers.push((Writer::new(stream), dialect)),
             Err(error) => {
                 tracing::debug!(peer = %self.stats.name(), %error, "no stream was opened");
                 self.failed_to_open();
@@ -346,9 +366,9 @@ impl<S: Store> Peer<S> {
         }
         self.n_open_failures = 0;
         self.presences.clear();
-        for block in self.ready.drain(..) {
-            self.outstanding = self.outstanding.saturating_sub(block.data.len());
-        }
+        self.ready.clear();
+        self.outstanding = self.outstanding.saturating_sub(self.ready_len);
+        self.ready_len = 0;
         let tickets = self.ledger.clear();
         self.unsubscribe(&tickets);
     }

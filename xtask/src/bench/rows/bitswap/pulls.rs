@@ -21,7 +21,7 @@ use crate::bench::{Bench, load};
 use crate::shell::{Result, output};
 
 /// Pulls over each transport; each server's come in turns with the other's.
-const N_PULLS: u32 = 2;
+const N_PULLS: u32 = 3;
 /// Bytes that Helia pulls.
 const HELIA_LEN: u64 = 64 << 20;
 /// Seconds that it may take.
