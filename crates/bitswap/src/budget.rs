@@ -176,7 +176,7 @@ struct Buckets {
 }
 
 /// One peer on one connection, as far as budgets know it. Made by [`Budgets::account`].
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Account {
     budgets: Budgets,
     spenders: Vec<Spender>,
@@ -201,17 +201,17 @@ impl Budgets {
 
     /// Whose buckets what a peer does at an address is taken from.
     #[must_use]
-    pub fn account(&self, peer: &Arc<str>, address: IpAddr) -> Account {
+    pub fn account(&self, peer: &Arc<str>, address: IpAddr) -> Arc<Account> {
         let address = address.to_canonical();
         let mut spenders = vec![Spender::Peer(Arc::clone(peer))];
         if !self.budget.trusted.iter().any(|it| it.contains(address)) {
             spenders.push(Spender::Address(address));
             spenders.push(Spender::Subnet(subnet(address)));
         }
-        Account {
+        Arc::new(Account {
             budgets: self.clone(),
             spenders,
-        }
+        })
     }
 
     /// Forgets those who have nothing to answer for and, if that is not enough, those who were seen

@@ -10,6 +10,7 @@
 //! server. Besides bitswap a node speaks identify and ping, and nothing else.
 
 pub mod arrivals;
+mod boxed;
 mod handler;
 mod limits;
 mod muxer;
@@ -38,6 +39,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use self::arrivals::{Arrival, Arrivals};
+use self::boxed::BoxedHandlers;
 use self::handler::{Ask, Handler};
 pub use self::limits::{ConnectionLimits, TooMany, address_of};
 use self::muxer::Yamux;
@@ -129,7 +131,7 @@ impl<S: Store> Driver<S> {
                 server,
                 closing: Vec::new(),
             },
-            identify: identify::Behaviour::new(identify),
+            identify: BoxedHandlers(identify::Behaviour::new(identify)),
             ping: ping::Behaviour::default(),
         };
         let peer = key.public().to_peer_id();
@@ -270,7 +272,7 @@ impl libp2p::swarm::Executor for Tasks {
 struct Behaviour<S: Store> {
     /// First, so that one too many comes no further.
     limits: limits::Limits,
-    identify: identify::Behaviour,
+    identify: BoxedHandlers<identify::Behaviour>,
     ping: ping::Behaviour,
     bitswap: Bitswap<S>,
 }

@@ -34,7 +34,7 @@ use self::stats::PeerStats;
 pub use self::stats::{PeerReport, Totals};
 use self::turns::Turns;
 pub use self::writer::Pace;
-use crate::budget::{Budget, Budgets, Good};
+use crate::budget::{Account, Budget, Budgets, Good};
 use crate::hold;
 use crate::registry::Registry;
 use crate::stream::ByteStream;
@@ -187,7 +187,7 @@ pub struct Connection<S: Store> {
     peer: Arc<str>,
     events: mpsc::Sender<Event>,
     stats: Arc<PeerStats>,
-    account: crate::budget::Account,
+    account: Arc<Account>,
     gone: CancellationToken,
 }
 

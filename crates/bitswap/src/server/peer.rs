@@ -49,7 +49,7 @@ pub(super) enum Event {
     /// The peer opened a stream.
     Opened {
         stream: ByteStream,
-        account: Account,
+        account: Arc<Account>,
     },
 }
 
@@ -95,7 +95,7 @@ impl Mailbox {
 }
 
 /// A read of a stream and whose budget what it brings is taken from.
-type Reading = BoxFuture<'static, (Result<(Reader, Frame), End>, Account)>;
+type Reading = BoxFuture<'static, (Result<(Reader, Frame), End>, Arc<Account>)>;
 /// A stream that is being opened.
 type Opening = BoxFuture<'static, io::Result<(ByteStream, Dialect)>>;
 /// WANT_HAVEs whose containers are looked at.
@@ -111,7 +111,7 @@ pub(super) struct Peer<S> {
     links: Vec<Link>,
     readings: FuturesUnordered<Reading>,
     /// The account of the stream that was heard last.
-    account: Option<Account>,
+    account: Option<Arc<Account>>,
     /// Since when it has been over its budget without a break.
     over_since: Option<Instant>,
     /// When something was refused for the budget last.
@@ -240,13 +240,13 @@ impl<S: Store> Peer<S> {
         }
     }
 
-    fn read_on(&mut self, reader: Reader, account: Account) {
+    fn read_on(&mut self, reader: Reader, account: Arc<Account>) {
         self.readings
             .push(async move { (reader.next().await, account) }.boxed());
     }
 
     /// A stream brought a frame, or its end.
-    fn read(&mut self, read: Result<(Reader, Frame), End>, account: Account) {
+    fn read(&mut self, read: Result<(Reader, Frame), End>, account: Arc<Account>) {
         match read {
             Ok((reader, frame)) => {
                 if self.message(&frame, &account) {
