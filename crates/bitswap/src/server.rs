@@ -59,7 +59,7 @@ pub trait Store: Clone + Send + Sync + 'static {
 pub struct Options {
     /// Wants that are remembered for one peer; what deployed servers remember.
     pub wants_per_peer_max: usize,
-    /// Wants for absent blocks of all peers together. Each takes about 200 bytes.
+    /// Wants for absent blocks of all peers together. Each takes about 400 bytes.
     pub wants_max: usize,
     /// How long a want for an absent block is remembered. Clients repeat theirs each half minute.
     pub want_time: Duration,
