@@ -263,8 +263,8 @@ impl Ledger {
     }
 
     /// Removes all wants but those for `cids`; the tickets of those that waited.
-    pub(super) fn retain(&mut self, cids: &HashSet<Cid>) -> Vec<Ticket> {
-        let keys: HashSet<CidKey> = cids.iter().map(CidKey::of).collect();
+    pub(super) fn retain<'a>(&mut self, cids: impl Iterator<Item = &'a Cid>) -> Vec<Ticket> {
+        let keys: HashSet<CidKey> = cids.map(CidKey::of).collect();
         let gone = self.wants.keys().filter(|key| !keys.contains(key));
         let gone: Vec<CidKey> = gone.cloned().collect();
         gone.iter().filter_map(|key| self.remove_key(key)).collect()
@@ -272,7 +272,7 @@ impl Ledger {
 
     /// All tickets: the peer is gone.
     pub(super) fn clear(&mut self) -> Vec<Ticket> {
-        self.retain(&HashSet::new())
+        self.retain(std::iter::empty())
     }
 
     /// How many blocks come next, of at most `len_max` bytes together, but of one at least; and

@@ -11,12 +11,7 @@ use std::str::FromStr;
 use libp2p::PeerId;
 use libp2p::multiaddr::{Multiaddr, Protocol};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Transport {
-    Tcp,
-    WebSocket,
-    Quic,
-}
+use crate::Transport;
 
 #[derive(Debug, Clone)]
 pub(super) struct Address {

@@ -23,9 +23,10 @@ use multistream_select::{Version, dialer_select_proto};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
-use super::address::{Address, Transport};
+use super::address::Address;
 use super::stream::Duplex;
 use super::{Dialer, Security, Stream};
+use crate::Transport;
 
 const OPTIONS: DialOpts = DialOpts {
     role: Endpoint::Dialer,

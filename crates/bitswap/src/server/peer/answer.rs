@@ -1,7 +1,5 @@
 //! What a peer's messages ask for, looked up.
 
-use std::collections::HashSet;
-
 use carrack_formats::{Cid, Multihash};
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -48,8 +46,7 @@ impl<S: Store> Peer<S> {
         }
         if message.full {
             let wanted = message.entries.iter().filter(|entry| !entry.cancel);
-            let wanted: HashSet<Cid> = wanted.map(|entry| entry.cid).collect();
-            let tickets = self.ledger.retain(&wanted);
+            let tickets = self.ledger.retain(wanted.map(|entry| &entry.cid));
             self.unsubscribe(&tickets);
         }
         let n_granted = usize::try_from(n_granted)

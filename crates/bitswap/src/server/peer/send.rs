@@ -158,10 +158,10 @@ impl<S: Store> Peer<S> {
                 continue; // Cancelled meanwhile.
             }
             n_ready += data.len();
-            self.ready_len += data.len();
             let turn = turn.split(data.len());
             self.ready.push_back(ReadyBlock { cid, data, turn });
         }
+        self.ready_len += n_ready;
         self.outstanding = (self.outstanding + n_ready).saturating_sub(len);
         if let Some(account) = &self.account {
             account.spend(Good::Bytes, n_ready as u64, Instant::now());
