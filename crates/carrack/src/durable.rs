@@ -67,7 +67,11 @@ impl DurableError {
 /// # Errors
 /// `Sync`.
 pub fn sync_file(file: &File, path: &Path) -> Result<(), DurableError> {
-    file.sync_all().map_err(|source| DurableError::Sync {
+    #[cfg(test)]
+    let synced = faults::next(true).and_then(|()| file.sync_all());
+    #[cfg(not(test))]
+    let synced = file.sync_all();
+    synced.map_err(|source| DurableError::Sync {
         path: path.to_owned(),
         source,
     })
@@ -112,6 +116,8 @@ pub fn create_dir_all(dir: &Path) -> Result<(), DurableError> {
     if let Some(parent) = dir.parent() {
         create_dir_all(parent)?;
     }
+    #[cfg(test)]
+    faults::next(false).map_err(|error| DurableError::undone("making", dir, error))?;
     match std::fs::create_dir(dir) {
         Err(error) if error.kind() == IoKind::AlreadyExists && dir.is_dir() => {}
         made => made.map_err(|error| DurableError::undone("making", dir, error))?,
@@ -220,6 +226,8 @@ impl Temporary {
     /// As [`publish`].
     pub fn publish(mut self) -> Result<(), DurableError> {
         sync_file(&self.file, &self.path)?;
+        #[cfg(test)]
+        faults::next(false).map_err(|error| DurableError::undone("renaming", &self.path, error))?;
         std::fs::rename(&self.path, &self.target)
             .map_err(|error| DurableError::undone("renaming", &self.path, error))?;
         self.is_published = true;
@@ -251,6 +259,65 @@ fn named(path: &Path, more: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(more);
     path.with_file_name(name)
+}
+
+/// Failures by position, of the thread that asks for them.
+#[cfg(test)]
+pub(crate) mod faults {
+    use std::cell::Cell;
+    use std::io;
+
+    use rustix::io::Errno;
+
+    #[derive(Clone, Copy)]
+    struct Faults {
+        /// Writes and syncs that succeed yet.
+        n: u64,
+        /// How many fail then.
+        n_failures: u64,
+        has_failed: bool,
+    }
+
+    thread_local! {
+        static FAULTS: Cell<Option<Faults>> = const { Cell::new(None) };
+    }
+
+    /// After `n` writes and syncs `n_failures` fail.
+    pub(crate) fn fail_after(n: u64, n_failures: u64) {
+        FAULTS.set(Some(Faults {
+            n,
+            n_failures,
+            has_failed: false,
+        }));
+    }
+
+    /// Whether something failed.
+    pub(crate) fn has_failed() -> bool {
+        FAULTS.get().is_some_and(|faults| faults.has_failed)
+    }
+
+    /// Nothing fails any more; whether something did.
+    pub(crate) fn clear() -> bool {
+        FAULTS.take().is_some_and(|faults| faults.has_failed)
+    }
+
+    pub(crate) fn next(is_sync: bool) -> io::Result<()> {
+        let Some(mut faults) = FAULTS.get() else {
+            return Ok(());
+        };
+        let fails = faults.n == 0 && faults.n_failures > 0;
+        if fails {
+            faults.n_failures -= 1;
+            faults.has_failed = true;
+        }
+        faults.n = faults.n.saturating_sub(1);
+        FAULTS.set(Some(faults));
+        match (fails, is_sync) {
+            (false, _) => Ok(()),
+            (true, true) => Err(Errno::IO.into()),
+            (true, false) => Err(Errno::NOSPC.into()),
+        }
+    }
 }
 
 #[cfg(test)]

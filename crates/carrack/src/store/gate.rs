@@ -39,7 +39,18 @@ impl WriteGate {
     /// Turns the store read-only. The first reason stays.
     pub fn close(&self, failure: impl Into<String>) {
         // A second failure adds nothing: the first is the one that an operator must look at.
-        let _ = self.failure.set(failure.into());
+        if self.failure.set(failure.into()).is_ok()
+            && let Err(error) = self.check()
+        {
+            tracing::error!(%error, "nothing more is written");
+        }
+    }
+
+    /// The gate of a store that cannot be written.
+    pub fn closed(why: String) -> Self {
+        Self {
+            failure: OnceLock::from(why),
+        }
     }
 
     /// Makes a file's bytes and length durable.
@@ -74,13 +85,20 @@ impl WriteGate {
     /// # Errors
     /// `Unavailable` if it failed.
     pub fn told<T>(&self, done: Result<T, DurableError>) -> Result<T> {
-        done.map_err(|error| {
-            let what = error.to_string();
-            if matches!(error, DurableError::Sync { .. }) {
-                self.close(what.clone());
-            }
-            Error::with(ErrorKind::Unavailable, what, error.into_io())
-        })
+        done.map_err(|error| self.refused(&error))
+    }
+
+    /// The error of what the disk refused; a failed sync closes the gate.
+    pub fn refused(&self, error: &DurableError) -> Error {
+        if let DurableError::Sync { .. } = error {
+            self.close(error.to_string());
+        }
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        Error::with(
+            ErrorKind::Unavailable,
+            error.to_string(),
+            cause.unwrap_or_default(),
+        )
     }
 }
 
