@@ -1,8 +1,8 @@
 //! Files that are whole and durable under their names, or not there at all.
 //!
 //! In       a file under a temporary name, the name that it is to have.
-//! Out      a name that a power cut does not take back once the function has returned: the bytes are
-//!          synced before the rename, the directory after it.
+//! Out      a name that a power cut does not take back once the function has returned: the bytes
+//!          are synced before the rename, the directory after it.
 //! Not here what a failed sync means for a store (`store::gate`).
 //!
 //! Every file that carrack makes comes about here or in two steps of it: packs grow under their

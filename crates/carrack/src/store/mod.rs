@@ -2,12 +2,13 @@
 //!
 //! In       a data directory, batches of catalog rows, finished segments and packs.
 //! Out      an [`Index`] and a catalog [`Snapshot`] that never wait for writers.
-//! Limits   one process a directory (an exclusive lock), or several that cannot write it; one commit
-//!          at a time.
+//! Limits   one process a directory (an exclusive lock), or several that cannot write it; one
+//!          commit at a time.
 //! Not here reading blocks (`block`), opening containers (`source`), building DAGs (`ingest`).
 //!
 //! What is not listed in the catalog does not exist: a crash leaves at most files that the next
-//! opening for writing removes. Opening reads headers and the list of packs, whatever the number of blocks.
+//! opening for writing removes. Opening reads headers and the list of packs, whatever the number
+//! of blocks.
 
 pub mod block;
 pub mod buffers;

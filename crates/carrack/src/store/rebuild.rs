@@ -6,8 +6,8 @@
 //!          after any error or kill, the old ones are what counts.
 //! Limits   memory: one index run, a bit for each container id, one node a level of a file. No
 //!          ingest, removal or merge runs meanwhile; look-ups do.
-//! Not here what is below a node (`files`), what is in a CAR (`scan`), a lost catalog (`catalog`), which
-//!          command asks (`cli`).
+//! Not here what is below a node (`files`), what is in a CAR (`scan`), a lost catalog (`catalog`),
+//!          which command asks (`cli`).
 
 mod build;
 mod catalog;

@@ -3,7 +3,7 @@
 //! In       a directory that may be new, in use, somebody's own, read-only, or a newer version's.
 //! Out      the held lock; a store that is whole. What a crash left is removed if carrack alone
 //!          gives such names and a catalog that was there before says that it lists no such file.
-//! Not here the catalog's own recovery, which is redb's; a catalog that is lost (`rebuild::catalog`).
+//! Not here the catalog's own recovery, which is redb's; a lost catalog (`rebuild::catalog`).
 //!
 //! ```text
 //! lock          held while the store is open; the text is the holder's process id

@@ -47,7 +47,8 @@ fn a_disk_that_fills_up_loses_nothing() {
     assert!(n_failed > 0, "no add met a full disk");
 }
 
-/// A running node fails what it cannot write, serves meanwhile, and writes again once there is room.
+/// A running node fails what it cannot write, serves meanwhile, and writes again when there is
+/// room.
 #[test]
 fn room_again_writes_again_without_a_restart_at_every_fill_level() {
     let disk = Mount::small_disk(DISK_LEN);

@@ -1,5 +1,5 @@
-//! Stores that cannot be written: on a read-only mount, of another user, with a catalog that was not
-//! closed, or in use.
+//! Stores that cannot be written: on a read-only mount, of another user, with a catalog that was
+//! not closed, or in use.
 //!
 //! In       stores that were made as usual.
 //! Out      what only reads works, and not a byte changes; what writes says why it does not.

@@ -72,7 +72,8 @@ pub fn run_rebuild_catalog(data_dir: &Path, out: &mut Output, stop: &AtomicBool)
     }
     out.note(
         "what lies in files, CARs and sources in their places is in no pack: add it again \
-         (carrack add PATH, carrack import FILE, carrack source add URL), it comes to the same CIDs",
+         (carrack add PATH, carrack import FILE, carrack source add URL), and it comes to the same \
+         CIDs",
     );
     for path in &report.left_out {
         let path = shown(path.as_os_str().as_encoded_bytes());

@@ -7,8 +7,8 @@
 //! Not here what no pack tells: files, CARs and sources in their places, names and times of roots.
 //!          They are added again, and come to the same CIDs.
 //!
-//! Nothing is written over or removed: the old catalog, old segments and packs without a sound block
-//! stay beside under other names. Until the new catalog has its name, the old state is what counts.
+//! Nothing is written over or removed: the old catalog, old segments and packs without a sound
+//! block stay beside under other names. Until the new catalog has its name, the old state is what counts.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
