@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cli::output::Output;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::source::Environment;
 
@@ -55,6 +56,12 @@ pub struct Request {
     pub directory: Vec<u8>,
     /// The client's standard error is a terminal.
     pub terminal: bool,
+    /// So is its standard output.
+    #[serde(default)]
+    pub out_is_terminal: bool,
+    /// Columns of the terminal; 0: not known.
+    #[serde(default)]
+    pub columns: u16,
     /// The client's variables that sources may look at.
     #[serde(default)]
     pub environment: Variables,
@@ -99,7 +106,7 @@ pub fn forward(
     args: &[OsString],
     environment: &Environment,
     reads_stdin: bool,
-    terminal: bool,
+    out: &Output,
 ) -> Result<u8> {
     let busy = || "the store is in use by another carrack that takes no commands".to_owned();
     let (path, _directory) = socket_path(data_dir).context(ErrorKind::Busy, busy)?;
@@ -110,7 +117,9 @@ pub fn forward(
     let request = Request {
         args: args.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
         directory: directory.into_os_string().into_vec(),
-        terminal,
+        terminal: out.screen().draws(),
+        out_is_terminal: out.out_is_terminal(),
+        columns: out.screen().columns(),
         environment: Variables::of(environment),
     };
     let request = serde_json::to_vec(&request).context(ErrorKind::Internal, broken)?;
@@ -362,6 +371,8 @@ mod tests {
             args,
             directory: b"/".to_vec(),
             terminal: false,
+            out_is_terminal: false,
+            columns: 0,
             environment: Variables::default(),
         })
         .unwrap()
@@ -448,6 +459,8 @@ mod tests {
             args: Vec::new(),
             directory: b"/".to_vec(),
             terminal: false,
+            out_is_terminal: false,
+            columns: 0,
             environment: Variables::of(&Environment::new(pairs)),
         };
         let (mut near, far) = UnixStream::pair().unwrap();
@@ -467,6 +480,8 @@ mod tests {
             args,
             directory: b"/".to_vec(),
             terminal: false,
+            out_is_terminal: false,
+            columns: 0,
             environment: Variables::default(),
         };
         let bytes = serde_json::to_vec(&request).unwrap();

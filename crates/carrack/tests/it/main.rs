@@ -26,3 +26,4 @@ mod peers;
 mod sources;
 mod staleness;
 mod support;
+mod terminal;

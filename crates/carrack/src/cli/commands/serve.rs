@@ -237,8 +237,8 @@ fn start_watching(
         watched.push(Watched::new(where_it_is, how, &own_dir, interval));
     }
     let (blocks, stopped) = (blocks.clone(), Arc::clone(stopped));
-    let (stdout, stderr) = (Box::new(std::io::stdout()), Box::new(std::io::stderr()));
-    let mut out = Output::new(out.json, false, stdout, stderr);
+    let (stdout, is_terminal) = (Box::new(std::io::stdout()), out.out_is_terminal());
+    let mut out = Output::new(out.json, stdout, is_terminal, out.screen().clone());
     Ok(std::thread::spawn(move || {
         watch::watch(
             watched,
@@ -342,7 +342,7 @@ fn access_log(
         return Ok((None, None));
     };
     let output: Box<dyn Write + Send> = if path == Path::new("-") {
-        Box::new(std::io::stderr())
+        Box::new(out.screen().clone())
     } else {
         let cannot = || format!("cannot write the access log {}", path.display());
         let file = File::options().create(true).append(true).open(path);
