@@ -365,15 +365,17 @@ fn listen_for_commands(
     p2p: Option<P2p>,
     stop: flag::Receiver<bool>,
 ) -> Result<tokio::task::JoinHandle<()>> {
-    use std::os::unix::fs::PermissionsExt;
     let cannot = || "cannot listen for commands".to_owned();
     let (path, directory) =
         control::socket_path(data_dir).context(ErrorKind::Unavailable, cannot)?;
     // Left from a process that was killed: the store's lock is ours, so nobody listens there.
     let _ = std::fs::remove_file(&path);
     let _guard = runtime.enter();
-    let listener = UnixListener::bind(&path).context(ErrorKind::Unavailable, cannot)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+    let listener = control::bind(&path)
+        .and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            UnixListener::from_std(listener)
+        })
         .context(ErrorKind::Unavailable, cannot)?;
     let blocks = blocks.clone();
     let clients = Arc::new(());
@@ -396,7 +398,7 @@ fn listen_for_commands(
                 let _counted = counted;
                 match Client::accept(stream) {
                     Ok(client) => run_for_client(client, &blocks, p2p.as_ref()),
-                    Err(error) => tracing::debug!(error = error.chain(), "no command"),
+                    Err(error) => tracing::warn!(error = error.chain(), "no command"),
                 }
             });
         }
