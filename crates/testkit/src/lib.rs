@@ -18,6 +18,7 @@ pub mod p2p;
 pub mod proxy;
 pub mod s3;
 mod sigv4;
+pub mod terminal;
 pub mod transport;
 
 pub use certificate::Certificate;

@@ -14,15 +14,17 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
+use crate::cli::output::Output;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::source::Environment;
 
@@ -55,6 +57,12 @@ pub struct Request {
     pub directory: Vec<u8>,
     /// The client's standard error is a terminal.
     pub terminal: bool,
+    /// So is its standard output.
+    #[serde(default)]
+    pub out_is_terminal: bool,
+    /// Columns of the terminal; 0: not known.
+    #[serde(default)]
+    pub columns: u16,
     /// The client's variables that sources may look at.
     #[serde(default)]
     pub environment: Variables,
@@ -98,6 +106,65 @@ pub fn remove_socket(path: &Path) {
     }
 }
 
+/// What a client may tell the process that answers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// Everything.
+    Full,
+    /// The command, and no variables: they may hold keys.
+    WithoutSecrets,
+}
+
+/// How far a client trusts whoever listens on the socket in `directory`.
+///
+/// # Errors
+/// `Unavailable` if that is another user.
+fn trust(stream: &UnixStream, directory: &std::fs::File) -> Result<Trust> {
+    use std::os::unix::fs::MetadataExt;
+    let cannot = || "cannot tell who answers".to_owned();
+    let listener = peer(stream).context(ErrorKind::Unavailable, cannot)?;
+    let owner = directory
+        .metadata()
+        .context(ErrorKind::Unavailable, cannot)?;
+    let own = rustix::process::geteuid().as_raw();
+    trust_between(own, listener, owner.uid()).ok_or_else(|| {
+        let what = format!(
+            "whoever answers for this data directory is user {listener}, who may not have what is \
+             yours: stop that process, or run this as that user"
+        );
+        Error::new(ErrorKind::Unavailable, what)
+    })
+}
+
+/// A client hands its keys to its own user alone. The superuser may use a store of whoever owns its
+/// directory, but does not give keys away.
+const fn trust_between(own: u32, listener: u32, owner: u32) -> Option<Trust> {
+    if listener == own {
+        Some(Trust::Full)
+    } else if own == 0 && listener == owner {
+        Some(Trust::WithoutSecrets)
+    } else {
+        None
+    }
+}
+
+/// The user at the other end.
+fn peer(stream: &UnixStream) -> io::Result<u32> {
+    Ok(rustix::net::sockopt::socket_peercred(stream)?.uid.as_raw())
+}
+
+/// Makes the socket of this process, which nobody else can reach at any moment.
+///
+/// # Errors
+/// Those of `bind`.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    // Of the whole process for a moment: what others make then is their owner's alone, too.
+    let mask = rustix::process::umask(Mode::from_bits_retain(0o177));
+    let bound = UnixListener::bind(path);
+    rustix::process::umask(mask);
+    bound
+}
+
 /// Lets the process that owns `data_dir` carry out this command line.
 ///
 /// # Errors
@@ -107,19 +174,25 @@ pub fn forward(
     args: &[OsString],
     environment: &Environment,
     reads_stdin: bool,
-    terminal: bool,
+    out: &Output,
 ) -> Result<u8> {
     let busy = || "the store is in use by another carrack that takes no commands".to_owned();
-    let (path, _directory) = socket_path(data_dir).context(ErrorKind::Busy, busy)?;
+    let (path, directory_held) = socket_path(data_dir).context(ErrorKind::Busy, busy)?;
     let mut stream = UnixStream::connect(path).context(ErrorKind::Busy, busy)?;
+    let environment = match trust(&stream, &directory_held)? {
+        Trust::Full => Variables::of(environment),
+        Trust::WithoutSecrets => Variables::default(),
+    };
     let broken = || "the running carrack went away".to_owned();
     let directory =
         std::env::current_dir().context(ErrorKind::Invalid, || "no directory".into())?;
     let request = Request {
         args: args.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
         directory: directory.into_os_string().into_vec(),
-        terminal,
-        environment: Variables::of(environment),
+        terminal: out.screen().draws(),
+        out_is_terminal: out.out_is_terminal(),
+        columns: out.screen().columns(),
+        environment,
     };
     let request = serde_json::to_vec(&request).context(ErrorKind::Internal, broken)?;
     write_frame(&mut stream, REQUEST, &request).context(ErrorKind::Unavailable, broken)?;
@@ -184,6 +257,12 @@ impl Client {
     /// `Invalid` if it is none.
     pub fn accept(stream: UnixStream) -> Result<Self> {
         let bad = || "not a carrack client".to_owned();
+        let client = peer(&stream).context(ErrorKind::Invalid, bad)?;
+        let own = rustix::process::geteuid().as_raw();
+        if client != own && client != 0 {
+            let what = format!("user {client} may not use the store of user {own}");
+            return Err(Error::new(ErrorKind::Invalid, what));
+        }
         let mut reader = stream.try_clone().context(ErrorKind::Invalid, bad)?;
         let timeout = |time| {
             stream
@@ -370,6 +449,8 @@ mod tests {
             args,
             directory: b"/".to_vec(),
             terminal: false,
+            out_is_terminal: false,
+            columns: 0,
             environment: Variables::default(),
         })
         .unwrap()
@@ -436,6 +517,28 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_told_to_the_same_user_alone() {
+        use super::{Trust, trust_between};
+        let (root, me, other) = (0, 1000, 1001);
+        for (own, listener, owner, trust) in [
+            (me, me, me, Some(Trust::Full)),
+            (me, me, root, Some(Trust::Full)),
+            (root, root, me, Some(Trust::Full)),
+            (root, me, me, Some(Trust::WithoutSecrets)),
+            (root, other, me, None),
+            (me, other, me, None),
+            (me, other, other, None),
+            (me, root, me, None),
+        ] {
+            assert_eq!(
+                trust_between(own, listener, owner),
+                trust,
+                "{own} {listener} {owner}"
+            );
+        }
+    }
+
+    #[test]
     fn a_command_that_panics_ends_the_connection() {
         let (mut near, far) = UnixStream::pair().unwrap();
         write_frame(&mut near, REQUEST, &request()).unwrap();
@@ -456,6 +559,8 @@ mod tests {
             args: Vec::new(),
             directory: b"/".to_vec(),
             terminal: false,
+            out_is_terminal: false,
+            columns: 0,
             environment: Variables::of(&Environment::new(pairs)),
         };
         let (mut near, far) = UnixStream::pair().unwrap();
@@ -475,6 +580,8 @@ mod tests {
             args,
             directory: b"/".to_vec(),
             terminal: false,
+            out_is_terminal: false,
+            columns: 0,
             environment: Variables::default(),
         };
         let bytes = serde_json::to_vec(&request).unwrap();

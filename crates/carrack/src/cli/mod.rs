@@ -10,6 +10,7 @@ pub mod commands;
 pub mod control;
 pub mod output;
 pub mod redact;
+pub mod screen;
 pub mod target;
 
 use std::ffi::{OsStr, OsString};
@@ -32,6 +33,7 @@ use crate::store::sources::Sources;
 use crate::store::{OpenMode, Store, merge_once};
 use args::{Cli, Command, IndexCommand, SourceCommand};
 use output::Output;
+use screen::Screen;
 
 /// How long a command waits for another that holds the store and takes no commands.
 const STORE_WAIT: Duration = Duration::from_secs(10);
@@ -125,10 +127,15 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    start_log();
-    let terminal = std::io::stderr().is_terminal();
-    let (out, err) = (Box::new(std::io::stdout()), Box::new(std::io::stderr()));
-    let mut out = Output::new(cli.json, terminal, out, err);
+    let screen = Screen::of_process();
+    start_log(&screen);
+    let out_is_terminal = std::io::stdout().is_terminal();
+    let mut out = Output::new(
+        cli.json,
+        Box::new(std::io::stdout()),
+        out_is_terminal,
+        screen,
+    );
     let code = run(&cli, args.get(1..).unwrap_or_default(), &mut out);
     let code = code.and_then(|code| out.flush().map(|()| code));
     ExitCode::from(report(code, &mut out))
@@ -154,10 +161,7 @@ fn report(outcome: Result<u8>, out: &mut Output) -> u8 {
         Ok(code) => code,
         Err(error) if output::is_broken_pipe(&error) => 0,
         Err(error) => {
-            out.note(&format!(
-                "error: {}",
-                output::shown(error.chain().as_bytes())
-            ));
+            out.note(&format!("error: {}", error.chain()));
             error.kind().codes().1
         }
     }
@@ -183,13 +187,7 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
     let mode = open_mode(&cli.command);
     let store = match open_or_none(&data_dir, mode)? {
         Some(store) => store,
-        None => match control::forward(
-            &data_dir,
-            args,
-            &environment,
-            cli.reads_stdin(),
-            out.terminal,
-        ) {
+        None => match control::forward(&data_dir, args, &environment, cli.reads_stdin(), out) {
             Err(error) if error.kind() == ErrorKind::Busy => open(&data_dir, mode, STORE_WAIT)?,
             outcome => return outcome,
         },
@@ -272,8 +270,11 @@ fn merge_segments(store: &Store, stop: &AtomicBool) {
 
 /// Carries out a command that came over the control socket.
 pub fn run_for_client(mut client: control::Client, blocks: &Blocks, p2p: Option<&P2p>) {
-    let (out, err) = (Box::new(client.stdout()), Box::new(client.stderr()));
-    let mut out = Output::new(false, client.request.terminal, out, err);
+    let (columns, draws) = (client.request.columns, client.request.terminal);
+    let columns = draws.then(|| Arc::new(move || columns) as screen::Columns);
+    let screen = Screen::new(Box::new(client.stderr()), columns);
+    let out_is_terminal = client.request.out_is_terminal;
+    let mut out = Output::new(false, Box::new(client.stdout()), out_is_terminal, screen);
     let mut args = vec![OsString::from("carrack")];
     args.extend(client.args());
     let (directory, gone) = (client.directory(), Arc::clone(&client.gone));
@@ -386,11 +387,14 @@ fn stop_on_interrupt() -> Arc<AtomicBool> {
     stop
 }
 
-fn start_log() {
+/// The log goes where progress is drawn, which steps aside for it.
+fn start_log(screen: &Screen) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let screen = screen.clone();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(move || screen.clone())
         .init();
 }

@@ -1,29 +1,27 @@
 //! Where a command's words go: data to standard output, everything else to standard error.
 //!
 //! In       lines, JSON values, progress.
-//! Out      bytes on two writers, which may be this process's or a client's (`cli::control`).
-//! Limits   progress is drawn at most five times a second, and only on a terminal.
-//! Not here exit codes (`error`), what is said (`cli::commands`).
+//! Out      bytes on two streams, which may be this process's or a client's (`cli::control`).
+//! Limits   a line is a line: what could end it, move the cursor, change colours or reverse the
+//!          reading direction is escaped here, whatever the caller forgot.
+//! Not here drawing (`screen`), exit codes (`error`), what is said (`cli::commands`).
 
+use std::borrow::Cow;
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
 
 use crate::cli::redact::redacted;
+use crate::cli::screen::Screen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
-
-/// Time between two drawings of the progress line.
-const DRAW_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The two streams of one command.
 pub struct Output {
     /// One JSON object a line instead of text for people.
     pub json: bool,
-    /// Standard error is a terminal: progress may be drawn.
-    pub terminal: bool,
     out: Box<dyn Write + Send>,
-    err: Box<dyn Write + Send>,
-    drawn: Option<(Instant, Instant)>,
+    /// Standard output is a terminal, which is the one that is drawn on.
+    out_is_terminal: bool,
+    screen: Screen,
 }
 
 impl std::fmt::Debug for Output {
@@ -35,25 +33,39 @@ impl std::fmt::Debug for Output {
 }
 
 impl Output {
-    /// An output on two writers.
+    /// An output of data to `out` and of all else to `screen`.
     #[must_use]
     pub fn new(
         json: bool,
-        terminal: bool,
         out: Box<dyn Write + Send>,
-        err: Box<dyn Write + Send>,
+        out_is_terminal: bool,
+        screen: Screen,
     ) -> Self {
         Self {
             json,
-            terminal,
             out,
-            err,
-            drawn: None,
+            out_is_terminal,
+            screen,
         }
     }
 
-    /// Where data goes.
+    /// Where everything but data goes.
+    #[must_use]
+    pub fn screen(&self) -> &Screen {
+        &self.screen
+    }
+
+    /// Whether standard output is a terminal.
+    #[must_use]
+    pub fn out_is_terminal(&self) -> bool {
+        self.out_is_terminal
+    }
+
+    /// Where data goes. On a terminal nothing is drawn any more.
     pub fn data(&mut self) -> &mut (dyn Write + Send) {
+        if self.out_is_terminal {
+            self.screen.close();
+        }
         self.out.as_mut()
     }
 
@@ -62,7 +74,7 @@ impl Output {
     /// # Errors
     /// `Unavailable` if it cannot be written; see [`is_broken_pipe`].
     pub fn line(&mut self, text: &str) -> Result<()> {
-        writeln!(self.out, "{text}").map_err(write_error)
+        self.write_line(&one_line(text, escape_for_people))
     }
 
     /// A JSON object as a line of data.
@@ -70,15 +82,25 @@ impl Output {
     /// # Errors
     /// As [`Self::line`].
     pub fn object(&mut self, value: &serde_json::Value) -> Result<()> {
-        self.line(&value.to_string())
+        self.write_line(&one_line(&value.to_string(), escape_for_json))
+    }
+
+    fn write_line(&mut self, line: &str) -> Result<()> {
+        let out = &mut self.out;
+        let written = match self.out_is_terminal {
+            true => self
+                .screen
+                .aside(|| writeln!(out, "{line}").and_then(|()| out.flush())),
+            false => writeln!(out, "{line}"),
+        };
+        written.map_err(write_error)
     }
 
     /// A line for the person who waits, without the secrets of URLs that it may repeat. That it
     /// may be lost is no error.
     pub fn note(&mut self, text: &str) {
-        self.clear_progress();
-        let _ = writeln!(self.err, "{}", redacted(text));
-        let _ = self.err.flush();
+        self.screen
+            .line(&one_line(&redacted(text), escape_for_people));
     }
 
     /// Everything written so far leaves.
@@ -86,14 +108,8 @@ impl Output {
     /// # Errors
     /// As [`Self::line`].
     pub fn flush(&mut self) -> Result<()> {
-        self.clear_progress();
+        self.screen.clear();
         self.out.flush().map_err(write_error)
-    }
-
-    fn clear_progress(&mut self) {
-        if self.drawn.take().is_some() {
-            let _ = write!(self.err, "\r\x1b[K");
-        }
     }
 }
 
@@ -103,43 +119,48 @@ impl Progress for Output {
     }
 
     fn wants_total(&self) -> bool {
-        self.terminal
+        self.screen.draws()
     }
 
     fn update(&mut self, what: &str, done: u64, total: Option<u64>) {
-        if !self.terminal {
-            return;
-        }
-        let now = Instant::now();
-        let started = match self.drawn {
-            Some((_, last)) if now.duration_since(last) < DRAW_INTERVAL => return,
-            Some((started, _)) => started,
-            None => now,
-        };
-        self.drawn = Some((started, now));
-        let seconds = now.duration_since(started).as_secs_f64().max(0.001);
-        #[expect(clippy::cast_precision_loss, reason = "a rate for the eye")]
-        let rate = done as f64 / seconds;
-        let mut line = format!("{what} {}", bytes(done));
-        if let Some(total) = total.filter(|total| *total >= done) {
-            line.push_str(&format!(" of {}", bytes(total)));
-            #[expect(clippy::cast_precision_loss, reason = "an estimate for the eye")]
-            let left = (total - done) as f64 / rate.max(1.0);
-            if seconds > 1.0 {
-                line.push_str(&format!(", {left:.0} s left"));
-            }
-        }
-        if seconds > 0.5 {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a rate for the eye"
-            )]
-            line.push_str(&format!(", {}/s", bytes(rate as u64)));
-        }
-        let _ = write!(self.err, "\r\x1b[K{line}");
-        let _ = self.err.flush();
+        self.screen.update(what, done, total);
     }
+
+    fn detail(&mut self, what: &str, text: &str) {
+        if self.screen.draws() {
+            let text = one_line(&redacted(text), escape_for_people).into_owned();
+            self.screen.detail(what, &text);
+        }
+    }
+
+    fn end(&mut self, what: &str) {
+        self.screen.end(what);
+    }
+}
+
+/// `text` with all that a terminal would obey escaped.
+fn one_line(text: &str, escape: fn(char, &mut String)) -> Cow<'_, str> {
+    let is_obeyed = |c: char| c.is_control() || reorders(c);
+    if !text.contains(is_obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut line = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_obeyed(c) {
+            true => escape(c, &mut line),
+            false => line.push(c),
+        }
+    }
+    Cow::Owned(line)
+}
+
+fn escape_for_people(c: char, line: &mut String) {
+    line.extend(c.escape_default());
+}
+
+/// In JSON such characters occur inside strings alone. All of them are of the basic plane.
+fn escape_for_json(c: char, line: &mut String) {
+    line.push_str(&format!("\\u{:04x}", u32::from(c)));
 }
 
 /// Whether the reader of standard output has gone, which is success.
@@ -203,7 +224,75 @@ pub fn shown(name: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bytes, shown};
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::{Output, bytes, shown};
+    use crate::cli::screen::Screen;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Shared {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    /// Whatever a command forgot to escape: there is no other way out for a line.
+    #[test]
+    fn no_line_drives_a_terminal_whoever_says_it() {
+        let (data, err) = (Shared::default(), Shared::default());
+        let screen = Screen::new(Box::new(err.clone()), None);
+        let mut out = Output::new(false, Box::new(data.clone()), false, screen);
+        let name = "a\x1b[2Jb\r\nc\u{9b}31m\u{202e}d";
+        out.line(name).unwrap();
+        out.note(name);
+        out.object(&serde_json::json!({ "name": name })).unwrap();
+        for text in [data.text(), err.text()] {
+            let obeyed = |c: char| c != '\n' && (c.is_control() || super::reorders(c));
+            assert!(!text.contains(obeyed), "{text:?}");
+        }
+        assert_eq!(
+            (data.text().lines().count(), err.text().lines().count()),
+            (2, 1)
+        );
+        let text = data.text();
+        let object: serde_json::Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
+        assert_eq!(object["name"], name);
+    }
+
+    #[test]
+    fn bars_step_aside_for_lines_of_both_streams() {
+        use crate::ingest::Progress;
+        let terminal = Shared::default();
+        let screen = Screen::new(Box::new(terminal.clone()), Some(Arc::new(|| 100)));
+        let mut out = Output::new(false, Box::new(terminal.clone()), true, screen);
+        out.update("hashing", 1 << 20, Some(4 << 20));
+        assert!(terminal.text().contains("hashing ["), "{}", terminal.text());
+        assert!(terminal.text().contains("1.00 MiB of 4.00 MiB"));
+        out.line("first").unwrap();
+        out.note("second");
+        out.flush().unwrap();
+        let text = terminal.text();
+        for line in ["first\n", "second\n"] {
+            let at = text.find(line).unwrap();
+            assert!(text[..at].ends_with("\x1b[2K"), "{text:?}");
+        }
+        out.data().write_all(b"bytes").unwrap();
+        out.update("hashing", 2 << 20, Some(4 << 20));
+        assert!(terminal.text().ends_with("bytes"), "{:?}", terminal.text());
+    }
 
     #[test]
     fn names_cannot_drive_a_terminal() {

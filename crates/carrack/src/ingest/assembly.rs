@@ -33,6 +33,9 @@ pub(super) struct Place {
     pub(super) root: usize,
 }
 
+/// What is said to be under way.
+pub(super) const HASHING: &str = "hashing";
+
 /// Who watches an add, and who may end it.
 pub(super) struct Watcher<'a> {
     pub(super) progress: &'a mut dyn Progress,
@@ -57,8 +60,6 @@ pub(super) struct Assembly<'a> {
     next_token: u64,
     bytes_seen: u64,
     audit: Option<audit::Audit>,
-    /// What is said to be under way.
-    pub(super) label: String,
 }
 
 impl<'a> Assembly<'a> {
@@ -85,7 +86,6 @@ impl<'a> Assembly<'a> {
             next_token: 0,
             bytes_seen: 0,
             audit: None,
-            label: "hashing".to_owned(),
         })
     }
 
@@ -315,7 +315,7 @@ impl<'a> Assembly<'a> {
         let watcher = &mut self.watcher;
         let measured = watcher.measured.load(Ordering::Acquire);
         let total = measured.then(|| watcher.total.load(Ordering::Relaxed));
-        watcher.progress.update(&self.label, self.bytes_seen, total);
+        watcher.progress.update(HASHING, self.bytes_seen, total);
     }
 
     pub(super) fn check_stop(&self) -> Result<()> {

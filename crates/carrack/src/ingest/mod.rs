@@ -27,6 +27,12 @@ pub trait Progress {
     /// `done` bytes of `total` (`None`: not known yet) have gone through `what`.
     fn update(&mut self, what: &str, done: u64, total: Option<u64>);
 
+    /// Words about what goes through `what` now.
+    fn detail(&mut self, _what: &str, _text: &str) {}
+
+    /// Nothing more goes through `what`.
+    fn end(&mut self, _what: &str) {}
+
     /// Something that the person who waits should know.
     fn note(&mut self, _text: &str) {}
 

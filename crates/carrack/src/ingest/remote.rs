@@ -36,7 +36,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::add::AddOptions;
 use crate::ingest::add::files::{LEAVES_AHEAD_MAX, RANGE_LEAVES_MAX, RANGE_LEN};
 use crate::ingest::assembly::growing::Growing;
-use crate::ingest::assembly::{Assembly, Place, Watcher};
+use crate::ingest::assembly::{Assembly, HASHING, Place, Watcher};
 use crate::ingest::journal::Journal;
 use crate::ingest::sink::Origin;
 use crate::ingest::tree::Parent;
@@ -525,9 +525,10 @@ impl<'a> RemoteAdder<'a> {
     /// Something came of a job.
     fn done(&mut self, finding: Finding) -> Result<()> {
         let Finding { token, result } = finding;
-        if self.assembly.watcher.progress.wants_total() {
+        let progress = &mut self.assembly.watcher.progress;
+        if progress.wants_total() {
             let (n_done, n_listed) = (self.n_done, self.n_listed);
-            self.assembly.label = format!("hashing ({n_done} of {n_listed} objects)");
+            progress.detail(HASHING, &format!("{n_done} of {n_listed} objects"));
         }
         let Some(object) = self.objects.get_mut(&token) else {
             return Ok(());

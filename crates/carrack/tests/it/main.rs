@@ -26,6 +26,8 @@ mod index;
 mod lost_store;
 mod peers;
 mod read_only;
+mod privacy;
 mod sources;
 mod staleness;
 mod support;
+mod terminal;

@@ -11,7 +11,11 @@ use crate::cli::output::write_error;
 use crate::durable::{self, Temporary};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::Progress;
+use crate::store::block::{Blocks, block_len};
 use crate::store::car_stream::{Batch, CarPlan, CarRequest};
+use carrack_formats::Cid;
+use carrack_formats::cid::DAG_PB;
+use carrack_formats::dag::pb::PbNode;
 use carrack_formats::walk::{Scope, WalkLimits};
 
 /// Writes the DAG below the target as a CAR. A file appears under its name only when it is whole.
@@ -36,9 +40,13 @@ pub fn run(args: &ExportArgs, env: &mut Env<'_>) -> Result<()> {
         range: None,
         dups: args.dups,
     };
+    let expected = match scope {
+        Scope::All => dag_len(env.blocks, &request.resolved.terminus),
+        _ => None,
+    };
     let plan = CarPlan::new(env.blocks.clone(), request, WalkLimits::default());
     if args.output == Path::new("-") {
-        return write_car(plan, env, None);
+        return write_car(plan, expected, env, None);
     }
     let path = env.path(&args.output);
     let cannot = || format!("cannot write {}", path.display());
@@ -48,20 +56,41 @@ pub fn run(args: &ExportArgs, env: &mut Env<'_>) -> Result<()> {
             .write(true)
             .open(&path)
             .context(ErrorKind::Unavailable, cannot)?;
-        return write_car(plan, env, Some(&mut BufWriter::new(file)));
+        return write_car(plan, expected, env, Some(&mut BufWriter::new(file)));
     }
     let made = Temporary::new(&path, durable::MODE_SHARED);
     let mut made = made.context(ErrorKind::Unavailable, cannot)?;
-    write_car(plan, env, Some(&mut made.file))?;
+    write_car(plan, expected, env, Some(&mut made.file))?;
     made.publish().context(ErrorKind::Unavailable, cannot)
 }
 
+/// Bytes of a DAG's blocks as its first node tells, which may lie: for the eye alone.
+fn dag_len(blocks: &Blocks, cid: &Cid) -> Option<u64> {
+    let own = blocks
+        .locate(cid.hash())
+        .ok()?
+        .first()
+        .map(|at| block_len(*at))?;
+    if cid.codec() != DAG_PB {
+        return Some(own as u64);
+    }
+    let block = blocks.get_blocking(cid).ok()?;
+    let node = PbNode::parse(&block).ok()?;
+    let below = node.links().map(|link| link.tsize.unwrap_or(0));
+    Some(below.fold(own as u64, u64::saturating_add))
+}
+
 /// Batches are read on all cores and written in order.
-fn write_car(mut plan: CarPlan, env: &mut Env<'_>, mut file: Option<&mut dyn Write>) -> Result<()> {
+fn write_car(
+    mut plan: CarPlan,
+    expected: Option<u64>,
+    env: &mut Env<'_>,
+    mut file: Option<&mut dyn Write>,
+) -> Result<()> {
     let mut done = 0;
     let mut write = |env: &mut Env<'_>, bytes: &[u8]| {
         done += bytes.len() as u64;
-        env.out.update("exported", done, None);
+        env.out.update("exported", done, expected);
         match &mut file {
             Some(file) => file.write_all(bytes).map_err(write_error),
             None => env.out.data().write_all(bytes).map_err(write_error),

@@ -8,8 +8,9 @@ use serde_json::json;
 
 use crate::cli::Env;
 use crate::cli::args::ImportArgs;
-use crate::cli::output::{bytes, shown};
+use crate::cli::output::{Output, bytes, shown};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::Progress;
 use crate::ingest::import::remote::import_remote;
 use crate::ingest::import::{ImportOptions, ImportReport, import, import_copy};
 use crate::ingest::remote::target::is_url;
@@ -82,7 +83,25 @@ fn one(args: &ImportArgs, env: &mut Env<'_>, file: &OsStr) -> Result<ImportRepor
             error,
         )
     })?;
-    import_copy(store, &path, &mut input, &options, env.out, env.stop)
+    let len = input.metadata().ok().map(|meta| meta.len());
+    let mut progress = OfKnownLength { out: env.out, len };
+    import_copy(store, &path, &mut input, &options, &mut progress, env.stop)
+}
+
+/// Progress through a stream whose length this command knows.
+struct OfKnownLength<'a> {
+    out: &'a mut Output,
+    len: Option<u64>,
+}
+
+impl Progress for OfKnownLength<'_> {
+    fn update(&mut self, what: &str, done: u64, total: Option<u64>) {
+        self.out.update(what, done, total.or(self.len));
+    }
+
+    fn note(&mut self, text: &str) {
+        self.out.note(text);
+    }
 }
 
 /// Imports a CAR that lies elsewhere.

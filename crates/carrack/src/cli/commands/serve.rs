@@ -238,8 +238,8 @@ fn start_watching(
         watched.push(Watched::new(where_it_is, how, &own_dir, interval));
     }
     let (blocks, stopped) = (blocks.clone(), Arc::clone(stopped));
-    let (stdout, stderr) = (Box::new(std::io::stdout()), Box::new(std::io::stderr()));
-    let mut out = Output::new(out.json, false, stdout, stderr);
+    let (stdout, is_terminal) = (Box::new(std::io::stdout()), out.out_is_terminal());
+    let mut out = Output::new(out.json, stdout, is_terminal, out.screen().clone());
     Ok(std::thread::spawn(move || {
         watch::watch(
             watched,
@@ -345,7 +345,7 @@ fn access_log(
         return Ok((None, None));
     };
     let output: Box<dyn Write + Send> = if path == Path::new("-") {
-        Box::new(std::io::stderr())
+        Box::new(out.screen().clone())
     } else {
         let cannot = || format!("cannot write the access log {}", path.display());
         let file = File::options().create(true).append(true).open(path);
@@ -368,15 +368,17 @@ fn listen_for_commands(
     p2p: Option<P2p>,
     stop: flag::Receiver<bool>,
 ) -> Result<tokio::task::JoinHandle<()>> {
-    use std::os::unix::fs::PermissionsExt;
     let cannot = || "cannot listen for commands".to_owned();
     let (path, directory) =
         control::socket_path(data_dir).context(ErrorKind::Unavailable, cannot)?;
     // Left from a process that was killed: the store's lock is ours, so nobody listens there.
     control::remove_socket(&path);
     let _guard = runtime.enter();
-    let listener = UnixListener::bind(&path).context(ErrorKind::Unavailable, cannot)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+    let listener = control::bind(&path)
+        .and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            UnixListener::from_std(listener)
+        })
         .context(ErrorKind::Unavailable, cannot)?;
     let blocks = blocks.clone();
     let clients = Arc::new(());
@@ -399,7 +401,7 @@ fn listen_for_commands(
                 let _counted = counted;
                 match Client::accept(stream) {
                     Ok(client) => run_for_client(client, &blocks, p2p.as_ref()),
-                    Err(error) => tracing::debug!(error = error.chain(), "no command"),
+                    Err(error) => tracing::warn!(error = error.chain(), "no command"),
                 }
             });
         }

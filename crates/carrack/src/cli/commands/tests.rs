@@ -10,6 +10,7 @@ use clap::Parser;
 use crate::cli::Env;
 use crate::cli::args::Cli;
 use crate::cli::output::Output;
+use crate::cli::screen::Screen;
 use crate::error::{ErrorKind, Result};
 use crate::ingest::tests::{Fixture, bytes, car, import_options, raw};
 use crate::source::Environment;
@@ -31,8 +32,8 @@ impl Write for Shared {
 fn run(fixture: &Fixture, args: &[&str], stop: bool) -> (Result<()>, String) {
     let cli = Cli::try_parse_from(["carrack"].iter().chain(args)).unwrap();
     let data = Shared::default();
-    let (out, err) = (Box::new(data.clone()), Box::new(std::io::sink()));
-    let mut out = Output::new(cli.json, false, out, err);
+    let screen = Screen::new(Box::new(std::io::sink()), None);
+    let mut out = Output::new(cli.json, Box::new(data.clone()), false, screen);
     let environment = Environment::default();
     let mut env = Env {
         p2p: None,

@@ -1,6 +1,6 @@
 //! `carrack verify`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,6 +29,8 @@ struct Totals {
     n_blocks: u64,
     n_bytes: u64,
     n_bad: u64,
+    /// Bytes of the roots, as the catalog tells; more may have to be read.
+    expected: Option<u64>,
 }
 
 /// Reads and hashes every copy of every block below the roots.
@@ -36,18 +38,24 @@ struct Totals {
 /// # Errors
 /// `Verification` if any copy is bad or a block is missing; `NotFound` for what is no root.
 pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
+    let catalog = env.blocks.store().catalog();
+    let known = match &args.target {
+        Some(text) => catalog.roots_of_cid(&target::parse(text)?.root)?,
+        None => catalog.roots()?,
+    };
+    drop(catalog);
+    let mut expected: BTreeMap<Cid, u64> = BTreeMap::new();
+    for root in &known {
+        expected.insert(root.cid, root.bytes);
+    }
+    let mut totals = Totals {
+        expected: (!expected.is_empty()).then(|| expected.values().sum()),
+        ..Totals::default()
+    };
     let roots: BTreeSet<Cid> = match &args.target {
         Some(text) => BTreeSet::from([target::parse(text)?.root]),
-        None => env
-            .blocks
-            .store()
-            .catalog()
-            .roots()?
-            .into_iter()
-            .map(|root| root.cid)
-            .collect(),
+        None => expected.into_keys().collect(),
     };
-    let mut totals = Totals::default();
     for root in roots {
         let is_here = identity_data(&root).is_some() || !env.blocks.locate(root.hash())?.is_empty();
         if !is_here && args.target.is_some() {
@@ -64,6 +72,7 @@ pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
         n_blocks,
         n_bytes,
         n_bad,
+        expected: _,
     } = totals;
     if env.out.json {
         env.out
@@ -150,7 +159,7 @@ fn check(env: &mut Env<'_>, cids: &[Cid], totals: &mut Totals) -> Result<()> {
     });
     totals.n_blocks += cids.len() as u64;
     totals.n_bytes += n_bytes.into_inner() as u64;
-    env.out.update("verified", totals.n_bytes, None);
+    env.out.update("verified", totals.n_bytes, totals.expected);
     for (cid, location, why) in faults.into_inner().unwrap_or_else(PoisonError::into_inner) {
         totals.n_bad += 1;
         report(env, &cid, location, &why)?;

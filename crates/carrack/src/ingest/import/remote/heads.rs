@@ -73,6 +73,7 @@ impl RemoteImport<'_, '_> {
             }
             self.progress.update("finding", at, Some(front.end));
         }
+        self.progress.end("finding");
         if at < front.end {
             gaps.push(at..front.end);
         }
