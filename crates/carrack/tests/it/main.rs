@@ -17,6 +17,7 @@ mod bad_cars;
 mod budgets;
 mod commands;
 mod crash;
+mod dags;
 mod dialects;
 mod disk_full;
 mod faulty_source;

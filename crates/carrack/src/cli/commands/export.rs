@@ -16,7 +16,8 @@ use carrack_formats::walk::{Scope, WalkLimits};
 /// Writes the DAG below the target as a CAR. A file appears under its name only when it is whole.
 ///
 /// # Errors
-/// Those of resolving, reading and writing.
+/// Those of resolving, reading and writing. `Partial` if it is whole as far as can be told: the
+/// links of a block's codec are not known.
 pub fn run(args: &ExportArgs, env: &mut Env<'_>) -> Result<()> {
     let scope = match args.dag_scope.as_str() {
         "all" => Scope::All,
@@ -51,13 +52,21 @@ pub fn run(args: &ExportArgs, env: &mut Env<'_>) -> Result<()> {
     }
     let partial = partial_path(&path);
     let mut file = File::create(&partial).context(ErrorKind::Unavailable, cannot)?;
-    let written = write_car(plan, env, Some(&mut file))
-        .and_then(|()| file.sync_all().context(ErrorKind::Unavailable, cannot))
-        .and_then(|()| std::fs::rename(&partial, &path).context(ErrorKind::Unavailable, cannot));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&partial); // The first error is the one told.
+    let outcome = write_car(plan, env, Some(&mut file));
+    let kept = match &outcome {
+        Err(error) if error.kind() != ErrorKind::Partial => {
+            let _ = std::fs::remove_file(&partial); // The first error is the one told.
+            return outcome;
+        }
+        _ => file
+            .sync_all()
+            .and_then(|()| std::fs::rename(&partial, &path))
+            .context(ErrorKind::Unavailable, cannot),
+    };
+    if kept.is_err() {
+        let _ = std::fs::remove_file(&partial);
     }
-    written
+    kept.and(outcome)
 }
 
 fn partial_path(path: &Path) -> PathBuf {
@@ -79,16 +88,15 @@ fn write_car(mut plan: CarPlan, env: &mut Env<'_>, mut file: Option<&mut dyn Wri
     };
     // A header alone would be a whole CAR: nothing is written before the first blocks are good.
     let mut header = Some(plan.header());
-    loop {
+    let ended = loop {
         let mut batches = Vec::new();
-        while batches.len() < 2 * super::n_threads() {
-            let Some(batch) = plan.next_batch_blocking()? else {
-                break;
-            };
-            batches.push(batch);
-        }
-        if batches.is_empty() {
-            break;
+        let mut ended = None;
+        while ended.is_none() && batches.len() < 2 * super::n_threads() {
+            match plan.next_batch_blocking() {
+                Ok(Some(batch)) => batches.push(batch),
+                Ok(None) => ended = Some(Ok(())),
+                Err(error) => ended = Some(Err(error)),
+            }
         }
         let frames: Vec<Result<bytes::Bytes>> = std::thread::scope(|scope| {
             let reads: Vec<_> = batches
@@ -114,12 +122,18 @@ fn write_car(mut plan: CarPlan, env: &mut Env<'_>, mut file: Option<&mut dyn Wri
                 "interrupted; the CAR is not whole",
             ));
         }
-    }
-    if let Some(header) = header {
+        if let Some(ended) = ended {
+            break ended;
+        }
+    };
+    let is_kept = ended
+        .as_ref()
+        .map_or_else(|error| error.kind() == ErrorKind::Partial, |()| true);
+    if let Some(header) = header.filter(|_| is_kept) {
         write(env, &header)?; // Of an identity CID, which is no block.
     }
     if let Some(file) = file {
         file.flush().map_err(write_error)?;
     }
-    Ok(())
+    ended
 }
