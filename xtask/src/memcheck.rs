@@ -1,7 +1,7 @@
 //! `cargo xtask memcheck`: the unit tests that touch unsafe code, under valgrind.
 //!
 //! In       the unsafe blocks of the product, [`UNSAFE`], each with the tests that reach it.
-//! Out      a failed step if a test reads or writes what is not its own, or uses what was never set.
+//! Out      a failed step if a test touches what is not its own, or uses what was never set.
 //! Limits   valgrind knows no AVX-512 and hides it from the program, so that the lanes of SHA2-256
 //!          do not run there: `ring` takes their place. Their one unsafe block is the call of a
 //!          function without unsafe code after the processor was asked for its instructions; that

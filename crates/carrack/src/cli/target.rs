@@ -2,7 +2,7 @@
 //!
 //! In       `CID`, `CID/path`, `/ipfs/CID/path`, `ipfs://CID/path`, `https://host/ipfs/CID/path?…`,
 //!          `https://CID.ipfs.host/path`; names in a path may be of any bytes.
-//! Out      the CID and the path's segments, percent-decoded where the form was a URL, without dots.
+//! Out      the CID and the path's segments, without dots; percent-decoded where it was a URL.
 //! Not here looking anything up; names that need a network (`/ipns/…`).
 
 use std::borrow::Cow;

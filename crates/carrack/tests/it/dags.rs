@@ -2,7 +2,7 @@
 //! sizes, names of any bytes, very many roots, very deep chains.
 //!
 //! In       CARs made by hand.
-//! Out      what `cat`, `ls`, `export`, `verify` and the gateway say of them: all of it, or an error.
+//! Out      what `cat`, `ls`, `export`, `verify` and the gateway say: all of it, or an error.
 //! Not here the same CARs given to kubo (`peers::cars`).
 
 use std::ffi::OsString;

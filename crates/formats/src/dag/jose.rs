@@ -1,8 +1,8 @@
 //! dag-jose: links and paths of a signed or encrypted object.
 //!
 //! In       a block of dag-cbor that is a JWS or a JWE.
-//! Out      spans of its CIDs: the `payload` of a JWS is the bytes of one, without a tag; links with
-//!          a tag may stand anywhere else (headers). A path through `link` goes where the payload
+//! Out      spans of its CIDs: the `payload` of a JWS is the bytes of one, without a tag; links
+//!          with a tag may stand anywhere else (headers). A path through `link` goes where the payload
 //!          says.
 //! Limits   those of `dag::cbor`.
 //! Not here signatures and keys: nothing is checked or decrypted. What a JWE's ciphertext links to

@@ -73,7 +73,8 @@ impl DagError {
 /// How CIDs stand in a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LinkForm {
-    /// As bytes (dag-pb, dag-cbor, dag-jose; the span is without the `00` that dag-cbor puts before them).
+    /// As bytes (dag-pb, dag-cbor, dag-jose; the span is without the `00` that stands before a link
+    /// in CBOR).
     #[default]
     Binary,
     /// As text (dag-json; the span is what stands between the quotes).

@@ -103,7 +103,10 @@ pub enum WalkError {
     },
     /// All links that can be read were followed, and there may be more: blocks of a codec whose
     /// links are not read here ([`linking`](crate::dag::linking)) were sent for leaves.
-    #[error("the links of {cid} cannot be read: codec {codec:#x} is not known here{}", others(*n_blocks))]
+    #[error(
+        "the links of {cid} cannot be read: codec {codec:#x} is not known here{}",
+        others(*n_blocks)
+    )]
     LinksUnknown {
         /// The first such block.
         cid: Box<Cid>,

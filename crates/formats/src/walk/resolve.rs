@@ -3,8 +3,8 @@
 //! In       the root, the path's segments, of any bytes, and each block that is asked for.
 //! Out      [`Resolved`]: where the path ends and which blocks prove that.
 //! Limits   [`ResolveLimits`]; a name leads through at most 22 shards of a directory.
-//! Not here percent-decoding, which the caller has done; symbolic links, which are not followed; the
-//!          blocks below the end (`walk::walker`).
+//! Not here percent-decoding, which the caller has done; symbolic links, which are not followed;
+//!          the blocks below the end (`walk::walker`).
 //!
 //! A path goes through directories, plain or sharded, through the link names of dag-pb blocks that
 //! are not UnixFS, and through maps and lists of dag-cbor, dag-jose and dag-json. It may end inside
