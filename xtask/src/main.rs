@@ -1,6 +1,6 @@
 //! `cargo xtask`: everything that CI does, in Rust.
 //!
-//! In       a command: test, interop, crash, soak, fuzz, bench, s3, web, peers.
+//! In       a command: test, interop, crash, soak, memcheck, fuzz, bench, s3, web, peers.
 //! Out      each step with its time, and a closing line `N passed, N failed`.
 //! Not here the tests themselves (`crates/*`), and the fuzz targets (`fuzz/`).
 #![expect(
@@ -11,6 +11,7 @@
 
 mod bench;
 mod fuzz;
+mod memcheck;
 mod peers;
 mod serve;
 mod shell;
@@ -27,6 +28,7 @@ cargo xtask COMMAND
   interop                      the tests against kubo, lassie, go-car, @ipld/car and curl alone
   soak [--peers N]             libp2p peers come, want and go; nothing may stay (default 10000)
   crash [--rounds N]           kill -9 at random moments of add and import (default 50 rounds)
+  memcheck                     the tests that touch unsafe code, under valgrind
   fuzz [--seconds N] [TARGET]  the fuzz targets (default 60 seconds each)
   bench [--quick] [ROW...]     speed and memory beside the peers, as a markdown table
   bench --list                 the rows of the table
@@ -58,6 +60,7 @@ fn run(args: &[&str]) -> shell::Result<bool> {
         ["soak", "--peers", peers] => test::soak(peers.parse()?),
         ["crash"] => test::crash(50),
         ["crash", "--rounds", rounds] => test::crash(rounds.parse()?),
+        ["memcheck"] => memcheck::command(),
         ["fuzz", rest @ ..] => fuzz::command(rest),
         ["bench", rest @ ..] => bench::command(rest),
         ["s3", dir] => serve::bucket(dir),

@@ -157,6 +157,27 @@ fn formats_do_no_io() {
     });
 }
 
+/// Whoever adds unsafe code says which tests reach it, and `memcheck` runs them.
+#[test]
+fn unsafe_code_lies_where_memcheck_looks() {
+    let mut found = Vec::new();
+    for source in sources().iter().filter(|source| source.is_product()) {
+        let is_unsafe = |(_, line): (usize, &str)| {
+            let code = line.split("//").next().unwrap_or_default();
+            ["unsafe {", "unsafe fn", "unsafe impl"]
+                .iter()
+                .any(|form| code.contains(form))
+        };
+        let is_own = source.path.starts_with("xtask/");
+        if !is_own && source.product_lines().any(is_unsafe) {
+            found.push(source.path.as_str().to_owned());
+        }
+    }
+    let mut listed = crate::memcheck::UNSAFE.map(|place| place.file.to_owned());
+    listed.sort();
+    assert_eq!(found, listed);
+}
+
 #[test]
 fn only_the_command_line_names_the_environment() {
     each_source(|source, breaches| {

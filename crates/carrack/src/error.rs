@@ -20,7 +20,8 @@ pub enum ErrorKind {
     Changed,
     /// A configured limit was reached. Ask for less, or later.
     Limit,
-    /// Some inputs were left out; everything else was done.
+    /// Something was left out, or what is not known to carrack may be missing; everything else was
+    /// done.
     Partial,
     /// A disk, store or peer did not do what it was asked. Retry may help.
     Unavailable,
@@ -43,7 +44,7 @@ impl ErrorKind {
             Self::NotFound => (404, 3),
             Self::Verification => (500, 4),
             Self::Limit => (429, 5),
-            Self::Partial => (500, 6),
+            Self::Partial => (501, 6),
             Self::Changed => (409, 7),
             Self::Unavailable | Self::Unreachable => (503, 8),
             Self::Corrupt => (500, 9),

@@ -21,6 +21,10 @@ pub const RAW: u64 = 0x55;
 pub const DAG_PB: u64 = 0x70;
 /// Codec of CBOR with links.
 pub const DAG_CBOR: u64 = 0x71;
+/// Codec of a signed or encrypted object in CBOR.
+pub const DAG_JOSE: u64 = 0x85;
+/// Codec of a git object.
+pub const GIT_RAW: u64 = 0x78;
 /// Codec of JSON with links.
 pub const DAG_JSON: u64 = 0x0129;
 /// Codec of JSON without links.
@@ -29,6 +33,8 @@ pub const JSON: u64 = 0x0200;
 pub const CBOR: u64 = 0x51;
 /// Hash code of SHA2-256.
 pub const SHA2_256: u64 = 0x12;
+/// Hash code of SHA-1, by which git names objects.
+pub const SHA1: u64 = 0x11;
 /// Hash code of the function that returns its input: the block is in the CID.
 pub const IDENTITY: u64 = 0x00;
 

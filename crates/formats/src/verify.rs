@@ -12,7 +12,7 @@
 use sha1::Digest;
 use sha3::digest::{ExtendableOutput, Update, XofReader};
 
-use crate::cid::{IDENTITY, IDENTITY_LEN_MAX, SHA2_256};
+use crate::cid::{IDENTITY, IDENTITY_LEN_MAX, SHA1, SHA2_256};
 use crate::{Cid, DIGEST_LEN_MAX, Multihash};
 
 pub use crate::sha256::Sha256;
@@ -20,7 +20,6 @@ pub use crate::sha256::Sha256;
 /// Fewest bytes of a digest that is more than a checksum.
 pub const DIGEST_LEN_MIN: usize = 20;
 
-const SHA1: u64 = 0x11;
 const SHA2_512: u64 = 0x13;
 const SHA3_512: u64 = 0x14;
 const SHA3_384: u64 = 0x15;

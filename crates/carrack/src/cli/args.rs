@@ -106,6 +106,9 @@ pub struct ServeArgs {
     /// How files become DAGs.
     #[command(flatten)]
     pub dag: DagArgs,
+    /// What is accepted of CARs.
+    #[command(flatten)]
+    pub car: CarArgs,
 }
 
 /// A value of `--p2p`.
@@ -187,6 +190,14 @@ pub struct ImportArgs {
     /// Copy the blocks into carrack's own packs instead of leaving them where they are.
     #[arg(long)]
     pub copy: bool,
+    /// What is accepted of CARs.
+    #[command(flatten)]
+    pub car: CarArgs,
+}
+
+/// How CARs are taken, by `import` and `serve` alike.
+#[derive(Debug, Args, Clone, Default)]
+pub struct CarArgs {
     /// Read and verify all of a CAR elsewhere, even if an index tells where its blocks are.
     #[arg(long)]
     pub verify: bool,
@@ -208,14 +219,14 @@ pub struct ImportArgs {
 #[derive(Debug, Args)]
 pub struct LsArgs {
     /// CID, CID/path, ipfs:// or gateway URL of a directory; without it the roots are listed.
-    pub target: Option<String>,
+    pub target: Option<OsString>,
 }
 
 /// `carrack cat`.
 #[derive(Debug, Args)]
 pub struct CatArgs {
     /// CID, CID/path, ipfs:// or gateway URL of a file.
-    pub target: String,
+    pub target: OsString,
     /// Bytes a to b, both included; `a-` runs to the end, `-n` takes the last n.
     #[arg(long, value_name = "a-b", allow_hyphen_values = true)]
     pub range: Option<String>,
@@ -225,7 +236,7 @@ pub struct CatArgs {
 #[derive(Debug, Args)]
 pub struct ExportArgs {
     /// CID, CID/path, ipfs:// or gateway URL.
-    pub target: String,
+    pub target: OsString,
     /// File to write; `-` is standard output.
     #[arg(long, short, default_value = "-", value_name = "FILE")]
     pub output: PathBuf,
@@ -241,7 +252,7 @@ pub struct ExportArgs {
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// CID of a root; without it, all roots.
-    pub target: Option<String>,
+    pub target: Option<OsString>,
 }
 
 /// `carrack index …`.

@@ -62,7 +62,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn resolve(
         &self,
         root: Cid,
-        segments: Vec<String>,
+        segments: Vec<Vec<u8>>,
     ) -> impl Future<Output = Result<Resolved>> + Send;
 
     /// What does not work as it should, a sentence each, for `/readyz`.
@@ -161,7 +161,7 @@ impl Backend for Blocks {
         Self::get(self, cid).await
     }
 
-    async fn resolve(&self, root: Cid, segments: Vec<String>) -> Result<Resolved> {
+    async fn resolve(&self, root: Cid, segments: Vec<Vec<u8>>) -> Result<Resolved> {
         // The request's own limits, which are the tighter ones, have been kept to already.
         resolve::resolve(self, root, segments, ResolveLimits::default()).await
     }

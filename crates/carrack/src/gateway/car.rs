@@ -1,7 +1,7 @@
 //! CARs: the path is resolved and the first batch verified before the status is chosen.
 //!
 //! In       a parsed request for a CAR.
-//! Out      200 with a CARv1, 304, or a refusal: 404, 409, 412, 429, 500, 503.
+//! Out      200 with a CARv1, 304, or a refusal: 404, 409, 412, 429, 500, 501, 503.
 //! Limits   `Limits::batches_ahead_max` batches are read ahead, in the budget of `pool`;
 //!          `Limits::car_blocks_max` blocks.
 //! Not here order, verification and framing (`store`); the metadata trailer (`trailer`).
@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use carrack_formats::Cid;
-use carrack_formats::walk::Resolved;
+use carrack_formats::dag::{Linking, linking};
+use carrack_formats::walk::{Resolved, Scope, WalkError};
 use http::StatusCode;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
@@ -30,7 +31,7 @@ use super::trailer::Trailer;
 use super::walks::Counted;
 use crate::error::{Error, ErrorKind, Result};
 use crate::node::watch::Share;
-use crate::store::car_stream::CarRequest;
+use crate::store::car_stream::{CarRequest, walk_error};
 
 /// Bytes announced ahead to sources elsewhere at the start of an answer, and at most. A window of
 /// 64 MiB keeps eight reads of 8 MiB under way: at 30 ms and 100 MB/s a connection, 600 MB/s.
@@ -114,6 +115,7 @@ async fn begin<B: Backend>(
     };
     if path_only {
         let terminus = resolved.terminus;
+        require_links(&terminus, options.scope)?;
         pool::run(move || require_source(&backend, &terminus)).await?;
         return Ok((resolved, None, Start::Resolved));
     }
@@ -165,6 +167,19 @@ fn first_visit<P: Plan>(plan: &mut P, pool: &Pool) -> Result<Start<P>> {
             frames: Some(frames),
         },
     })
+}
+
+/// Whether what is below the block can be told, as far as its codec says it: see [`WalkError`].
+fn require_links(terminus: &Cid, scope: Scope) -> Result<()> {
+    let codec = terminus.codec();
+    if scope != Scope::All || linking(codec) != Linking::Unknown {
+        return Ok(());
+    }
+    Err(walk_error(WalkError::LinksUnknown {
+        cid: Box::new(*terminus),
+        codec,
+        n_blocks: 1,
+    }))
 }
 
 /// Whether the block at the end of the path can be served, for answers that do not read it.
@@ -224,7 +239,9 @@ fn body<B: Backend>(
     let pool = job.gateway.pool().clone();
     let limits = job.gateway.limits();
     let share = job.watch.share();
-    let trailer = options.meta.then(|| Trailer::new(job.uri.path(), options));
+    let trailer = options
+        .meta
+        .then(|| Trailer::new(job.request.path(&job.uri), options));
     let mut stream = CarStream {
         backend: job.gateway.backend().clone(),
         pool,

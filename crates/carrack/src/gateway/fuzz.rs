@@ -68,7 +68,7 @@ fn within_limits(request: &GatewayRequest, limits: &Limits) {
     assert!(request.segments.len() <= limits.path_segments_max);
     for segment in &request.segments {
         assert!((1..=limits.path_segment_len_max).contains(&segment.len()));
-        assert!(segment != "." && segment != "..");
+        assert!(segment != b"." && segment != b"..");
     }
     let name = request.filename.as_deref().unwrap_or("x");
     assert!((1..=FILENAME_LEN_MAX).contains(&name.len()));

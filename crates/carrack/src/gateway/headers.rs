@@ -44,7 +44,7 @@ const LATER_LEN: usize = 256;
 const DISPOSITION_LEN_MAX: usize = 640;
 
 /// Part of every entity tag of a CAR: raised when the same request begins to give other bytes.
-const CAR_REVISION: u8 = 1;
+const CAR_REVISION: u8 = 2;
 
 /// What Go's `url.PathEscape` leaves as it is, for equal file names.
 const FILENAME: &AsciiSet = &NON_ALPHANUMERIC
@@ -167,7 +167,7 @@ pub fn etag(request: &GatewayRequest, terminus: &Cid) -> HeaderValue {
 }
 
 /// A number for everything but the root that decides what a CAR holds.
-fn car_digest(segments: &[String], options: &CarOptions) -> u64 {
+fn car_digest(segments: &[Vec<u8>], options: &CarOptions) -> u64 {
     let mut hasher = blake3::Hasher::new();
     let order = options.order == Order::Unknown;
     let flags = [order, options.dups, options.meta].map(u8::from);
@@ -179,7 +179,7 @@ fn car_digest(segments: &[String], options: &CarOptions) -> u64 {
     for segment in segments {
         // The length keeps `a`, `b` apart from `a/b` in one segment.
         hasher.update(&(segment.len() as u64).to_le_bytes());
-        hasher.update(segment.as_bytes());
+        hasher.update(segment);
     }
     let mut first = [0; 8];
     first.copy_from_slice(
@@ -252,6 +252,7 @@ fn disposition(request: &GatewayRequest, target: Target<'_>, text: &mut Text) ->
     let named = match (&request.filename, last_segment, raw) {
         (Some(name), ..) => Some(attachment(name)),
         (None, Some(segment), false) => {
+            let segment = String::from_utf8_lossy(segment); // The field is UTF-8.
             Some(attachment(&format!("{}_{segment}.car", request.root)))
         }
         _ => None,
@@ -306,7 +307,7 @@ fn informative(
             headers.insert(name, value);
         }
     };
-    for byte in percent_decode_str(uri.path()) {
+    for byte in percent_decode_str(request.path(uri)) {
         match byte {
             b' '..=b'~' => text.buffer.put_u8(byte),
             // A path may decode to line feeds and escapes of terminals.
@@ -374,7 +375,7 @@ fn content_location(request: &GatewayRequest, uri: &Uri, text: &mut Text) -> Opt
         Format::Json => return None,
     }
     pairs.sort_by(|(left, _), (right, _)| left.cmp(right));
-    text.write(format_args!("{}", uri.path()));
+    text.write(format_args!("{}", request.path(uri)));
     for (index, (name, value)) in pairs.iter().enumerate() {
         let separator = if index == 0 { '?' } else { '&' };
         text.write(format_args!("{separator}{name}={value}"));

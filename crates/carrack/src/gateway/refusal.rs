@@ -37,9 +37,11 @@ impl Refusal {
     pub fn from_error(error: &Error) -> Self {
         let kind = error.kind();
         let sentence = match kind {
-            ErrorKind::NotFound | ErrorKind::Invalid => Cow::Owned(printable(&error.chain())),
+            // Limits and codecs that are not known are about the DAG, and name nothing else.
+            ErrorKind::NotFound | ErrorKind::Invalid | ErrorKind::Limit | ErrorKind::Partial => {
+                Cow::Owned(printable(&error.chain()))
+            }
             ErrorKind::Changed => Cow::Borrowed("the source of this content has changed"),
-            ErrorKind::Limit => Cow::Borrowed("the request needs more than this node gives to one"),
             ErrorKind::Unavailable | ErrorKind::Unreachable | ErrorKind::Busy => {
                 Cow::Borrowed("the source of this content cannot be read now")
             }

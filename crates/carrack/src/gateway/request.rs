@@ -5,17 +5,22 @@
 //! Limits   CID text, path segments, their length, file names, ranges: checked before decoding.
 //! Not here whether anything asked for exists (`service`); other routes (`service`).
 //!
+//! The path is decoded once, segment by segment: `%2F` is a byte of a name, `%2541` the name `%41`,
+//! `%00` and bytes that are no UTF-8 are names as any other. Then dots are resolved, `%2e` being a
+//! dot, too; nothing leads above the CID.
+//!
 //! Spec: <https://specs.ipfs.tech/http-gateways/trustless-gateway/>, IPIP-402, IPIP-412, IPIP-523.
 
 use std::borrow::Cow;
 
 use carrack_formats::Cid;
 use carrack_formats::cid;
-use carrack_formats::walk::{ByteRange, Scope};
+use carrack_formats::walk::{ByteRange, Scope, push_segment};
 use http::header::{
     ACCEPT, CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE,
 };
 use http::{Method, StatusCode, Uri};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
 use super::negotiate::{Accepted, CarParams, Negotiated, Order, negotiate};
 use super::refusal::Refusal;
@@ -26,7 +31,7 @@ use crate::node::limits::{FILENAME_LEN_MAX, Limits, RANGES_MAX};
 pub struct CarOptions {
     /// How much of the DAG below the end of the path.
     pub scope: Scope,
-    /// Which bytes of the file at the end of the path; implies [`Scope::Entity`].
+    /// Which bytes of the file at the end of the path; with [`Scope::Entity`] alone.
     pub entity_bytes: Option<ByteRange>,
     /// The label of the order; what is sent is always depth first.
     pub order: Order,
@@ -71,8 +76,11 @@ pub struct GatewayRequest {
     pub head: bool,
     /// The CID in the path.
     pub root: Cid,
-    /// Decoded path segments after the CID; empty ones are dropped.
-    pub segments: Vec<String>,
+    /// Decoded path segments after the CID, of any bytes; empty ones and dots are resolved.
+    pub segments: Vec<Vec<u8>>,
+    /// The path that says the same without dots and without escapes in the CID, if the URL's has
+    /// some.
+    pub plain_path: Option<String>,
     /// The representation.
     pub format: Format,
     /// The format, or a parameter of it, came from `Accept` alone: the answer names the URL that
@@ -124,8 +132,11 @@ pub fn parse(
     }
     let rest = uri.path().strip_prefix("/ipfs/").unwrap_or_default();
     let (cid_text, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let root = parse_cid(cid_text)?;
-    let segments = parse_segments(path, limits)?;
+    let cid_text = decode_cid(cid_text)?;
+    let root = parse_cid(&cid_text)?;
+    let (segments, has_dots) = parse_segments(path, limits)?;
+    let is_plain = !has_dots && matches!(cid_text, Cow::Borrowed(_));
+    let plain_path = (!is_plain).then(|| plain_path(&cid_text, &segments));
     let query = parse_query(uri.query().unwrap_or_default())?;
     let negotiated = parse_accept(headers)?;
     let (format, content_location) = choose_format(&query, &negotiated)?;
@@ -134,6 +145,7 @@ pub fn parse(
         head,
         root,
         segments,
+        plain_path,
         format,
         content_location,
         accept_params: negotiated.car,
@@ -152,19 +164,29 @@ pub fn parse(
 
 const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 
+/// No base of CIDs needs escapes, and some clients write them.
+fn decode_cid(text: &str) -> Result<Cow<'_, str>, Refusal> {
+    if text.len() > cid::TEXT_LEN_MAX.saturating_mul(3) {
+        return Err(Refusal::invalid("the CID is too long"));
+    }
+    decode(text, "the CID")
+}
+
 fn parse_cid(text: &str) -> Result<Cid, Refusal> {
     if text.is_empty() {
         return Err(Refusal::invalid("the path names no CID"));
     }
-    // No base of CIDs needs escapes; a long text is refused before its base is decoded.
+    // A long text is refused before its base is decoded.
     if text.len() > cid::TEXT_LEN_MAX {
         return Err(Refusal::invalid("the CID is too long"));
     }
     cid::parse_text(text).map_err(|error| Refusal::invalid(format!("the CID is invalid: {error}")))
 }
 
-fn parse_segments(path: &str, limits: &Limits) -> Result<Vec<String>, Refusal> {
+/// The segments, and whether dots were among them.
+fn parse_segments(path: &str, limits: &Limits) -> Result<(Vec<Vec<u8>>, bool), Refusal> {
     let mut segments = Vec::new();
+    let mut has_dots = false;
     for raw in path.split('/').filter(|raw| !raw.is_empty()) {
         if segments.len() >= limits.path_segments_max {
             let sentence = format!(
@@ -177,26 +199,50 @@ fn parse_segments(path: &str, limits: &Limits) -> Result<Vec<String>, Refusal> {
         if raw.len() > limits.path_segment_len_max.saturating_mul(3) {
             return Err(Refusal::invalid("a path segment is too long"));
         }
-        let segment = decode(raw, "a path segment")?;
+        let segment = decode_bytes(raw, "a path segment")?;
         if segment.len() > limits.path_segment_len_max {
             return Err(Refusal::invalid("a path segment is too long"));
         }
-        if segment == "." || segment == ".." {
-            return Err(Refusal::invalid(
-                "path segments `.` and `..` are not resolved",
-            ));
-        }
-        segments.push(segment.into_owned());
+        has_dots |= matches!(segment.as_ref(), b"." | b"..");
+        push_segment(&mut segments, &segment)
+            .map_err(|error| Refusal::invalid(format!("the path cannot be resolved: {error}")))?;
     }
-    Ok(segments)
+    Ok((segments, has_dots))
+}
+
+/// What stays as it is in a path that is written anew.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
+
+fn plain_path(cid_text: &str, segments: &[Vec<u8>]) -> String {
+    let mut path = format!("/ipfs/{cid_text}");
+    for segment in segments {
+        path.push('/');
+        path.extend(percent_encode(segment, SEGMENT));
+    }
+    path
 }
 
 /// Percent-decodes, strictly: a `%` without two hexadecimal digits is an error, as is what is not
 /// UTF-8.
 fn decode<'a>(text: &'a str, what: &str) -> Result<Cow<'a, str>, Refusal> {
+    match decode_bytes(text, what)? {
+        Cow::Borrowed(_) => Ok(Cow::Borrowed(text)),
+        Cow::Owned(bytes) => match String::from_utf8(bytes) {
+            Ok(decoded) => Ok(Cow::Owned(decoded)),
+            Err(_) => Err(Refusal::invalid(format!("{what} is not UTF-8"))),
+        },
+    }
+}
+
+/// The same for what may be any bytes. What has no escapes is borrowed.
+fn decode_bytes<'a>(text: &'a str, what: &str) -> Result<Cow<'a, [u8]>, Refusal> {
     if !text.contains('%') {
         return if text.bytes().all(|byte| byte >= 0x20) {
-            Ok(Cow::Borrowed(text))
+            Ok(Cow::Borrowed(text.as_bytes()))
         } else {
             Err(Refusal::invalid(format!("{what} holds control characters")))
         };
@@ -208,9 +254,7 @@ fn decode<'a>(text: &'a str, what: &str) -> Result<Cow<'a, str>, Refusal> {
             return Err(Refusal::invalid(format!("{what} has a malformed % escape")));
         }
     }
-    percent_encoding::percent_decode_str(text)
-        .decode_utf8()
-        .map_err(|_| Refusal::invalid(format!("{what} is not UTF-8")))
+    Ok(Cow::Owned(percent_decode_str(text).collect()))
 }
 
 fn parse_query(query: &str) -> Result<Query<'_>, Refusal> {
@@ -312,10 +356,11 @@ fn car_options(query: &Query<'_>, accept: &Negotiated) -> Result<CarOptions, Ref
         Some(_) => return Err(Refusal::invalid("car-dups is neither y nor n")),
         None => accept.car.dups.unwrap_or(false),
     };
-    let scope = match query.dag_scope.as_deref() {
-        None | Some("all") => Scope::All,
-        Some("entity") => Scope::Entity,
-        Some("block") => Scope::Block,
+    let asked_scope = match query.dag_scope.as_deref() {
+        None => None,
+        Some("all") => Some(Scope::All),
+        Some("entity") => Some(Scope::Entity),
+        Some("block") => Some(Scope::Block),
         Some(_) => {
             return Err(Refusal::invalid(
                 "dag-scope is none of all, entity and block",
@@ -326,14 +371,15 @@ fn car_options(query: &Query<'_>, accept: &Negotiated) -> Result<CarOptions, Ref
         Some(text) => Some(parse_entity_bytes(text)?),
         None => None,
     };
+    // "entity-bytes implies dag-scope=entity" (IPIP-402), and a scope that is written out wins.
+    let implied_scope = match entity_bytes {
+        Some(_) => Scope::Entity,
+        None => Scope::All,
+    };
+    let scope = asked_scope.unwrap_or(implied_scope);
     Ok(CarOptions {
-        // "entity-bytes implies dag-scope=entity" (IPIP-402).
-        scope: if entity_bytes.is_some() {
-            Scope::Entity
-        } else {
-            scope
-        },
-        entity_bytes,
+        scope,
+        entity_bytes: entity_bytes.filter(|_| scope == Scope::Entity),
         order,
         dups,
         meta: accept.car.meta,
@@ -417,6 +463,14 @@ fn only_if_cached(headers: &HeaderMap) -> bool {
                 .any(|directive| directive.trim().eq_ignore_ascii_case("only-if-cached"))
         })
     })
+}
+
+impl GatewayRequest {
+    /// The path of the answer: that of `uri`, or the plain one that says the same.
+    #[must_use]
+    pub fn path<'a>(&'a self, uri: &'a Uri) -> &'a str {
+        self.plain_path.as_deref().unwrap_or(uri.path())
+    }
 }
 
 impl Refusal {

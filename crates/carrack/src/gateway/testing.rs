@@ -20,7 +20,7 @@ use super::backend::{Backend, Batch, Next, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::node::limits::Limits;
 use crate::node::{ServeOptions, serve};
-use crate::store::car_stream::CarRequest;
+use crate::store::car_stream::{CarRequest, walk_error};
 
 /// How a block of [`Memory`] fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -124,7 +124,7 @@ impl Backend for Memory {
         self.find_good(cid)
     }
 
-    async fn resolve(&self, root: Cid, segments: Vec<String>) -> Result<Resolved> {
+    async fn resolve(&self, root: Cid, segments: Vec<Vec<u8>>) -> Result<Resolved> {
         let failed = |error: WalkError| Error::new(ErrorKind::NotFound, error.to_string());
         let limits = ResolveLimits::default();
         let mut resolver = Resolver::new(root, segments, limits).map_err(failed)?;
@@ -150,6 +150,7 @@ impl Backend for Memory {
                 request.dups,
                 WalkLimits::default(),
             ),
+            failure: None,
         }
     }
 }
@@ -161,6 +162,7 @@ pub(crate) struct MemoryPlan {
     memory: Memory,
     root: Cid,
     walker: Walker,
+    failure: Option<Error>,
 }
 
 impl Plan for MemoryPlan {
@@ -171,18 +173,25 @@ impl Plan for MemoryPlan {
     }
 
     fn next_batch(&mut self) -> Result<Next<MemoryBatch>> {
-        let failed = |error: WalkError| Error::new(ErrorKind::Invalid, error.to_string());
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
         let mut cids = Vec::new();
         let mut len = 0;
         while cids.len() < BATCH_BLOCKS {
-            let (cid, emit) = match self.walker.next().map_err(failed)? {
-                Step::End => break,
-                Step::Leaf(cid) => (cid, true),
-                Step::Need { cid, emit } => {
+            let (cid, emit) = match self.walker.next().map_err(walk_error) {
+                Ok(Step::End) => break,
+                Ok(Step::Leaf(cid)) => (cid, true),
+                Ok(Step::Need { cid, emit }) => {
                     self.walker
                         .provide(&cid, self.memory.find_good(&cid)?)
-                        .map_err(failed)?;
+                        .map_err(walk_error)?;
                     (cid, emit)
+                }
+                Err(error) if cids.is_empty() => return Err(error),
+                Err(error) => {
+                    self.failure = Some(error);
+                    break;
                 }
             };
             if emit {

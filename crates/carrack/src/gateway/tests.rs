@@ -453,3 +453,63 @@ async fn every_request_has_a_line_in_the_access_log() {
         assert!(line["bytes"].as_u64().unwrap() >= reply.body.len() as u64);
     }
 }
+
+/// What was sent is what the scope says, in the answer and in its trailer.
+#[tokio::test]
+async fn a_scope_beside_entity_bytes_is_kept() {
+    let memory = Memory::default();
+    let (root, _) = list_of(&memory, 12);
+    let node = node(&memory).await;
+    for (query, n_blocks, scope) in [
+        ("dag-scope=all&entity-bytes=0:9", 13, "all"),
+        ("dag-scope=block&entity-bytes=9:*", 1, "block"),
+        ("entity-bytes=0:9", 1, "entity"),
+    ] {
+        let path = format!("/ipfs/{root}?{query}");
+        let reply = node.ask("GET", &path, &[META_FIELD]).await;
+        let (cids, _, trailer) = reply.car();
+        assert_eq!(cids.len(), n_blocks, "{query}");
+        let trailer: Value = serde_json::from_slice(&trailer).unwrap();
+        let params = &trailer["data"]["dag_params"];
+        assert_eq!(params["dag-scope"], scope, "{query}");
+        let has_range = params.get("entity-bytes").is_some();
+        assert_eq!(has_range, scope == "entity", "{query}");
+        let path = format!("/ipfs/{root}?format=car&{query}");
+        assert_eq!(node.get(&path).await.car().0.len(), n_blocks, "{query}");
+    }
+}
+
+/// A DAG that may go on is no whole answer: 501 before the first byte, then a cut or a trailer.
+#[tokio::test]
+async fn a_codec_whose_links_are_unknown_is_told() {
+    let memory = Memory::default();
+    let odd = memory.put(0x90, vec![0xc0]);
+    let node = node(&memory).await;
+    for method in ["GET", "HEAD"] {
+        let path = format!("/ipfs/{odd}?format=car");
+        assert_eq!(node.ask(method, &path, &[]).await.status, 501);
+    }
+    let path = format!("/ipfs/{odd}?format=car");
+    refused(&node.get(&path).await, 501);
+    assert!(node.get(&path).await.text().contains("0x90"));
+    for scope in ["block", "entity"] {
+        let reply = node.get(&format!("{path}&dag-scope={scope}")).await;
+        assert_eq!(reply.car().0, [odd]);
+    }
+    assert_eq!(
+        node.get(&format!("/ipfs/{odd}?format=raw")).await.status,
+        200
+    );
+
+    let leaves: Vec<Cid> = (0..20_u8).map(|n| memory.put(RAW, vec![n])).collect();
+    let root = memory.put_list(&[&leaves[..], &[odd]].concat());
+    let path = format!("/ipfs/{root}?format=car");
+    let cut = node.get(&path).await;
+    assert!(cut.status == 200 && !cut.whole);
+    let named = node.ask("GET", &path, &[META_FIELD]).await;
+    assert!(named.whole);
+    let (cids, _, trailer) = named.car();
+    assert!(cids.len() >= 20, "what is known is sent");
+    let trailer: Value = serde_json::from_slice(&trailer).unwrap();
+    assert!(trailer["error"].as_str().unwrap().contains("0x90"));
+}

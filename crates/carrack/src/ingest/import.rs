@@ -19,6 +19,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use carrack_formats::Cid;
+use carrack_formats::car::v1::SECTION_LEN_MAX_LARGE;
 use carrack_formats::car::{CarError, CarLimits, Parser, Section, Step, v2};
 use carrack_formats::cid;
 use carrack_formats::verify::{HashError, Verifier, is_legacy};
@@ -247,11 +248,33 @@ fn car_failed(path: &Path, error: CarFailure) -> Error {
             format!("cannot read {}", path.display()),
             error,
         ),
+        CarFailure::Car(error @ CarError::TooManyRoots { .. }) => {
+            let what = format!("{} is more than is taken", path.display());
+            Error::with(ErrorKind::Limit, what, error)
+        }
         CarFailure::Car(error) => {
-            let what = format!("{} is not a sound CAR", path.display());
+            let hint = hint(&error).unwrap_or_default();
+            let what = format!("{} is not a sound CAR{hint}", path.display());
             Error::with(ErrorKind::Verification, what, error)
         }
     }
+}
+
+/// The switch under which a CAR is sound that is not without it.
+fn hint(error: &CarError) -> Option<&'static str> {
+    Some(match error {
+        CarError::ZeroSection { .. } => " (--allow-padding takes zeros behind the last block)",
+        CarError::SectionTooLong { len, len_max, .. }
+            if (*len_max..=SECTION_LEN_MAX_LARGE).contains(len) =>
+        {
+            " (--allow-big-blocks takes blocks of up to 8 MiB)"
+        }
+        CarError::HashNotAllowed {
+            source: HashError::NotAllowed { code },
+            ..
+        } if is_legacy(*code) => " (--allow-legacy-hashes takes SHA-1 and double SHA2-256)",
+        _ => return None,
+    })
 }
 
 /// Either the CAR's fault, or not.

@@ -64,6 +64,8 @@ pub struct CarPlan {
     /// Bytes of blocks that the last batch holds, which nobody else accounts for until it is read.
     held_len: usize,
     done: bool,
+    /// Why the walk ended early: told after everything that came before it.
+    failure: Option<Error>,
 }
 
 /// A step of the walk that waits for a block.
@@ -135,6 +137,7 @@ impl CarPlan {
             carried: None,
             held_len: 0,
             done: false,
+            failure: None,
         }
     }
 
@@ -155,7 +158,8 @@ impl CarPlan {
     /// the walk itself needs and that lie on this machine.
     ///
     /// # Errors
-    /// `NotFound` for a block that is not here, and those of reading a node. The plan ends there.
+    /// `NotFound` for a block that is not here, and those of reading a node; `Partial` after a CAR
+    /// that is whole as far as can be told. What came before was given; the plan ends there.
     pub fn next_batch(&mut self) -> Result<Next<Batch>> {
         let mut batch = Batch {
             blocks: self.blocks.clone(),
@@ -166,9 +170,14 @@ impl CarPlan {
         if let Some(item) = self.carried.take() {
             batch.push(item);
         }
-        while !self.done && self.needed.is_none() && !batch.is_full() {
-            let Some(item) = self.next_item()? else {
-                continue;
+        while !self.done && self.needed.is_none() && self.failure.is_none() && !batch.is_full() {
+            let item = match self.next_item() {
+                Ok(Some(item)) => item,
+                Ok(None) => continue,
+                Err(error) => {
+                    self.failure = Some(error);
+                    break;
+                }
             };
             if batch.len > 0 && batch.len + item.frame_len() > BUFFER_LEN {
                 self.carried = Some(item);
@@ -180,7 +189,10 @@ impl CarPlan {
         Ok(match &self.needed {
             _ if !batch.items.is_empty() => Next::Batch(batch),
             Some(needed) => Next::Needs(needed.cid),
-            None => Next::End,
+            None => match self.failure.take() {
+                Some(error) => return Err(error),
+                None => Next::End,
+            },
         })
     }
 
@@ -397,6 +409,9 @@ impl Batch {
 /// A walk that cannot go on, as the product's error.
 #[must_use]
 pub fn walk_error(error: WalkError) -> Error {
+    if let WalkError::LinksUnknown { .. } = error {
+        return Error::with(ErrorKind::Partial, "the DAG may go on", error);
+    }
     let kind = match error {
         WalkError::TooDeep { .. }
         | WalkError::StackTooLarge { .. }

@@ -73,6 +73,10 @@ impl FileReader {
             }
             let piece = self.clip(&data);
             self.position += data.len() as u64;
+            // Not read on for what would not be given out.
+            if self.ends_file() && self.position > self.to {
+                return Err(self.lie());
+            }
             if !piece.is_empty() {
                 return Ok(Some(piece));
             }
@@ -94,12 +98,15 @@ impl FileReader {
 
     /// Whether all that the file's nodes announced has come, and no more.
     fn check_end(&self) -> Result<Option<Bytes>> {
-        let ends_file = self.file_len == Some(self.to);
-        let is_lie = self.position < self.to || (ends_file && self.position > self.to);
-        if self.from < self.to && is_lie {
+        if self.from < self.to && self.position < self.to {
             return Err(self.lie());
         }
         Ok(None)
+    }
+
+    /// Whether the range goes up to the end of the file, so that nothing may come after it.
+    fn ends_file(&self) -> bool {
+        self.file_len == Some(self.to)
     }
 
     fn lie(&self) -> Error {

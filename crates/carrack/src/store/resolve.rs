@@ -20,7 +20,7 @@ use crate::store::block::Blocks;
 pub fn resolve_blocking(
     blocks: &Blocks,
     root: Cid,
-    segments: Vec<String>,
+    segments: Vec<Vec<u8>>,
     limits: ResolveLimits,
 ) -> Result<Resolved> {
     let mut resolver = Resolver::new(root, segments, limits).map_err(path_error)?;
@@ -42,7 +42,7 @@ pub fn resolve_blocking(
 pub async fn resolve(
     blocks: &Blocks,
     root: Cid,
-    segments: Vec<String>,
+    segments: Vec<Vec<u8>>,
     limits: ResolveLimits,
 ) -> Result<Resolved> {
     let mut resolver = Resolver::new(root, segments, limits).map_err(path_error)?;

@@ -22,8 +22,8 @@ use crate::{Cid, varint};
 
 /// Longest header, in bytes.
 pub const HEADER_LEN_MAX: u64 = 1024 * 1024;
-/// Most roots.
-pub const ROOTS_MAX: usize = 1000;
+/// Most roots: as many as the longest header holds of those with SHA2-256; 4 MiB as CIDs.
+pub const ROOTS_MAX: usize = 25_000;
 /// Longest section by default, in bytes: a block of 2 MiB, which is what peers accept, and its CID.
 pub const SECTION_LEN_MAX: u64 = 2 * 1024 * 1024 + CID_LEN_MAX as u64;
 /// Longest section for whoever asks for it, in bytes: go-car's limit.

@@ -41,7 +41,7 @@ pub fn links(block: &Bytes) -> Result<Links, DagError> {
 ///
 /// # Errors
 /// [`DagError`] if the bytes on the way are no dag-cbor, or the link is no CID.
-pub fn resolve(block: &[u8], segments: &[&str]) -> Result<PathStep, DagError> {
+pub fn resolve<S: AsRef<[u8]>>(block: &[u8], segments: &[S]) -> Result<PathStep, DagError> {
     let mut reader = Reader::new(block);
     let mut used = 0;
     if segments.is_empty() {
@@ -50,7 +50,7 @@ pub fn resolve(block: &[u8], segments: &[&str]) -> Result<PathStep, DagError> {
     loop {
         let start = reader.at;
         let head = reader.head()?;
-        let segment = segments.get(used);
+        let segment = segments.get(used).map(AsRef::as_ref);
         let found = match (head, segment) {
             (Head::Tag(TAG_LINK), _) => {
                 let span = reader.link(start)?;
@@ -222,11 +222,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Moves to the value of `key` in a map of `len` pairs that was just entered.
-    fn enter_key(&mut self, len: u64, key: &str) -> Result<bool, DagError> {
+    fn enter_key(&mut self, len: u64, key: &[u8]) -> Result<bool, DagError> {
         for _ in 0..len {
             let start = self.at;
             if let Head::Text(span) = self.head()? {
-                if self.slice(span) == key.as_bytes() {
+                if self.slice(span) == key {
                     return Ok(true);
                 }
             } else {
@@ -239,7 +239,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Moves to the item `index` of a list of `len` items that was just entered.
-    fn enter_index(&mut self, len: u64, index: &str) -> Result<bool, DagError> {
+    fn enter_index(&mut self, len: u64, index: &[u8]) -> Result<bool, DagError> {
         let Some(index) = list_index(index).filter(|&index| index < len) else {
             return Ok(false);
         };

@@ -48,7 +48,7 @@ pub fn links(block: &Bytes) -> Result<Links, DagError> {
 ///
 /// # Errors
 /// [`DagError`] if the bytes on the way are no dag-json, or the link is no CID.
-pub fn resolve(block: &[u8], segments: &[&str]) -> Result<PathStep, DagError> {
+pub fn resolve<S: AsRef<[u8]>>(block: &[u8], segments: &[S]) -> Result<PathStep, DagError> {
     let mut reader = Reader {
         bytes: block,
         at: 0,
@@ -65,7 +65,7 @@ pub fn resolve(block: &[u8], segments: &[&str]) -> Result<PathStep, DagError> {
                 used,
             });
         }
-        let Some(segment) = segments.get(used) else {
+        let Some(segment) = segments.get(used).map(AsRef::as_ref) else {
             return Ok(PathStep::Value { used });
         };
         let found = match reader.peek() {
@@ -370,14 +370,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Moves to the value of `wanted` in the map that starts here.
-    fn enter_key(&mut self, wanted: &str) -> Result<bool, DagError> {
+    fn enter_key(&mut self, wanted: &[u8]) -> Result<bool, DagError> {
         // `{"/":{"bytes":…}}` is a scalar; dag-json has no maps with this key.
-        if self.open_or_scalar()?.is_none() || wanted == "/" {
+        if self.open_or_scalar()?.is_none() || wanted == b"/" {
             return Ok(false);
         }
         loop {
             let key = self.key()?;
-            if *self.unescape(&key) == *wanted.as_bytes() {
+            if *self.unescape(&key) == *wanted {
                 return Ok(true);
             }
             if !self.skip_to_next(b'}')? {
@@ -387,7 +387,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Moves to the item `index` of the list that starts here.
-    fn enter_index(&mut self, index: &str) -> Result<bool, DagError> {
+    fn enter_index(&mut self, index: &[u8]) -> Result<bool, DagError> {
         let Some(index) = list_index(index) else {
             return Ok(false);
         };

@@ -9,6 +9,8 @@
 //! Spec: <https://ipld.io/docs/codecs/known/>
 
 pub mod cbor;
+pub mod git;
+pub mod jose;
 pub mod json;
 pub mod pb;
 
@@ -71,11 +73,14 @@ impl DagError {
 /// How CIDs stand in a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LinkForm {
-    /// As bytes (dag-pb, dag-cbor; the span is without the `00` that dag-cbor puts before them).
+    /// As bytes (dag-pb, dag-cbor, dag-jose; the span is without the `00` that stands before a link
+    /// in CBOR).
     #[default]
     Binary,
     /// As text (dag-json; the span is what stands between the quotes).
     Text,
+    /// As names of git objects, of 20 bytes or 40 hexadecimal digits.
+    Git,
 }
 
 /// The links of one block in document order.
@@ -135,6 +140,10 @@ impl Links {
         let bytes = self.block.get(start..end)?;
         let cid = match self.form {
             LinkForm::Binary => cid::parse_bytes(bytes),
+            LinkForm::Git => {
+                let no_name = DagError::malformed(start, "no name of a git object");
+                return Some(git::cid(bytes).ok_or(no_name));
+            }
             LinkForm::Text => match std::str::from_utf8(bytes) {
                 Ok(text) => cid::parse_text(text),
                 Err(_) => return Some(Err(DagError::malformed(start, "text is not UTF-8"))),
@@ -160,7 +169,44 @@ impl Links {
     }
 }
 
-/// Finds the links of `block`. Codecs that have none, and those unknown here, give none.
+/// What is known of the links in blocks of a codec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Linking {
+    /// [`links`] reads them.
+    Read,
+    /// There are none: such blocks are bytes or plain data.
+    Never,
+    /// There may be some, and they are not read here.
+    Unknown,
+}
+
+/// What is known of the links in blocks of `codec`. A codec that is not listed here is taken for
+/// one with links: a DAG that is cut must not look whole.
+#[must_use]
+pub const fn linking(codec: u64) -> Linking {
+    match codec {
+        cid::DAG_PB | cid::DAG_CBOR | cid::DAG_JSON | cid::DAG_JOSE | cid::GIT_RAW => Linking::Read,
+        // Identity, CBOR, raw, libp2p-key, JSON, MessagePack; CARs, IPNS and peer records, indexes
+        // of CARs, which name blocks and do not link to them; Filecoin's commitments.
+        0x00
+        | cid::CBOR
+        | cid::RAW
+        | 0x72
+        | cid::JSON
+        | 0x0201
+        | 0x0202
+        | 0x0300
+        | 0x0301
+        | 0x0400
+        | 0x0401
+        | 0xf101
+        | 0xf102 => Linking::Never,
+        _ => Linking::Unknown,
+    }
+}
+
+/// Finds the links of `block`. Codecs that have none, and those unknown here, give none: see
+/// [`linking`].
 ///
 /// # Errors
 /// [`DagError`] if the block is not what its codec says. That a link is a CID shows only when it
@@ -170,6 +216,8 @@ pub fn links(codec: u64, block: &Bytes) -> Result<Links, DagError> {
         cid::DAG_PB => pb::links(block),
         cid::DAG_CBOR => cbor::links(block),
         cid::DAG_JSON => json::links(block),
+        cid::DAG_JOSE => jose::links(block),
+        cid::GIT_RAW => git::links(block),
         _ => Ok(Links::default()),
     }
 }
@@ -197,10 +245,10 @@ pub enum PathStep {
 }
 
 /// A path segment as the index of a list: decimal, no sign, no zeros before it.
-fn list_index(segment: &str) -> Option<u64> {
-    let is_plain = segment.bytes().all(|byte| byte.is_ascii_digit());
-    if !is_plain || (segment.len() > 1 && segment.starts_with('0')) {
+fn list_index(segment: &[u8]) -> Option<u64> {
+    let is_plain = segment.iter().all(u8::is_ascii_digit);
+    if !is_plain || (segment.len() > 1 && segment.starts_with(b"0")) {
         return None;
     }
-    segment.parse().ok()
+    std::str::from_utf8(segment).ok()?.parse().ok()
 }

@@ -14,7 +14,7 @@ mod visited;
 mod walker;
 
 pub use range::{ByteRange, RangeError};
-pub use resolve::{ResolveLimits, ResolveStep, Resolved, Resolver};
+pub use resolve::{ResolveLimits, ResolveStep, Resolved, Resolver, push_segment};
 pub use walker::{Scope, Step, WalkLimits, Walker};
 
 use crate::Cid;
@@ -30,7 +30,7 @@ pub enum WalkError {
     /// The path does not exist: a definite answer, not a failure.
     #[error("no {segment:?} below {last}")]
     NotFound {
-        /// The segment that is not there.
+        /// The segment that is not there, with U+FFFD for what is not UTF-8.
         segment: String,
         /// Its number, from 0.
         index: usize,
@@ -40,6 +40,9 @@ pub enum WalkError {
     /// The path has too many segments, or one is too long.
     #[error("path is longer than the limit")]
     PathTooLong,
+    /// A `..` has no segment before it.
+    #[error("path leads above its root")]
+    AboveRoot,
     /// A block is not what its codec says.
     #[error("block {cid} cannot be read")]
     Block {
@@ -98,6 +101,20 @@ pub enum WalkError {
         /// The limit.
         limit: usize,
     },
+    /// All links that can be read were followed, and there may be more: blocks of a codec whose
+    /// links are not read here ([`linking`](crate::dag::linking)) were sent for leaves.
+    #[error(
+        "the links of {cid} cannot be read: codec {codec:#x} is not known here{}",
+        others(*n_blocks)
+    )]
+    LinksUnknown {
+        /// The first such block.
+        cid: Box<Cid>,
+        /// Its codec.
+        codec: u64,
+        /// How often such blocks were met.
+        n_blocks: u64,
+    },
     /// The caller gave a block that was not asked for.
     #[error("block {cid} was not asked for")]
     Unexpected {
@@ -107,4 +124,11 @@ pub enum WalkError {
     /// The walk has failed before. It never seems to end well afterwards.
     #[error("the walk has failed before")]
     Failed,
+}
+
+fn others(n_blocks: u64) -> String {
+    match n_blocks {
+        0 | 1 => String::new(),
+        n => format!(" (nor can those of {} more blocks)", n - 1),
+    }
 }

@@ -1,22 +1,22 @@
 //! Paths: a root CID and names in, the block they lead to out.
 //!
-//! In       the root, the path's segments, and each block that is asked for.
+//! In       the root, the path's segments, of any bytes, and each block that is asked for.
 //! Out      [`Resolved`]: where the path ends and which blocks prove that.
 //! Limits   [`ResolveLimits`]; a name leads through at most 22 shards of a directory.
-//! Not here percent-decoding and `.` or `..`, which the caller has dealt with; symbolic links,
-//!          which are not followed; the blocks below the end (`walk::walker`).
+//! Not here percent-decoding, which the caller has done; symbolic links, which are not followed;
+//!          the blocks below the end (`walk::walker`).
 //!
 //! A path goes through directories, plain or sharded, through the link names of dag-pb blocks that
-//! are not UnixFS, and through maps and lists of dag-cbor and dag-json. It may end inside a
-//! dag-cbor or dag-json block. Of entries with the same name the first counts.
+//! are not UnixFS, and through maps and lists of dag-cbor, dag-jose and dag-json. It may end inside
+//! such a block. Of entries with the same name the first counts.
 
 use bytes::Bytes;
 
 use super::WalkError;
 use crate::Cid;
-use crate::cid::{self, DAG_CBOR, DAG_JSON, DAG_PB};
+use crate::cid::{self, DAG_CBOR, DAG_JOSE, DAG_JSON, DAG_PB};
 use crate::dag::pb::{PbLink, PbNode};
-use crate::dag::{DagError, PathStep, cbor, json};
+use crate::dag::{DagError, PathStep, cbor, jose, json};
 use crate::unixfs::hamt::{Lookup, Shard, hash_name};
 use crate::unixfs::node::{Kind, UnixFs};
 
@@ -34,6 +34,22 @@ impl Default for ResolveLimits {
         Self {
             segments_max: 256,
             segment_len_max: 4096,
+        }
+    }
+}
+
+/// Adds a segment, decoded, to the path before it, by the rules of the UnixFS specification: empty
+/// ones and `.` are nothing, `..` takes the segment before it away.
+///
+/// # Errors
+/// `AboveRoot`: there is none before it.
+pub fn push_segment(segments: &mut Vec<Vec<u8>>, segment: &[u8]) -> Result<(), WalkError> {
+    match segment {
+        b"" | b"." => Ok(()),
+        b".." => segments.pop().map(drop).ok_or(WalkError::AboveRoot),
+        name => {
+            segments.push(name.to_vec());
+            Ok(())
         }
     }
 }
@@ -77,7 +93,7 @@ impl Resolved {
 /// Follows a path. Ask [`next`](Self::next), give what it needs, until it is done.
 #[derive(Debug)]
 pub struct Resolver {
-    segments: Vec<String>,
+    segments: Vec<Vec<u8>>,
     /// How many of the segments have led somewhere.
     n_used: usize,
     current: Cid,
@@ -95,8 +111,13 @@ impl Resolver {
     ///
     /// # Errors
     /// `PathTooLong`.
-    pub fn new(root: Cid, segments: Vec<String>, limits: ResolveLimits) -> Result<Self, WalkError> {
-        let too_long = |segment: &String| segment.len() > limits.segment_len_max;
+    pub fn new<S: Into<Vec<u8>>>(
+        root: Cid,
+        segments: Vec<S>,
+        limits: ResolveLimits,
+    ) -> Result<Self, WalkError> {
+        let segments: Vec<Vec<u8>> = segments.into_iter().map(Into::into).collect();
+        let too_long = |segment: &Vec<u8>| segment.len() > limits.segment_len_max;
         if segments.len() > limits.segments_max || segments.iter().any(too_long) {
             return Err(WalkError::PathTooLong);
         }
@@ -165,6 +186,7 @@ impl Resolver {
         let result = match self.current.codec() {
             DAG_PB => self.step_pb(block),
             DAG_CBOR => self.step_document(|segments| cbor::resolve(block, segments)),
+            DAG_JOSE => self.step_document(|segments| jose::resolve(block, segments)),
             DAG_JSON => self.step_document(|segments| json::resolve(block, segments)),
             _ => Err(self.not_found(0)),
         };
@@ -182,7 +204,7 @@ impl Resolver {
         match (kind, unixfs) {
             (Some(Kind::HamtShard), Some(unixfs)) => self.step_shard(&node, &unixfs),
             (None | Some(Kind::Directory), _) if self.shard.is_none() => {
-                let name = self.segment().as_bytes();
+                let name = self.segment();
                 let link = node.links().find(|link| link.name == name);
                 let link = link.ok_or_else(|| self.not_found(0))?;
                 self.follow(&link)
@@ -198,7 +220,7 @@ impl Resolver {
             source,
         };
         let shard = Shard::parse(node, unixfs).map_err(hamt_error)?;
-        let name = self.segment().as_bytes();
+        let name = self.segment();
         let (hash, bits) = self.shard.unwrap_or_else(|| (hash_name(name), 0));
         match shard.lookup(name, hash, bits).map_err(hamt_error)? {
             Lookup::Missing => Err(self.not_found(0)),
@@ -216,13 +238,13 @@ impl Resolver {
 
     fn step_document(
         &mut self,
-        resolve: impl FnOnce(&[&str]) -> Result<PathStep, DagError>,
+        resolve: impl FnOnce(&[&[u8]]) -> Result<PathStep, DagError>,
     ) -> Result<(), WalkError> {
-        let left: Vec<&str> = self
+        let left: Vec<&[u8]> = self
             .segments
             .iter()
             .skip(self.n_used)
-            .map(String::as_str)
+            .map(Vec::as_slice)
             .collect();
         match resolve(&left).map_err(|source| self.block_error(source))? {
             PathStep::Missing { used } => Err(self.not_found(used)),
@@ -259,8 +281,8 @@ impl Resolver {
         cid::parse_bytes(link.cid).map_err(|source| WalkError::Link { cid, source })
     }
 
-    fn segment(&self) -> &str {
-        self.segments.get(self.n_used).map_or("", String::as_str)
+    fn segment(&self) -> &[u8] {
+        self.segments.get(self.n_used).map_or(b"", Vec::as_slice)
     }
 
     fn block_error(&self, source: DagError) -> WalkError {
@@ -277,9 +299,9 @@ impl Resolver {
         } else {
             *self.roots.last().unwrap_or(&self.current)
         };
-        let segment = self.segments.get(index).cloned().unwrap_or_default();
+        let segment = self.segments.get(index).map_or(&b""[..], Vec::as_slice);
         WalkError::NotFound {
-            segment,
+            segment: String::from_utf8_lossy(segment).into_owned(),
             index,
             last: Box::new(last),
         }

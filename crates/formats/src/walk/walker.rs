@@ -15,9 +15,9 @@ use super::range::ByteRange;
 use super::resolve::Resolved;
 use super::visited::{Full, Visit, Visited};
 use crate::Cid;
-use crate::cid::{self, DAG_CBOR, DAG_JSON, DAG_PB};
+use crate::cid::{self, DAG_PB, GIT_RAW};
 use crate::dag::pb::{PbLink, PbNode, next_link};
-use crate::dag::{DagError, Links, links};
+use crate::dag::{DagError, Linking, Links, linking, links};
 use crate::unixfs::hamt::{HamtError, Shard};
 use crate::unixfs::node::{Kind, SizeCursor, UnixFs};
 
@@ -36,9 +36,10 @@ pub enum Scope {
 /// Bounds on one walk.
 #[derive(Debug, Clone, Copy)]
 pub struct WalkLimits {
-    /// Most levels below the terminus.
+    /// Most levels below the terminus. Git objects do not count: a history is a chain as long as
+    /// it is old, and what it costs is what is held open.
     pub depth_max: u32,
-    /// Most bytes of blocks that are held open.
+    /// Most bytes of blocks that are held open, and of the places in them.
     pub stack_bytes_max: usize,
     /// Most blocks that are remembered when duplicates are left out.
     pub visited_max: usize,
@@ -53,6 +54,9 @@ impl Default for WalkLimits {
         }
     }
 }
+
+/// Most blocks that a walk over a range may look into again.
+const AGAIN_MAX: u32 = 4096;
 
 /// What comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +86,8 @@ pub struct Walker {
     visited: Option<Visited>,
     /// Blocks that were looked into again and not sent again.
     n_again: u32,
+    /// The first block whose links are not read here, and how many there were.
+    unknown: Option<(Cid, u64)>,
     limits: WalkLimits,
     stack: Vec<Frame>,
     /// Bytes held by `stack`.
@@ -185,6 +191,7 @@ impl Walker {
             range,
             visited: (!dups).then(Visited::default),
             n_again: 0,
+            unknown: None,
             limits,
             stack: Vec::new(),
             stack_bytes: 0,
@@ -227,7 +234,8 @@ impl Walker {
     /// The next step. While a block is needed this says so again.
     ///
     /// # Errors
-    /// Limits, and links that are malformed. The walk is over: everything later is `Failed`.
+    /// Limits, and links that are malformed; `LinksUnknown` instead of an end that would claim too
+    /// much. The walk is over: everything later is `Failed`.
     #[expect(
         clippy::should_implement_trait,
         reason = "errors end it, blocks go in between"
@@ -276,7 +284,8 @@ impl Walker {
             }
         }
         while let Some(frame) = self.stack.last_mut() {
-            let depth = frame.depth.saturating_add(1);
+            let is_level = frame.cid.codec() != GIT_RAW;
+            let depth = frame.depth.saturating_add(u32::from(is_level));
             let child = frame.next_child()?;
             if child.is_none() || frame.is_exhausted() {
                 self.stack_bytes = self.stack_bytes.saturating_sub(frame.held);
@@ -289,7 +298,14 @@ impl Walker {
                 }
             }
         }
-        Ok(Step::End)
+        match &self.unknown {
+            None => Ok(Step::End),
+            Some((cid, n_blocks)) => Err(WalkError::LinksUnknown {
+                cid: Box::new(*cid),
+                codec: cid.codec(),
+                n_blocks: *n_blocks,
+            }),
+        }
     }
 
     /// Decides about one block: `None` if there is nothing to tell the caller.
@@ -301,13 +317,16 @@ impl Walker {
                 limit,
             });
         }
-        let has_links = match rule {
-            Rule::Block => false,
-            Rule::All => matches!(cid.codec(), DAG_PB | DAG_CBOR | DAG_JSON),
-            _ => cid.codec() == DAG_PB,
+        let linking = match rule {
+            Rule::Block => Linking::Never,
+            Rule::All => linking(cid.codec()),
+            _ if cid.codec() == DAG_PB => Linking::Read,
+            _ => Linking::Never,
         };
+        let has_links = linking == Linking::Read;
         if let (Some(data), false) = (cid::identity_data(&cid), self.reading) {
             // Never part of an answer, but links out of it are.
+            self.note(&cid, linking);
             if has_links {
                 self.open(&cid, Bytes::copy_from_slice(data), rule, depth)?;
             }
@@ -326,6 +345,7 @@ impl Walker {
             return Ok(None);
         }
         if !has_links {
+            self.note(&cid, linking);
             return Ok(Some(Step::Leaf(cid)));
         }
         let emit = visit == Visit::First;
@@ -334,7 +354,7 @@ impl Walker {
             // whole. With more of them, nodes lie about their sizes, so that a DAG of n levels
             // would be n^2 steps without anything to send.
             self.n_again += 1;
-            if self.n_again > self.limits.depth_max.saturating_mul(4) {
+            if self.n_again > AGAIN_MAX {
                 return Err(WalkError::File { cid: Box::new(cid) });
             }
         }
@@ -345,6 +365,14 @@ impl Walker {
             depth,
         });
         Ok(Some(Step::Need { cid, emit }))
+    }
+
+    /// Remembers a block below which there may be more than can be told.
+    fn note(&mut self, cid: &Cid, linking: Linking) {
+        if linking == Linking::Unknown {
+            let (_, n_blocks) = self.unknown.get_or_insert((*cid, 0));
+            *n_blocks += 1;
+        }
     }
 
     /// Puts a block on the stack, if there is anything to follow in it.
@@ -387,7 +415,8 @@ impl Walker {
             return Ok(());
         }
         self.stack_bytes = self.stack_bytes.saturating_add(held);
-        if self.stack_bytes > self.limits.stack_bytes_max {
+        let places_len = (self.stack.len() + 1).saturating_mul(size_of::<Frame>());
+        if self.stack_bytes.saturating_add(places_len) > self.limits.stack_bytes_max {
             return Err(WalkError::StackTooLarge {
                 limit: self.limits.stack_bytes_max,
             });
@@ -451,6 +480,11 @@ impl Walker {
         let Some(range) = self.range else {
             return Ok(Some(Filter::File));
         };
+        // No range means anything in a file that claims to be empty and has parts: its reader has
+        // to see them to know.
+        if file_len == 0 && node.n_links() > 0 {
+            return Ok(Some(Filter::File));
+        }
         // Counting from the end of a file whose sizes contradict each other has no meaning.
         if unixfs.filesize.is_some_and(|claimed| claimed != file_len) {
             return Err(WalkError::File {
@@ -636,7 +670,8 @@ impl Filter {
                 if start >= *to {
                     return Ok(Follow::NoMore);
                 }
-                if size == 0 || end <= *from {
+                // A part of no bytes in the middle belongs to it: its size may be a lie.
+                if end <= *from {
                     return Ok(Follow::No);
                 }
                 let base = base.saturating_add(start);

@@ -82,6 +82,32 @@ fn good_file() -> Vec<u8> {
     block
 }
 
+/// A payload, and a link with a tag behind it.
+fn good_jose() -> Vec<u8> {
+    let payload = raw(b"payload").to_bytes();
+    let mut block = [&[0xa2, 0x67][..], b"payload", &[0x58, payload.len() as u8]].concat();
+    block.extend(payload);
+    block.extend([&[0x6a][..], b"signatures"].concat());
+    block.extend(good_cbor());
+    block
+}
+
+fn good_git() -> [Vec<u8>; 4] {
+    let name = "5a".repeat(20);
+    let object =
+        |kind: &str, body: &[u8]| [format!("{kind} {}\0", body.len()).as_bytes(), body].concat();
+    let commit = format!("tree {name}\nparent {name}\nauthor A\nmergetag object {name}\n x\n\ny");
+    [
+        object("blob", b"hello"),
+        object(
+            "tree",
+            &[&b"100644 a\0"[..], &[1; 20], b"40000 b\0", &[2; 20]].concat(),
+        ),
+        object("commit", commit.as_bytes()),
+        object("tag", format!("object {name}\ntype commit\n").as_bytes()),
+    ]
+}
+
 fn good_blocks() -> [Vec<u8>; 5] {
     let symlink = dir::symlink(b"../x", &UNIXFS_V1_2025).1;
     [
@@ -102,6 +128,10 @@ fn good_bytes_pass() {
     fuzz_bodies::car_v2_index(&[&v2::write(1, false)[..], &[0; 60]].concat());
     fuzz_bodies::dag_cbor(&good_cbor());
     fuzz_bodies::dag_json(&good_json());
+    fuzz_bodies::dag_jose(&good_jose());
+    good_git()
+        .iter()
+        .for_each(|object| fuzz_bodies::git_raw(object));
     for block in good_blocks() {
         blocks::dag_pb(&block);
         blocks::unixfs(&block);
@@ -124,6 +154,8 @@ proptest! {
         fuzz_bodies::car_v2_index(&bytes);
         fuzz_bodies::dag_cbor(&bytes);
         fuzz_bodies::dag_json(&bytes);
+        fuzz_bodies::dag_jose(&bytes);
+        fuzz_bodies::git_raw(&bytes);
         blocks::dag_pb(&bytes);
         blocks::unixfs(&bytes);
         blocks::entity_bytes(&bytes);
@@ -147,6 +179,10 @@ proptest! {
         fuzz_bodies::car_v2_index(&damaged(good_index(), &damages));
         fuzz_bodies::dag_cbor(&damaged(good_cbor(), &damages));
         fuzz_bodies::dag_json(&damaged(good_json(), &damages));
+        fuzz_bodies::dag_jose(&damaged(good_jose(), &damages));
+        for object in good_git() {
+            fuzz_bodies::git_raw(&damaged(object, &damages));
+        }
         for block in good_blocks() {
             let block = damaged(block, &damages);
             blocks::dag_pb(&block);

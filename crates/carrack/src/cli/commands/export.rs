@@ -21,7 +21,8 @@ use carrack_formats::walk::{Scope, WalkLimits};
 /// Writes the DAG below the target as a CAR. A file appears under its name only when it is whole.
 ///
 /// # Errors
-/// Those of resolving, reading and writing.
+/// Those of resolving, reading and writing. `Partial` if it is whole as far as can be told: the
+/// links of a block's codec are not known.
 pub fn run(args: &ExportArgs, env: &mut Env<'_>) -> Result<()> {
     let scope = match args.dag_scope.as_str() {
         "all" => Scope::All,
@@ -60,8 +61,12 @@ pub fn run(args: &ExportArgs, env: &mut Env<'_>) -> Result<()> {
     }
     let made = Temporary::new(&path, durable::MODE_SHARED);
     let mut made = made.context(ErrorKind::Unavailable, cannot)?;
-    write_car(plan, expected, env, Some(&mut made.file))?;
-    made.publish().context(ErrorKind::Unavailable, cannot)
+    let outcome = write_car(plan, expected, env, Some(&mut made.file));
+    if matches!(&outcome, Err(error) if error.kind() != ErrorKind::Partial) {
+        return outcome;
+    }
+    made.publish().context(ErrorKind::Unavailable, cannot)?;
+    outcome
 }
 
 /// Bytes of a DAG's blocks as its first node tells, which may lie: for the eye alone.
@@ -98,16 +103,15 @@ fn write_car(
     };
     // A header alone would be a whole CAR: nothing is written before the first blocks are good.
     let mut header = Some(plan.header());
-    loop {
+    let ended = loop {
         let mut batches = Vec::new();
-        while batches.len() < 2 * super::n_threads() {
-            let Some(batch) = plan.next_batch_blocking()? else {
-                break;
-            };
-            batches.push(batch);
-        }
-        if batches.is_empty() {
-            break;
+        let mut ended = None;
+        while ended.is_none() && batches.len() < 2 * super::n_threads() {
+            match plan.next_batch_blocking() {
+                Ok(Some(batch)) => batches.push(batch),
+                Ok(None) => ended = Some(Ok(())),
+                Err(error) => ended = Some(Err(error)),
+            }
         }
         let frames: Vec<Result<bytes::Bytes>> = std::thread::scope(|scope| {
             let reads: Vec<_> = batches
@@ -133,12 +137,18 @@ fn write_car(
                 "interrupted; the CAR is not whole",
             ));
         }
-    }
-    if let Some(header) = header {
+        if let Some(ended) = ended {
+            break ended;
+        }
+    };
+    let is_kept = ended
+        .as_ref()
+        .map_or_else(|error| error.kind() == ErrorKind::Partial, |()| true);
+    if let Some(header) = header.filter(|_| is_kept) {
         write(env, &header)?; // Of an identity CID, which is no block.
     }
     if let Some(file) = file {
         file.flush().map_err(write_error)?;
     }
-    Ok(())
+    ended
 }

@@ -7,7 +7,7 @@ use carrack_formats::car::CarLimits;
 use serde_json::json;
 
 use crate::cli::Env;
-use crate::cli::args::ImportArgs;
+use crate::cli::args::{CarArgs, ImportArgs};
 use crate::cli::output::{Output, bytes, shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
@@ -50,7 +50,9 @@ pub fn default_options() -> ImportOptions {
     }
 }
 
-fn one(args: &ImportArgs, env: &mut Env<'_>, file: &OsStr) -> Result<ImportReport> {
+/// Options as the switches say.
+#[must_use]
+pub fn options(args: &CarArgs) -> ImportOptions {
     let mut options = ImportOptions {
         salvage: args.salvage,
         legacy_hashes: args.allow_legacy_hashes,
@@ -60,8 +62,13 @@ fn one(args: &ImportArgs, env: &mut Env<'_>, file: &OsStr) -> Result<ImportRepor
     if args.allow_big_blocks {
         options.limits.section_len_max = BIG_SECTION_LEN_MAX;
     }
+    options
+}
+
+fn one(args: &ImportArgs, env: &mut Env<'_>, file: &OsStr) -> Result<ImportReport> {
+    let options = options(&args.car);
     if is_url(file) {
-        return import_url(env, file, &options, args.verify, args.copy);
+        return import_url(env, file, &options, args.car.verify, args.copy);
     }
     let store = env.blocks.store();
     let file = Path::new(file);
@@ -150,13 +157,7 @@ pub fn print(env: &mut Env<'_>, file: &OsStr, report: &ImportReport, quieter: bo
                 .line(&format!("{}  {}  {name}", root.cid, bytes(root.bytes)))?;
         }
     }
-    for problem in &report.problems {
-        env.out.note(&format!("{name}: {problem}"));
-    }
-    for root in &report.roots_missing {
-        env.out
-            .note(&format!("{name}: its root {root} is not in it"));
-    }
+    tell_problems(env, file, report);
     if !quieter {
         let how = match &report.index {
             _ if report.unchanged => "unchanged since it was imported".to_owned(),
@@ -167,4 +168,16 @@ pub fn print(env: &mut Env<'_>, file: &OsStr, report: &ImportReport, quieter: bo
         env.out.note(&format!("{name}: {n} blocks, {len}, {how}"));
     }
     Ok(())
+}
+
+/// What is wrong with a CAR that was taken all the same.
+pub fn tell_problems(env: &mut Env<'_>, file: &OsStr, report: &ImportReport) {
+    let name = shown(file.as_encoded_bytes());
+    for problem in &report.problems {
+        env.out.note(&format!("{name}: {problem}"));
+    }
+    for root in &report.roots_missing {
+        env.out
+            .note(&format!("{name}: its root {root} is not in it"));
+    }
 }

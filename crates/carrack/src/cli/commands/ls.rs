@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use carrack_formats::unixfs::list::{Item, entries};
 use carrack_formats::{Cid, cid};
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use serde_json::json;
 
 use crate::cli::Env;
@@ -95,10 +96,12 @@ fn directory(env: &mut Env<'_>, root: Cid) -> Result<()> {
 
 fn print(env: &mut Env<'_>, name: &[u8], cid: &Cid, tsize: Option<u64>) -> Result<()> {
     if env.out.json {
+        // A name need not be UTF-8: as a segment of a URL it can be written all the same.
+        let segment = percent_encode(name, NON_ALPHANUMERIC).to_string();
         let name = String::from_utf8_lossy(name);
-        return env
-            .out
-            .object(&json!({ "name": name, "cid": cid.to_string(), "tsize": tsize }));
+        return env.out.object(&json!({
+            "name": name, "segment": segment, "cid": cid.to_string(), "tsize": tsize,
+        }));
     }
     env.out.line(&format!(
         "{cid}  {:>10}  {}",

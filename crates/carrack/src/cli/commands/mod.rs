@@ -17,6 +17,8 @@ pub mod status;
 mod tests;
 pub mod verify;
 
+use std::ffi::OsStr;
+
 use carrack_formats::walk::{ResolveLimits, Resolved};
 
 use crate::cli::Env;
@@ -52,7 +54,7 @@ pub fn run(command: &Command, env: &mut Env<'_>) -> Result<()> {
 }
 
 /// Follows what a person wrote to where it ends.
-fn resolve(text: &str, env: &Env<'_>) -> Result<(Target, Resolved)> {
+fn resolve(text: &OsStr, env: &Env<'_>) -> Result<(Target, Resolved)> {
     let target = target::parse(text)?;
     let resolved = resolve_blocking(
         env.blocks,

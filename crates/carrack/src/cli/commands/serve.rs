@@ -142,7 +142,7 @@ pub fn run(
         serving.abort();
     }
     let watching = match &added {
-        Ok(()) if args.watch => Some(start_watching(
+        Ok(_) if args.watch => Some(start_watching(
             args,
             &args.paths,
             &blocks,
@@ -195,7 +195,16 @@ pub fn run(
     if let Some(writer) = log_writer {
         writer.finish()?;
     }
-    added.and(served)
+    match added {
+        Err(error) => Err(error),
+        Ok(0) => served,
+        Ok(n_failed) => served.and(Err(not_served(n_failed, args.paths.len()))),
+    }
+}
+
+fn not_served(n_failed: usize, n_places: usize) -> Error {
+    let what = format!("{n_failed} of {n_places} places were not served");
+    Error::new(ErrorKind::Partial, what)
 }
 
 /// Ends what is under way, in the order in which it waits for each other: reads, the jobs that wait
@@ -215,7 +224,7 @@ fn start_watching(
     places: &[OsString],
     blocks: &Blocks,
     address: SocketAddr,
-    out: &Output,
+    out: &mut Output,
     stopped: &Arc<AtomicBool>,
 ) -> Result<std::thread::JoinHandle<()>> {
     let interval = Duration::from_secs(args.watch_interval);
@@ -228,11 +237,17 @@ fn start_watching(
         let where_it_is = if is_url(place) {
             Place::Elsewhere(target(store, sources, place, &environment)?)
         } else {
-            let gone = || format!("cannot watch {}", shown(place.as_encoded_bytes()));
-            Place::Local(std::fs::canonicalize(place).context(ErrorKind::Invalid, gone)?)
+            match std::fs::canonicalize(place) {
+                Ok(path) => Place::Local(path),
+                Err(error) => {
+                    let place = shown(place.as_encoded_bytes());
+                    out.note(&format!("warning: {place} is not watched: {error}"));
+                    continue;
+                }
+            }
         };
         let how = match is_car {
-            true => How::Import(import::default_options()),
+            true => How::Import(import::options(&args.car)),
             false => How::Add(add::options(&args.dag)?),
         };
         watched.push(Watched::new(where_it_is, how, &own_dir, interval));
@@ -420,16 +435,17 @@ fn maintain(blocks: &Blocks, stopped: &AtomicBool) {
     }
 }
 
-/// Adds what is named, or lists what was added before.
+/// Adds what is named, or lists what was added before; gives how many places could not be served.
+/// Those are named, and the node serves the others; if there are none, it is an error.
 fn add_all(
     args: &ServeArgs,
     blocks: &Blocks,
     address: SocketAddr,
     out: &mut Output,
     stop: &AtomicBool,
-) -> Result<()> {
+) -> Result<usize> {
     if args.paths.is_empty() {
-        return list_roots(blocks, address, out);
+        return list_roots(blocks, address, out).map(|()| 0);
     }
     let directory = PathBuf::new(); // Relative paths start where the process does.
     let mut stdin = std::io::empty();
@@ -444,37 +460,85 @@ fn add_all(
         stdin,
         stop,
     };
+    let mut n_failed = 0;
     for place in &args.paths {
-        let path = Path::new(place);
-        if is_url(place) && ends_with_car(path) {
-            let options = import::default_options();
-            let report = import::import_url(&mut env, place, &options, false, false)?;
-            for root in &report.roots {
-                print_root(env.out, root, address)?;
+        match add_one(args, &mut env, place) {
+            Ok(roots) => print_roots(env.out, &roots, address)?,
+            Err(error) if is_final(&error, args, stop) => return Err(error),
+            Err(error) => {
+                n_failed += 1;
+                let (place, error) = (shown(place.as_encoded_bytes()), error.chain());
+                let error = shown(error.as_bytes());
+                env.out
+                    .note(&format!("warning: {place} is not served: {error}"));
             }
-            continue;
-        }
-        if is_car(path) {
-            let options = import::default_options();
-            let report =
-                crate::ingest::import::import(blocks.store(), path, &options, env.out, stop)?;
-            for root in &report.roots {
-                print_root(env.out, root, address)?;
-            }
-            continue;
-        }
-        let options = add::options(&args.dag)?;
-        let report = add::add_places(&mut env, std::slice::from_ref(place), &options)?;
-        for root in &report.roots {
-            print_root(env.out, root, address)?;
-        }
-        add::summary(&mut env, &report);
-        // A node that serves most of a folder is better than none: it says what is missing.
-        if let Err(error) = add::left_out(&mut env, &report) {
-            env.out.note(&format!("warning: {error}"));
         }
     }
-    env.out.flush()
+    if n_failed == args.paths.len() {
+        return Err(not_served(n_failed, n_failed));
+    }
+    if n_failed > 0 {
+        let error = not_served(n_failed, args.paths.len());
+        env.out.note(&format!("warning: {error}"));
+    }
+    env.out.flush()?;
+    Ok(n_failed)
+}
+
+/// Whether the node ends by an error about one place: it is the only one, or the trouble is not the
+/// place's.
+fn is_final(error: &Error, args: &ServeArgs, stop: &AtomicBool) -> bool {
+    let kind = error.kind();
+    args.paths.len() == 1
+        || stop.load(Ordering::Relaxed)
+        || matches!(
+            kind,
+            ErrorKind::Corrupt | ErrorKind::Busy | ErrorKind::Internal
+        )
+}
+
+/// Adds or imports one place.
+fn add_one(args: &ServeArgs, env: &mut Env<'_>, place: &OsString) -> Result<Vec<AddedRoot>> {
+    let path = Path::new(place);
+    if is_car(path) || (is_url(place) && ends_with_car(path)) {
+        let options = import::options(&args.car);
+        let report = match is_url(place) {
+            true => import::import_url(env, place, &options, args.car.verify, false)?,
+            false => crate::ingest::import::import(
+                env.blocks.store(),
+                path,
+                &options,
+                env.out,
+                env.stop,
+            )?,
+        };
+        import::tell_problems(env, place, &report);
+        return Ok(report.roots);
+    }
+    let options = add::options(&args.dag)?;
+    let report = add::add_places(env, std::slice::from_ref(place), &options)?;
+    add::summary(env, &report);
+    // A node that serves most of a folder is better than none: it says what is missing.
+    if let Err(error) = add::left_out(env, &report) {
+        env.out.note(&format!("warning: {error}"));
+    }
+    Ok(report.roots)
+}
+
+/// The roots of one place, or the first of very many.
+fn print_roots(out: &mut Output, roots: &[AddedRoot], address: SocketAddr) -> Result<()> {
+    let n_shown = match out.json {
+        true => roots.len(),
+        false => roots.len().min(ROOTS_SHOWN_MAX),
+    };
+    for root in roots.iter().take(n_shown) {
+        print_root(out, root, address)?;
+    }
+    if n_shown < roots.len() {
+        let n = roots.len() - n_shown;
+        out.note(&format!("and {n} more roots: see carrack ls"));
+    }
+    Ok(())
 }
 
 fn is_car(path: &Path) -> bool {

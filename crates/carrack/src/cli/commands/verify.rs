@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use carrack_formats::Cid;
 use carrack_formats::cid::identity_data;
-use carrack_formats::walk::{Resolved, Scope, Step, WalkLimits, Walker};
+use carrack_formats::walk::{Resolved, Scope, Step, WalkError, WalkLimits, Walker};
 use serde_json::json;
 
 use crate::cli::Env;
@@ -31,12 +31,15 @@ struct Totals {
     n_bad: u64,
     /// Bytes of the roots, as the catalog tells; more may have to be read.
     expected: Option<u64>,
+    /// Roots below which there may be more than is known.
+    n_unknown: u64,
 }
 
 /// Reads and hashes every copy of every block below the roots.
 ///
 /// # Errors
-/// `Verification` if any copy is bad or a block is missing; `NotFound` for what is no root.
+/// `Verification` if any copy is bad or a block is missing; `Partial` if all are good and there may
+/// be more below a block whose links cannot be read; `NotFound` for what is no root.
 pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
     let catalog = env.blocks.store().catalog();
     let known = match &args.target {
@@ -73,10 +76,12 @@ pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
         n_bytes,
         n_bad,
         expected: _,
+        n_unknown,
     } = totals;
     if env.out.json {
-        env.out
-            .object(&json!({ "blocks": n_blocks, "bytes": n_bytes, "bad": n_bad }))?;
+        env.out.object(&json!({
+            "blocks": n_blocks, "bytes": n_bytes, "bad": n_bad, "unknown": n_unknown,
+        }))?;
     } else {
         env.out.note(&format!(
             "{n_blocks} blocks, {}: {n_bad} bad",
@@ -87,6 +92,10 @@ pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
         let what = format!("{n_bad} blocks are not what they were");
         return Err(Error::new(ErrorKind::Verification, what));
     }
+    if n_unknown > 0 {
+        let what = format!("all that is below {n_unknown} roots cannot be told");
+        return Err(Error::new(ErrorKind::Partial, what));
+    }
     Ok(())
 }
 
@@ -95,10 +104,16 @@ fn below(env: &mut Env<'_>, root: Cid, totals: &mut Totals) -> Result<()> {
     let mut walker = Walker::new(&resolved, Scope::All, None, false, WalkLimits::default());
     let mut leaves = Vec::new();
     loop {
-        match walker.next().map_err(walk_error)? {
-            Step::End => break,
-            Step::Leaf(cid) => leaves.push(cid),
-            Step::Need { cid, .. } => {
+        match walker.next() {
+            Ok(Step::End) => break,
+            Err(error @ WalkError::LinksUnknown { .. }) => {
+                totals.n_unknown += 1;
+                env.out.note(&format!("{root}: {error}"));
+                break;
+            }
+            Err(error) => return Err(walk_error(error)),
+            Ok(Step::Leaf(cid)) => leaves.push(cid),
+            Ok(Step::Need { cid, .. }) => {
                 check(env, &[cid], totals)?;
                 match env.blocks.get_blocking(&cid) {
                     Ok(block) => walker.provide(&cid, block).map_err(walk_error)?,

@@ -88,6 +88,8 @@ fn entity_tags_differ_wherever_the_answers_do() {
         "?format=car&dag-scope=block",
         "?format=car&entity-bytes=0:*",
         "?format=car&entity-bytes=0:1",
+        "/caf%E9?format=car",
+        "/caf%E8?format=car",
         "?format=car&car-dups=y",
         "?format=car&car-order=unk",
         "/a/b?format=car",
@@ -141,6 +143,62 @@ fn the_path_header_cannot_break_lines_or_terminals() {
     assert_eq!(
         headers[X_IPFS_PATH],
         format!("/ipfs/{ROOT}/a%0D%0AX: 1%1B[0m")
+    );
+}
+
+/// Names that are not UTF-8, or are control characters, leave headers of plain text.
+#[test]
+fn names_of_any_bytes_leave_safe_headers() {
+    for (segment, shown) in [
+        ("caf%E9", "caf%E9"),
+        ("%00%0D%0A", "%00%0D%0A"),
+        ("%FF%22%3B", "%FF\";"),
+        ("x/../%E9", "%E9"),
+    ] {
+        let accept = Some("application/vnd.ipld.car");
+        let headers = answer(&format!("/ipfs/{ROOT}/{segment}"), accept);
+        assert_eq!(headers[X_IPFS_PATH], format!("/ipfs/{ROOT}/{shown}"));
+        let escaped = segment.rsplit('/').next().unwrap();
+        let location = format!("/ipfs/{ROOT}/{escaped}?format=car");
+        assert_eq!(headers[CONTENT_LOCATION], location);
+        for value in headers.values() {
+            let is_plain = |byte: &u8| (b' '..=b'~').contains(byte);
+            assert!(value.as_bytes().iter().all(is_plain), "{value:?}");
+        }
+        let name = headers[CONTENT_DISPOSITION].to_str().unwrap();
+        let (_, ext) = name.split_once("filename*=UTF-8''").unwrap();
+        assert!(percent_decode_str(ext).decode_utf8().is_ok(), "{name}");
+        assert_eq!(name.matches('"').count(), 2, "{name}");
+    }
+}
+
+/// The same content has one path in all that an answer says of it.
+#[test]
+fn dots_and_escapes_of_the_cid_are_gone_from_the_headers() {
+    let accept = Some("application/vnd.ipld.car");
+    let plain = answer(&format!("/ipfs/{ROOT}/b"), accept);
+    let escaped = format!("%62{}", &ROOT[1..]);
+    let dotted = answer(&format!("/ipfs/{escaped}/a/%2e%2e/./b"), accept);
+    for name in [&X_IPFS_PATH, &CONTENT_LOCATION, &ETAG, &CONTENT_DISPOSITION] {
+        assert_eq!(plain[name], dotted[name], "{name}");
+    }
+}
+
+/// A range without a meaning beside the scope changes nothing.
+#[test]
+fn a_scope_that_wins_has_the_entity_tag_of_itself() {
+    let tag = |query: &str| {
+        let (request, _) = ask(&format!("/ipfs/{ROOT}?format=car&{query}"), None);
+        etag(&request, &request.root)
+    };
+    assert_eq!(tag("dag-scope=all&entity-bytes=0:9"), tag("dag-scope=all"));
+    assert_eq!(
+        tag("dag-scope=block&entity-bytes=9:*"),
+        tag("dag-scope=block")
+    );
+    assert_eq!(
+        tag("entity-bytes=0:9"),
+        tag("dag-scope=entity&entity-bytes=0:9")
     );
 }
 

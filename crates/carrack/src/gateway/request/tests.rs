@@ -50,9 +50,15 @@ fn what_is_malformed_is_refused_with_a_sentence() {
         (format!("/ipfs/{ROOT}?format=dag-json"), 406),
         (format!("/ipfs/{ROOT}/%zz?format=raw"), 400),
         (format!("/ipfs/{ROOT}/%f?format=raw"), 400),
-        (format!("/ipfs/{ROOT}/%ff?format=raw"), 400),
+        (format!("/ipfs/{ROOT}/%ff?format=raw"), 200),
         (format!("/ipfs/{ROOT}/../x?format=raw"), 400),
         (format!("/ipfs/{ROOT}/%2e%2e/x?format=raw"), 400),
+        (format!("/ipfs/../{ROOT}?format=raw"), 400),
+        (format!("/ipfs/{ROOT}%2Fx?format=raw"), 400),
+        (format!("/ipfs/%FF{ROOT}?format=raw"), 400),
+        (format!("/ipfs/%{ROOT}?format=raw"), 400),
+        (format!("/ipfs/{}?format=raw", "%62".repeat(700)), 400),
+        (format!("/ipfs/{ROOT}?format=raw&filename=%ff"), 400),
         (format!("/ipfs/{ROOT}/{long_segment}?format=raw"), 400),
         (format!("/ipfs/{ROOT}/{many_segments}?format=raw"), 400),
         (format!("/ipfs/{ROOT}?format=raw&filename={long_name}"), 400),
@@ -117,22 +123,35 @@ fn defaults_are_dfs_without_duplicates() {
     );
 }
 
+/// What a range means beyond one entity nobody has said; clients verify by the scope they wrote.
 #[test]
-fn entity_bytes_imply_the_entity() {
-    for query in [
-        "format=car&entity-bytes=1:2",
-        "format=car&dag-scope=all&entity-bytes=1:2",
+fn entity_bytes_imply_the_entity_and_a_scope_that_is_written_wins() {
+    let range = ByteRange {
+        from: 1,
+        to: Some(2),
+    };
+    for (query, scope, entity_bytes) in [
+        ("entity-bytes=1:2", Scope::Entity, Some(range)),
+        (
+            "dag-scope=entity&entity-bytes=1:2",
+            Scope::Entity,
+            Some(range),
+        ),
+        ("entity-bytes=1:2&dag-scope=all", Scope::All, None),
+        ("dag-scope=block&entity-bytes=1:2", Scope::Block, None),
+        ("dag-scope=entity", Scope::Entity, None),
+        ("", Scope::All, None),
     ] {
-        let options = car(&ask_query(query).unwrap());
-        assert_eq!(options.scope, Scope::Entity);
-        assert_eq!(
-            options.entity_bytes,
-            Some(ByteRange {
-                from: 1,
-                to: Some(2)
-            })
-        );
+        for accept in ["*/*", "application/vnd.ipld.car; dups=y; meta=eof+json"] {
+            let uri = format!("/ipfs/{ROOT}?format=car&{query}");
+            let options = car(&ask(&uri, &[("accept", accept)]).unwrap());
+            let got = (options.scope, options.entity_bytes);
+            assert_eq!(got, (scope, entity_bytes), "{query}");
+        }
     }
+    // It is looked at all the same.
+    let malformed = "format=car&dag-scope=all&entity-bytes=5:3";
+    assert_eq!(status(ask_query(malformed)), 400);
 }
 
 #[test]
@@ -173,7 +192,49 @@ fn segments_are_decoded_and_empty_ones_dropped() {
         &[],
     )
     .unwrap();
-    assert_eq!(request.segments, ["a b", "ą", "c/d"]);
+    let want = ["a b", "ą", "c/d"].map(str::as_bytes);
+    assert_eq!(request.segments, want);
+    assert_eq!(request.plain_path, None);
+}
+
+/// Each way to write a path, and what it means.
+#[test]
+fn a_path_is_decoded_once_and_then_its_dots_are_resolved() {
+    let table: [(&str, &[&[u8]]); 12] = [
+        ("caf%E9", &[b"caf\xe9"]),
+        ("%2541", &[b"%41"]),
+        ("a%2F..%2Fb", &[b"a/../b"]),
+        ("%00", &[b"\0"]),
+        ("a+b", &[b"a+b"]),
+        ("a/./b/.", &[b"a", b"b"]),
+        ("a/../b", &[b"b"]),
+        ("a/b//../c", &[b"a", b"c"]),
+        ("a/%2e%2E/b/%2e/.%2e/c", &[b"c"]),
+        ("a/..", &[]),
+        ("..a/.b", &[b"..a", b".b"]),
+        ("%252e%252e/x", &[b"%2e%2e", b"x"]),
+    ];
+    for (path, want) in table {
+        let request = ask(&format!("/ipfs/{ROOT}/{path}?format=raw"), &[]).unwrap();
+        assert_eq!(request.segments, want, "{path}");
+    }
+    for path in ["..", "a/../..", "%2e%2e/x", "a/../../a", "./.."] {
+        let got = status(ask(&format!("/ipfs/{ROOT}/{path}?format=raw"), &[]));
+        assert_eq!(got, 400, "{path}");
+    }
+}
+
+#[test]
+fn a_cid_may_be_written_with_escapes() {
+    let escaped: String = ROOT.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let partly = format!("%62{}", &ROOT[1..]);
+    for text in [escaped, partly] {
+        let uri: Uri = format!("/ipfs/{text}/caf%E9/x?format=raw").parse().unwrap();
+        let fields = HeaderMap::new();
+        let request = parse(&Method::GET, &uri, &fields, &Limits::default()).unwrap();
+        assert_eq!(request.root.to_string(), ROOT);
+        assert_eq!(request.path(&uri), format!("/ipfs/{ROOT}/caf%E9/x"));
+    }
 }
 
 #[test]

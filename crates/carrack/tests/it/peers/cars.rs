@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::peers::kubo::Kubo;
 use crate::peers::{program, read_car, run};
-use crate::support::{Carrack, data};
+use crate::support::{Carrack, data, made};
 
 /// A store with a tree that has small and large files and a sharded folder; its root.
 fn with_tree() -> (Carrack, PathBuf, String) {
@@ -109,4 +109,25 @@ fn cars_written_by_kubo_are_imported() {
     let written = carrack.path("written.car");
     kubo.export(&root, &written);
     imports_whole(&written, &root, &tree);
+}
+
+/// kubo reads both codecs; what it sends of them is all there is.
+#[test]
+fn signed_and_git_objects_are_exported_as_kubo_does() {
+    for blocks in [made::jose(), made::git()] {
+        let carrack = Carrack::new();
+        let car = carrack.path("made.car");
+        std::fs::write(&car, made::car(&[&blocks[0].cid], &blocks)).unwrap();
+        let import = ["import", "-Q", "--allow-legacy-hashes"];
+        let args = [&import[..], &[car.to_str().unwrap()]].concat();
+        let root = carrack.run(&args).ok().words().remove(0);
+        let kubo = Kubo::new("unixfs-v1-2025");
+        kubo.run_with(&["dag", "import", "--offline", "--pin-roots=false"], &car);
+        let theirs = carrack.path("theirs.car");
+        kubo.export(&root, &theirs);
+        let ours = carrack.export(&root, "ours.car");
+        let cids = |car: &Path| made::cids_of(&std::fs::read(car).unwrap());
+        assert_eq!(cids(&ours).len(), blocks.len());
+        assert_eq!(cids(&ours), cids(&theirs));
+    }
 }

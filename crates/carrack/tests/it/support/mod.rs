@@ -8,6 +8,7 @@
 pub(crate) mod car;
 pub(crate) mod data;
 pub(crate) mod http;
+pub(crate) mod made;
 pub(crate) mod mount;
 pub(crate) mod s3;
 

@@ -360,7 +360,7 @@ fn list_indexes_have_one_form() {
 #[test]
 fn a_path_of_no_segments_is_the_block() {
     let link = encoded(&Value::Link(raw(b"").to_bytes()));
-    assert_eq!(resolve(&link, &[]), Ok(PathStep::Value { used: 0 }));
+    assert_eq!(resolve::<&str>(&link, &[]), Ok(PathStep::Value { used: 0 }));
     let step = PathStep::Link {
         cid: raw(b""),
         used: 0,

@@ -29,7 +29,7 @@ fn resolver(root: Cid, path: &str) -> Resolver {
         .split('/')
         .filter(|s| !s.is_empty())
         .map(str::to_owned)
-        .collect();
+        .collect::<Vec<_>>();
     Resolver::new(root, segments, ResolveLimits::default()).unwrap()
 }
 
@@ -122,7 +122,7 @@ fn plain_dag_pb_is_followed_by_link_names() {
 #[test]
 fn long_paths_are_refused_before_anything_is_loaded() {
     let root = cid(DAG_PB, 1);
-    let new = |segments| Resolver::new(root, segments, ResolveLimits::default());
+    let new = |segments: Vec<String>| Resolver::new(root, segments, ResolveLimits::default());
     assert!(new(vec!["a".to_owned(); 256]).is_ok());
     assert_eq!(
         new(vec!["a".to_owned(); 257]).unwrap_err(),
@@ -157,5 +157,75 @@ proptest! {
             let Ok(ResolveStep::Need(cid)) = resolver.next() else { break };
             let _ = resolver.provide(&cid, &Bytes::from(bytes.clone()));
         }
+    }
+}
+
+/// Names are bytes: of a directory, of a sharded one, of a document.
+#[test]
+fn names_that_are_not_utf_8_lead_somewhere() {
+    let root = cid(DAG_PB, 1);
+    let block = directory(&[(b"caf", cid(RAW, 3)), (b"caf\xe9", cid(RAW, 2))]);
+    let open = |name: &[u8]| {
+        let segments = vec![name.to_vec()];
+        let mut resolver = Resolver::new(root, segments, ResolveLimits::default()).unwrap();
+        resolver.provide(&root, &block)?;
+        resolver.next()
+    };
+    let Ok(ResolveStep::Done(resolved)) = open(b"caf\xe9") else {
+        panic!()
+    };
+    assert_eq!(resolved.terminus, cid(RAW, 2));
+    let Err(WalkError::NotFound { segment, .. }) = open(b"caf\xe8") else {
+        panic!()
+    };
+    assert_eq!(segment, "caf\u{fffd}");
+    let shards = {
+        let mut blocks = std::collections::HashMap::new();
+        let entries = (0..10_000_u32).map(|n| crate::unixfs::dir::Entry {
+            name: [&[0xe9, 0xff][..], n.to_string().as_bytes()].concat(),
+            cid: cid(RAW, 7),
+            tsize: 1,
+        });
+        let profile = &crate::unixfs::profile::UNIXFS_V1_2025;
+        let root = crate::unixfs::dir::build(entries.collect(), profile, &mut |cid, block| {
+            blocks.insert(cid, Bytes::from(block));
+        });
+        (root.unwrap().cid, blocks)
+    };
+    let name = b"\xe9\xff1999".to_vec();
+    let mut resolver = Resolver::new(shards.0, vec![name], ResolveLimits::default()).unwrap();
+    loop {
+        match resolver.next().unwrap() {
+            ResolveStep::Need(cid) => resolver.provide(&cid, &shards.1[&cid]).unwrap(),
+            ResolveStep::Done(resolved) => {
+                assert_eq!(resolved.terminus, cid(RAW, 7));
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn dots_are_resolved_and_never_lead_above_the_root() {
+    let path = |text: &str| {
+        let mut segments = Vec::new();
+        for segment in text.split('/') {
+            push_segment(&mut segments, segment.as_bytes())?;
+        }
+        Ok(String::from_utf8(segments.join(&b'/')).unwrap())
+    };
+    for (text, want) in [
+        ("a/./b//c/", "a/b/c"),
+        ("a/b/../c", "a/c"),
+        ("a/..", ""),
+        ("a//../b", "b"),
+        ("a/../b/../.", ""),
+        ("...", "..."),
+        ("a/..b/.c", "a/..b/.c"),
+    ] {
+        assert_eq!(path(text), Ok(want.to_owned()), "{text}");
+    }
+    for text in ["..", "../a", "a/../../b", "./..", "a/b/../../.."] {
+        assert_eq!(path(text), Err(WalkError::AboveRoot), "{text}");
     }
 }

@@ -2,9 +2,10 @@ use std::collections::{HashMap, HashSet};
 
 use ::cid::Version;
 use proptest::prelude::*;
+use sha1::Digest as _;
 
 use super::*;
-use crate::cid::{RAW, from_sha256, parse_text, read_prefix};
+use crate::cid::{DAG_CBOR, DAG_JSON, RAW, from_sha256, parse_text, read_prefix};
 use crate::dag::pb::{PbLink, encode};
 use crate::unixfs::build::{FileBuilder, Leaf};
 use crate::unixfs::dir::{self, Entry};
@@ -78,7 +79,7 @@ fn file(blocks: &mut Blocks, children: &[(Cid, u64)]) -> Cid {
 }
 
 fn resolve(blocks: &Blocks, root: Cid, path: &[&str]) -> Result<Resolved, (WalkError, Vec<Cid>)> {
-    let segments = path.iter().map(|segment| (*segment).to_owned()).collect();
+    let segments: Vec<&str> = path.to_vec();
     let mut resolver =
         Resolver::new(root, segments, super::super::ResolveLimits::default()).unwrap();
     loop {
@@ -314,14 +315,63 @@ fn identity_cids_are_walked_through_but_never_sent() {
     );
 }
 
+/// A block that links to one.
+type Chained = fn(&Cid) -> Bytes;
+
+fn pb_chained(next: &Cid) -> Bytes {
+    let cid = next.to_bytes();
+    let link = PbLink {
+        cid: &cid,
+        name: b"",
+        tsize: None,
+    };
+    encode(&mut [link], None).into()
+}
+
+fn cbor_chained(next: &Cid) -> Bytes {
+    let cid = next.to_bytes();
+    let head = [0x81, 0xd8, 42, 0x58, cid.len() as u8 + 1, 0];
+    [&head[..], &cid].concat().into()
+}
+
+fn file_chained(next: &Cid) -> Bytes {
+    let mut data = file_head(5);
+    put_blocksize(&mut data, 5);
+    let cid = next.to_bytes();
+    let link = PbLink {
+        cid: &cid,
+        name: b"",
+        tsize: None,
+    };
+    encode(&mut [link], Some(&data)).into()
+}
+
+fn git_chained(next: &Cid) -> Bytes {
+    let name = next.hash().digest().iter();
+    let name: String = name.map(|byte| format!("{byte:02x}")).collect();
+    let body = format!("tree {name}\n\nmessage");
+    format!("commit {}\0{body}", body.len()).into()
+}
+
 /// A chain without end: each block links to one that is made up when it is asked for.
 fn walk_chain(n_blocks: u32, limits: WalkLimits) -> (u32, Option<WalkError>) {
+    let make = |root| Walker::new(&Resolved::root(root), Scope::All, None, false, limits);
+    chain(n_blocks, DAG_PB, pb_chained, make)
+}
+
+/// The same with any walk over any codec.
+fn chain(
+    n_blocks: u32,
+    codec: u64,
+    block: Chained,
+    make: impl FnOnce(Cid) -> Walker,
+) -> (u32, Option<WalkError>) {
     let cid = |n: u32| {
-        let mut digest = [0; 32];
+        let mut digest = [0; 20];
         digest[..4].copy_from_slice(&n.to_le_bytes());
-        from_sha256(Version::V1, DAG_PB, &digest)
+        Cid::new_v1(codec, crate::Multihash::wrap(cid::SHA1, &digest).unwrap())
     };
-    let mut walker = Walker::new(&Resolved::root(cid(0)), Scope::All, None, false, limits);
+    let mut walker = make(cid(0));
     for n_loaded in 0..n_blocks {
         match walker.next() {
             Ok(Step::Need { cid: asked, .. }) => assert_eq!(asked, cid(n_loaded)),
@@ -335,21 +385,52 @@ fn walk_chain(n_blocks: u32, limits: WalkLimits) -> (u32, Option<WalkError>) {
                 return (n_loaded, Some(error));
             }
         }
-        let next = cid(n_loaded + 1).to_bytes();
-        let link = PbLink {
-            cid: &next,
-            name: b"",
-            tsize: None,
-        };
-        walker
-            .provide(&cid(n_loaded), encode(&mut [link], None).into())
-            .unwrap();
+        let next = block(&cid(n_loaded + 1));
+        walker.provide(&cid(n_loaded), next).unwrap();
         assert!(
             walker.stack.len() <= 1,
             "a node with one link is not held open"
         );
     }
     (n_blocks, None)
+}
+
+/// With a limit that allows it, a walk of a million levels holds one block; without it ends in an
+/// error that names the limit.
+#[test]
+fn a_chain_of_a_million_blocks_is_walked_in_the_memory_of_one() {
+    let n = 1_000_000;
+    for depth_max in [1024, u32::MAX] {
+        let limits = WalkLimits {
+            depth_max,
+            ..WalkLimits::default()
+        };
+        let range = "0:*".parse().unwrap();
+        let all = |root| Walker::new(&Resolved::root(root), Scope::All, None, true, limits);
+        let file = |root| Walker::read_file(root, Some(range), limits);
+        for (n_loaded, error) in [
+            chain(n, DAG_PB, pb_chained, all),
+            chain(n, DAG_CBOR, cbor_chained, all),
+            chain(n, DAG_PB, file_chained, file),
+        ] {
+            match error {
+                None => assert_eq!((n_loaded, depth_max), (n, u32::MAX)),
+                Some(WalkError::TooDeep { limit, .. }) => {
+                    assert_eq!((n_loaded, limit), (1025, 1024));
+                }
+                Some(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+/// The length of a history is no reason to refuse it.
+#[test]
+fn a_history_of_a_million_commits_is_walked_whole() {
+    let limits = WalkLimits::default();
+    let all = |root| Walker::new(&Resolved::root(root), Scope::All, None, true, limits);
+    let n = 1_000_000;
+    assert_eq!(chain(n, GIT_RAW, git_chained, all), (n, None));
 }
 
 #[test]
@@ -385,16 +466,17 @@ fn open_nodes_are_bounded_in_number_and_bytes() {
         Err(WalkError::TooDeep { .. })
     ));
     assert_eq!(walker.stack_bytes, 1025 * block_len);
+    let limit = 100 * (block_len + size_of::<Frame>());
     let limits = WalkLimits {
-        stack_bytes_max: 100 * block_len,
+        stack_bytes_max: limit,
         ..limits
     };
     let mut walker = Walker::new(&root, Scope::All, None, true, limits);
-    let limit = 100 * block_len;
     assert_eq!(
         run(&mut walker, &blocks),
         Err(WalkError::StackTooLarge { limit })
     );
+    assert_eq!(walker.stack.len(), 100, "the places in the blocks count");
     let limits = WalkLimits {
         depth_max: 5000,
         ..WalkLimits::default()
@@ -715,7 +797,7 @@ fn nodes_that_lie_cannot_make_a_range_walk_for_ever() {
         }
     };
     assert!(matches!(error, WalkError::File { .. }), "{error}");
-    assert!(n_steps < 6 * limits.depth_max, "{n_steps}");
+    assert!(n_steps < 6 * 1024, "{n_steps}");
 }
 
 #[test]
@@ -789,6 +871,173 @@ fn sizes_that_lie_steer_the_walk_and_nothing_else() {
         let sent = walk(&blocks, root, Scope::Entity, Some(range), true).unwrap();
         assert!(sent.len() <= 10, "{range}");
     }
+}
+
+/// A file of two parts whose sizes are what they are told to be.
+fn sized(
+    blocks: &mut Blocks,
+    parts: &[&'static [u8]],
+    sizes: &[u64],
+    filesize: Option<u64>,
+) -> (Cid, Vec<Cid>) {
+    let mut data = vec![8, 2];
+    if let Some(filesize) = filesize {
+        data = file_head(filesize);
+    }
+    sizes
+        .iter()
+        .for_each(|size| put_blocksize(&mut data, *size));
+    let leaves: Vec<Cid> = parts.iter().map(|part| put(blocks, RAW, *part)).collect();
+    let cids: Vec<Vec<u8>> = leaves.iter().map(|cid| cid.to_bytes()).collect();
+    let mut links: Vec<PbLink<'_>> = cids
+        .iter()
+        .map(|cid| PbLink {
+            cid,
+            name: b"",
+            tsize: None,
+        })
+        .collect();
+    let root = put(blocks, DAG_PB, encode(&mut links, Some(&data)));
+    (root, leaves)
+}
+
+/// No range holds a byte of a file that claims to have none: its reader gets all of it.
+#[test]
+fn a_file_with_parts_that_claims_to_be_empty_is_sent_whole() {
+    for filesize in [Some(0), None] {
+        let mut blocks = Blocks::new();
+        let (root, leaves) = sized(&mut blocks, &[b"hello ", b"world"], &[0, 0], filesize);
+        let whole = [vec![root], leaves].concat();
+        for range in [None, Some("0:*"), Some("0:0"), Some("-3:*"), Some("5:9")] {
+            for scope in [Scope::Entity, Scope::All] {
+                let sent = walk(&blocks, root, scope, range, true);
+                assert_eq!(sent, Ok(whole.clone()), "{range:?}");
+            }
+        }
+    }
+}
+
+/// A part in the middle that claims no bytes is sent: if it has some, its reader sees it.
+#[test]
+fn parts_without_a_size_inside_of_a_range_are_sent() {
+    let mut blocks = Blocks::new();
+    let parts = [&b"abc"[..], b"hidden", b"def"];
+    let (root, leaves) = sized(&mut blocks, &parts, &[3, 0, 3], Some(6));
+    let [a, hidden, b] = leaves[..] else { panic!() };
+    for (range, want) in [
+        ("0:*", &[root, a, hidden, b][..]),
+        ("1:4", &[root, a, hidden, b]),
+        ("0:2", &[root, a]),
+        ("3:5", &[root, b]),
+    ] {
+        let sent = walk(&blocks, root, Scope::Entity, Some(range), true);
+        assert_eq!(sent.as_deref(), Ok(want), "{range}");
+    }
+}
+
+/// One size for each link, and a sum that is the file's: anything else is an error for a range.
+#[test]
+fn files_whose_sizes_do_not_fit_are_refused() {
+    let mut blocks = Blocks::new();
+    for (sizes, filesize) in [
+        (&[][..], Some(11)),
+        (&[6], Some(11)),
+        (&[6, 5, 0], Some(11)),
+        (&[6, 5], Some(5)),
+        (&[6, 0], Some(11)),
+    ] {
+        let (root, _) = sized(&mut blocks, &[b"hello ", b"world"], sizes, filesize);
+        for range in ["0:*", "0:2"] {
+            let sent = walk(&blocks, root, Scope::Entity, Some(range), true);
+            assert!(matches!(sent, Err(WalkError::File { .. })), "{sizes:?}");
+        }
+        // Each block is right all the same, and can be had.
+        let all = walk(&blocks, root, Scope::All, Some("0:2"), true).unwrap();
+        assert_eq!(all.len(), 3, "{sizes:?}");
+    }
+}
+
+#[test]
+fn signed_objects_and_git_objects_are_walked() {
+    let mut blocks = Blocks::new();
+    let payload = put(&mut blocks, DAG_CBOR, &b"\xa0"[..]);
+    let bytes = payload.to_bytes();
+    let head = [&[0xa1, 0x67][..], b"payload", &[0x58, bytes.len() as u8]].concat();
+    let jws = put(&mut blocks, cid::DAG_JOSE, [head, bytes].concat());
+    assert_eq!(
+        walk(&blocks, jws, Scope::All, None, false),
+        Ok(vec![jws, payload])
+    );
+    assert_eq!(
+        walk(&blocks, jws, Scope::Entity, None, false),
+        Ok(vec![jws])
+    );
+
+    let mut object = |kind: &str, body: &[u8]| {
+        let block = [format!("{kind} {}\0", body.len()).as_bytes(), body].concat();
+        let name: [u8; 20] = sha1::Sha1::digest(&block).into();
+        let multihash = crate::Multihash::wrap(cid::SHA1, &name).unwrap();
+        let cid = Cid::new_v1(GIT_RAW, multihash);
+        blocks.insert(cid, block.into());
+        (cid, name)
+    };
+    let blob = object("blob", b"hello");
+    let tree = object("tree", &[&b"100644 f\0"[..], &blob.1].concat());
+    let hex = |name: [u8; 20]| name.map(|byte| format!("{byte:02x}")).concat();
+    let commit = object("commit", format!("tree {}\n\nx", hex(tree.1)).as_bytes());
+    let tag = object("tag", format!("object {}\n", hex(commit.1)).as_bytes());
+    assert_eq!(
+        walk(&blocks, tag.0, Scope::All, None, false),
+        Ok(vec![tag.0, commit.0, tree.0, blob.0])
+    );
+}
+
+/// All that can be told is sent, and the end is an error: what is cut must not look whole.
+#[test]
+fn a_codec_whose_links_are_unknown_is_no_clean_end() {
+    let mut blocks = Blocks::new();
+    let [odd, other] = [&b"\xc0"[..], b"\xc1"].map(|block| put(&mut blocks, 0x90, block));
+    let plain = put(&mut blocks, cid::CBOR, &b"\xa0"[..]);
+    let root = node(&mut blocks, &[odd, plain, other, odd]);
+    let mut walker = Walker::new(
+        &Resolved::root(root),
+        Scope::All,
+        None,
+        false,
+        WalkLimits::default(),
+    );
+    let mut sent = Vec::new();
+    let error = loop {
+        match walker.next() {
+            Ok(Step::Need { cid, .. }) => {
+                sent.push(cid);
+                walker.provide(&cid, blocks[&cid].clone()).unwrap();
+            }
+            Ok(Step::Leaf(cid)) => sent.push(cid),
+            Ok(Step::End) => panic!("a clean end"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(sent, [root, odd, plain, other]);
+    let cid = Box::new(odd);
+    let (codec, n_blocks) = (0x90, 2);
+    assert_eq!(
+        error,
+        WalkError::LinksUnknown {
+            cid,
+            codec,
+            n_blocks
+        }
+    );
+    assert_eq!(walker.next(), Err(WalkError::Failed));
+    for scope in [Scope::Entity, Scope::Block] {
+        assert_eq!(walk(&blocks, odd, scope, None, true), Ok(vec![odd]));
+    }
+    // Inside of an identity CID, too.
+    let multihash = crate::Multihash::wrap(cid::IDENTITY, b"\xc0").unwrap();
+    let inline = Cid::new_v1(0x90, multihash);
+    let sent = walk(&blocks, inline, Scope::All, None, true);
+    assert!(matches!(sent, Err(WalkError::LinksUnknown { .. })));
 }
 
 proptest! {

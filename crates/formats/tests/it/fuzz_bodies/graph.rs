@@ -224,8 +224,17 @@ impl Graph {
             5 => (cid::DAG_CBOR, cbor(links)),
             6 => (cid::DAG_JSON, json(links)),
             _ => {
-                let codecs = [cid::DAG_PB, cid::DAG_CBOR, cid::DAG_JSON, cid::RAW];
-                (codecs[usize::from(kind >> 3) % 4], data)
+                let codecs = [
+                    cid::DAG_PB,
+                    cid::DAG_CBOR,
+                    cid::DAG_JSON,
+                    cid::RAW,
+                    cid::DAG_JOSE,
+                    cid::GIT_RAW,
+                    0x90, // Unknown.
+                    cid::DAG_PB,
+                ];
+                (codecs[usize::from(kind >> 3) % 8], data)
             }
         };
         let index = u8::try_from(self.cids.len()).unwrap();

@@ -10,7 +10,7 @@ pub(crate) mod graph;
 use bytes::Bytes;
 use carrack_formats::car::index::{Index, write as write_index};
 use carrack_formats::car::{CarError, CarLimits, Parser, Section, Step, v2, write};
-use carrack_formats::dag::{DagError, Links, PathStep, cbor, json, links};
+use carrack_formats::dag::{DagError, Links, PathStep, cbor, jose, json, links};
 use carrack_formats::verify::{HashError, Verifier, verify};
 use carrack_formats::{Cid, cid, varint};
 
@@ -186,8 +186,38 @@ pub(crate) fn dag_json(bytes: &[u8]) {
     dag(cid::DAG_JSON, bytes, json::resolve);
 }
 
+/// dag-jose: see [`dag`]. Links with tags are those that dag-cbor has.
+pub(crate) fn dag_jose(bytes: &[u8]) {
+    dag(cid::DAG_JOSE, bytes, jose::resolve);
+    let block = Bytes::copy_from_slice(bytes);
+    if let (Ok(found), Ok(tagged)) = (links(cid::DAG_JOSE, &block), links(cid::DAG_CBOR, &block)) {
+        assert!(tagged.len() <= found.len());
+        let tagged: Vec<_> = tagged.iter().filter_map(Result::ok).collect();
+        let found: Vec<_> = found.iter().filter_map(Result::ok).collect();
+        assert!(tagged.iter().all(|cid| found.contains(cid)));
+    }
+}
+
+/// git-raw: each link is the name of an object, of 20 bytes at least.
+pub(crate) fn git_raw(bytes: &[u8]) {
+    let block = Bytes::copy_from_slice(bytes);
+    let Ok(found) = links(cid::GIT_RAW, &block) else {
+        return;
+    };
+    assert!(found.len() * 20 <= bytes.len());
+    assert!(found.memory_len() <= bytes.len() + found.len().max(4) * 2 * 8);
+    for cid in found.iter() {
+        let cid = cid.unwrap(); // Names are looked at when they are found.
+        assert_eq!((cid.codec(), cid.hash().code()), (cid::GIT_RAW, cid::SHA1));
+    }
+}
+
 /// Links are inside of the block, cost what they say, and a path ends where it may.
-fn dag(codec: u64, bytes: &[u8], resolve: fn(&[u8], &[&str]) -> Result<PathStep, DagError>) {
+fn dag(
+    codec: u64,
+    bytes: &[u8],
+    resolve: fn(&[u8], &[&'static str]) -> Result<PathStep, DagError>,
+) {
     let block = Bytes::copy_from_slice(bytes);
     let found: Links = links(codec, &block).unwrap_or_default();
     assert!(found.len() <= bytes.len());
@@ -201,6 +231,7 @@ fn dag(codec: u64, bytes: &[u8], resolve: fn(&[u8], &[&str]) -> Result<PathStep,
         &["a", "1", "b"],
         &["", "/"],
         &["roots", "0"],
+        &["link", "a"],
     ] {
         match resolve(bytes, path) {
             Ok(PathStep::Link { cid, used }) => {

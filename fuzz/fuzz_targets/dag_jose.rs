@@ -1,0 +1,8 @@
+//! Fuzzes the reading of dag-jose blocks.
+#![no_main]
+
+#[allow(dead_code, reason = "each target calls one of the bodies")]
+#[path = "../../crates/formats/tests/it/fuzz_bodies/mod.rs"]
+mod fuzz_bodies;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_bodies::dag_jose(bytes));
