@@ -368,9 +368,12 @@ fn stop_on_interrupt() -> Arc<AtomicBool> {
     stop
 }
 
+/// What is logged if nobody says. A peer may bring identify to a line for each of its streams.
+const LOGGED: &str = "warn,libp2p_identify=error";
+
 fn start_log() {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

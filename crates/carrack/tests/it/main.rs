@@ -22,6 +22,7 @@ mod disk_full;
 mod faulty_source;
 mod hostile_peers;
 mod index;
+mod p2p_floods;
 mod peers;
 mod sources;
 mod staleness;
