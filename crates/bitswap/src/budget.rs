@@ -3,11 +3,14 @@
 //! In       entries, messages, streams and bytes, as they are asked for or sent.
 //! Out      how much of it is within the budget.
 //! Limits   [`SPENDERS_MAX`] spenders are remembered; who has nothing to answer for is forgotten.
-//! Not here what follows for who is over it (`server`), numbers of connections (`driver`).
+//! Not here what follows for who is over it (`server`), numbers of connections (`driver`); what is
+//!          held at a time (`rooms`).
 //!
 //! Each budget is a bucket that fills at its rate and holds what comes in [`Budget::burst`]; bytes
 //! are counted over an hour. A spender's buckets outlive its connections: who comes back finds them
 //! as they were.
+
+mod rooms;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,6 +19,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::rooms::Rooms;
+pub use self::rooms::{Held, Room, Shares};
 use crate::hold;
 
 /// Spenders that are remembered at once. Each takes about 200 bytes; beyond it those who were seen
@@ -54,7 +59,7 @@ pub enum Beyond {
 pub struct Budget {
     /// Of one peer, however many connections it has.
     pub peer: Rates,
-    /// Of one address, whoever comes from there. Trusted addresses have none.
+    /// Of one IPv4 address or IPv6 /64, whoever comes from there. Trusted addresses have none.
     pub address: Rates,
     /// Of an IPv4 /24 or IPv6 /48.
     pub subnet: Rates,
@@ -143,14 +148,13 @@ pub enum Good {
 pub struct Budgets {
     budget: Arc<Budget>,
     table: Arc<Mutex<Table>>,
+    rooms: Arc<Rooms>,
     spenders_max: usize,
 }
 
 #[derive(Debug)]
 struct Table {
     spenders: HashMap<Spender, Buckets>,
-    /// Bytes of blocks that are loaded or being written for addresses and subnets.
-    held: HashMap<Spender, usize>,
     /// With so many spenders, those that have nothing to answer for are looked for.
     tidy_at: usize,
 }
@@ -159,7 +163,6 @@ impl Default for Table {
     fn default() -> Self {
         Self {
             spenders: HashMap::new(),
-            held: HashMap::new(),
             tidy_at: TIDY_LEN_MIN,
         }
     }
@@ -179,6 +182,7 @@ struct Buckets {
 #[derive(Debug)]
 pub struct Account {
     budgets: Budgets,
+    /// The peer first; then its address and its subnet, unless they are trusted.
     spenders: Vec<Spender>,
 }
 
@@ -189,6 +193,7 @@ impl Budgets {
         Self {
             budget: Arc::new(budget),
             table: Arc::default(),
+            rooms: Arc::default(),
             spenders_max: SPENDERS_MAX,
         }
     }
@@ -205,7 +210,7 @@ impl Budgets {
         let address = address.to_canonical();
         let mut spenders = vec![Spender::Peer(Arc::clone(peer))];
         if !self.budget.trusted.iter().any(|it| it.contains(address)) {
-            spenders.push(Spender::Address(address));
+            spenders.push(Spender::Address(host(address)));
             spenders.push(Spender::Subnet(subnet(address)));
         }
         Arc::new(Account {
@@ -259,60 +264,7 @@ impl Budgets {
     }
 }
 
-/// Bytes that count for an address and its subnet until this is dropped.
-#[derive(Debug)]
-pub struct Held {
-    budgets: Budgets,
-    spenders: Vec<Spender>,
-    len: usize,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut table = hold(&self.budgets.table);
-        for spender in &self.spenders {
-            if let Some(held) = table.held.get_mut(spender) {
-                *held = held.saturating_sub(self.len);
-                if *held == 0 {
-                    table.held.remove(spender);
-                }
-            }
-        }
-    }
-}
-
 impl Account {
-    /// Counts `len` bytes for the address and the subnet; `None` if one of them would have more
-    /// than it may. Whoever has nothing may have this much, however much it is.
-    #[must_use]
-    pub fn hold(&self, len: usize, address_max: usize, subnet_max: usize) -> Option<Held> {
-        let limits = self.spenders.iter().filter_map(|spender| match spender {
-            Spender::Peer(_) => None,
-            Spender::Address(_) => Some((spender, address_max)),
-            Spender::Subnet(_) => Some((spender, subnet_max)),
-        });
-        let limits: Vec<(&Spender, usize)> = limits.collect();
-        let mut table = hold(&self.budgets.table);
-        let is_full = |(spender, max): &(&Spender, usize)| {
-            let held = table.held.get(*spender).copied().unwrap_or(0);
-            held > 0 && held + len > *max
-        };
-        if limits.iter().any(is_full) {
-            return None;
-        }
-        for (spender, _) in &limits {
-            *table.held.entry((*spender).clone()).or_default() += len;
-        }
-        Some(Held {
-            budgets: self.budgets.clone(),
-            spenders: limits
-                .into_iter()
-                .map(|(spender, _)| spender.clone())
-                .collect(),
-            len,
-        })
-    }
-
     /// Takes as many of `n` as are within all budgets; how many that is. What is beyond is not
     /// counted.
     #[must_use]
@@ -390,6 +342,15 @@ impl Buckets {
             *spent = rate.map_or(0.0, |rate| (*spent - rate * elapsed_s).max(0.0));
         }
         self.at = now;
+    }
+}
+
+/// An address as it counts: of IPv6 the /64, all of whose addresses one machine may have.
+#[must_use]
+pub fn host(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        address @ IpAddr::V4(_) => address,
+        address @ IpAddr::V6(_) => masked(address, 64),
     }
 }
 
@@ -506,37 +467,10 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(take("d", "127.0.0.9"), 1);
         }
-        assert_eq!(take("e", "2001:db8:1::1") + take("e", "2001:db8:1:2::1"), 2);
+        assert_eq!(take("e", "2001:db8:1::1"), 1);
+        assert_eq!(take("e", "2001:db8:1:0:f::2"), 0, "the /64 is one address");
+        assert_eq!(take("e", "2001:db8:1:2::1"), 1);
         assert_eq!(take("e", "2001:db8:1:3::1"), 0);
-    }
-
-    #[test]
-    fn what_an_address_and_a_subnet_have_under_way_is_bounded_and_given_back() {
-        let budgets = budgets(NONE);
-        let account =
-            |peer: &str, address: &str| budgets.account(&Arc::from(peer), address.parse().unwrap());
-        let hold = |account: &Account, len| account.hold(len, 100, 150);
-        let (one, two) = (account("a", "192.0.2.1"), account("b", "192.0.2.2"));
-        let first = hold(&one, 90).unwrap();
-        assert!(
-            hold(&account("c", "192.0.2.1"), 20).is_none(),
-            "of its address"
-        );
-        let second = hold(&two, 60).unwrap();
-        assert!(
-            hold(&account("c", "192.0.2.3"), 1).is_none(),
-            "of its subnet"
-        );
-        assert!(
-            hold(&account("c", "192.0.3.3"), 1000).is_some(),
-            "it has nothing else"
-        );
-        assert!(
-            hold(&account("c", "127.0.0.1"), 1000).is_some(),
-            "it is trusted"
-        );
-        drop((first, second));
-        assert!(budgets.table.lock().unwrap().held.is_empty());
     }
 
     #[test]

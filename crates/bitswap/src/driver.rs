@@ -12,6 +12,7 @@
 pub mod arrivals;
 mod boxed;
 mod handler;
+mod handshakes;
 mod limits;
 mod muxer;
 mod security;
@@ -36,11 +37,13 @@ use libp2p::swarm::{
 pub use libp2p::{Multiaddr, PeerId};
 use libp2p::{identify, ping, quic, tcp};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use self::arrivals::{Arrival, Arrivals};
 use self::boxed::BoxedHandlers;
 use self::handler::{Ask, Handler};
+use self::handshakes::{Bounded, Handshakes};
 pub use self::limits::{ConnectionLimits, TooMany, address_of};
 use self::muxer::Yamux;
 use self::security::Security;
@@ -57,6 +60,8 @@ const QUIC_STREAM_WINDOW: u32 = 1 << 20;
 const QUIC_CONNECTION_WINDOW: u32 = 8 << 20;
 /// Streams of one QUIC connection that the peer may open.
 const QUIC_STREAMS_MAX: u32 = 64;
+/// How often it is logged that connections cannot be accepted.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
 /// How long connections may take to end when the node stops.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 
@@ -99,6 +104,8 @@ pub struct Driver<S: Store> {
     swarm: Swarm<Behaviour<S>>,
     tasks: TaskTracker,
     addresses: watch::Sender<Vec<Multiaddr>>,
+    /// When it was logged last that a connection could not be accepted.
+    told_at: Option<Instant>,
 }
 
 impl<S: Store> std::fmt::Debug for Driver<S> {
@@ -117,7 +124,7 @@ impl<S: Store> Driver<S> {
         let key = config.key;
         let tasks = TaskTracker::new();
         let (ws_address, arrivals) = config.websockets.unzip();
-        let transport = transport(&key, arrivals)?;
+        let transport = transport(&key, arrivals, &config.connections)?;
         let swarm_config = libp2p::swarm::Config::with_executor(Tasks(tasks.clone()))
             .with_idle_connection_timeout(config.idle_time)
             .with_max_negotiating_inbound_streams(NEGOTIATING_MAX)
@@ -153,6 +160,7 @@ impl<S: Store> Driver<S> {
             swarm,
             tasks,
             addresses: watch::Sender::new(Vec::new()),
+            told_at: None,
         };
         Ok((driver, not_listening))
     }
@@ -185,7 +193,7 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    fn happened<E>(&self, event: SwarmEvent<E>) {
+    fn happened<E>(&mut self, event: SwarmEvent<E>) {
         match event {
             SwarmEvent::NewListenAddr { address, .. } => {
                 let address = address.with_p2p(*self.swarm.local_peer_id());
@@ -212,7 +220,13 @@ impl<S: Store> Driver<S> {
                 tracing::debug!(from = %send_back_addr, %error, "no connection");
             }
             SwarmEvent::ListenerError { error, .. } => {
-                tracing::warn!(%error, "accepting a connection failed");
+                // Any datagram that is none may bring one.
+                let now = Instant::now();
+                let is_news = |at: Instant| now.duration_since(at) >= TELL_INTERVAL;
+                if self.told_at.is_none_or(is_news) {
+                    self.told_at = Some(now);
+                    tracing::warn!(%error, "accepting a connection failed");
+                }
             }
             SwarmEvent::ListenerClosed {
                 addresses, reason, ..
@@ -228,6 +242,7 @@ impl<S: Store> Driver<S> {
 fn transport(
     key: &Keypair,
     arrivals: Option<mpsc::Receiver<Arrival>>,
+    limits: &ConnectionLimits,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, StartError> {
     let security = Security::new(key)?;
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
@@ -248,11 +263,14 @@ fn transport(
     config.max_stream_data = QUIC_STREAM_WINDOW;
     config.max_connection_data = QUIC_CONNECTION_WINDOW;
     let quic = quic::tokio::Transport::new(config)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    Ok(tcp
-        .or_transport(websockets)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed();
+    // Each has room of its own: who is silent over one stops nobody over another.
+    let bounded = |transport| Bounded::new(transport, Handshakes::new(limits.pending()));
+    Ok(bounded(tcp)
+        .or_transport(bounded(websockets))
         .map(|either, _| either.into_inner())
-        .or_transport(quic)
+        .or_transport(bounded(quic))
         .map(|either, _| either.into_inner())
         .boxed())
 }

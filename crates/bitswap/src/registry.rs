@@ -9,7 +9,8 @@
 //!
 //! # No wakeup is lost
 //!
-//! Whoever waits subscribes first and looks into the store afterwards. Whoever brings a block puts
+//! Whoever waits subscribes first and looks into the store afterwards; who has looked before, to
+//! subscribe to what is absent alone, looks again. Whoever brings a block puts
 //! it into the store first and publishes (or sweeps) afterwards. Whichever of the two comes second
 //! under the lock of the shard sees what the other has done. Any other order loses wakeups; the
 //! models (`model`) find each of them.
@@ -135,7 +136,7 @@ impl<W: Waiter> Registry<W> {
 
     /// From now on `waiter` is woken when the block is published.
     ///
-    /// The block may have been there before: look into the store now, not before.
+    /// The block may have been there before: look into the store now, whether or not you did.
     ///
     /// # Errors
     /// [`Full`]: nothing was changed.
@@ -264,6 +265,12 @@ impl<W: Waiter> Registry<W> {
     #[must_use]
     pub fn len(&self) -> usize {
         self.n_waiters.load(Ordering::Relaxed)
+    }
+
+    /// How many more may wait.
+    #[must_use]
+    pub fn n_free(&self) -> usize {
+        self.waiters_max.saturating_sub(self.len())
     }
 
     /// Whether nobody waits.

@@ -18,6 +18,7 @@ mod writer;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -28,13 +29,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::peer::{Event, Mailbox, Peer};
+use self::peer::{Event, Peer, Subscriber};
 use self::reader::FrameRoom;
 use self::stats::PeerStats;
 pub use self::stats::{PeerReport, Totals};
 use self::turns::Turns;
 pub use self::writer::Pace;
-use crate::budget::{Account, Budget, Budgets, Good};
+use crate::budget::{Account, Budget, Budgets, Good, Shares};
 use crate::hold;
 use crate::registry::Registry;
 use crate::stream::ByteStream;
@@ -61,6 +62,12 @@ pub struct Options {
     pub wants_per_peer_max: usize,
     /// Wants for absent blocks of all peers together. Each takes about 400 bytes.
     pub wants_max: usize,
+    /// The same of an address and of an IPv4 /24 or IPv6 /48: as many connections as a subnet may
+    /// have could fill the registry.
+    pub wants_shares: Shares,
+    /// Bytes that the wants of all peers, and what is to be said to them, take together. Beyond it
+    /// each peer is remembered less of.
+    pub lists_len_max: usize,
     /// How long a want for an absent block is remembered. Clients repeat theirs each half minute.
     pub want_time: Duration,
     /// Bytes of blocks that are loaded or being written for one peer, to begin with and while
@@ -71,12 +78,13 @@ pub struct Options {
     pub outstanding_max: usize,
     /// The same for all peers together.
     pub outstanding_all_max: usize,
-    /// The same for all peers of one address: whoever takes nothing holds up others of its own.
-    pub outstanding_address_max: usize,
-    /// The same for all peers of an IPv4 /24 or IPv6 /48: others have half of the room at least.
-    pub outstanding_subnet_max: usize,
+    /// The same for all peers of one address, and of an IPv4 /24 or IPv6 /48: whoever takes nothing
+    /// holds up others of its own.
+    pub outstanding_shares: Shares,
     /// Bytes of long frames of all peers that are being read.
     pub frames_len_max: usize,
+    /// The same of an address and of a subnet: one peer's streams could take all of it.
+    pub frames_shares: Shares,
     /// Bytes of blocks after which a message is complete. A larger block goes alone.
     pub message_len: usize,
     /// Longest block that is sent instead of HAVE, in bytes; what deployed servers have.
@@ -100,13 +108,24 @@ impl Default for Options {
         Self {
             wants_per_peer_max: 1024,
             wants_max: 512 << 10,
+            wants_shares: Shares {
+                address_max: 32 << 10,
+                subnet_max: 64 << 10,
+            },
+            lists_len_max: 256 << 20,
             want_time: Duration::from_secs(600),
             outstanding_min: 1 << 20,
             outstanding_max: 32 << 20,
             outstanding_all_max: 128 << 20,
-            outstanding_address_max: 32 << 20,
-            outstanding_subnet_max: 64 << 20,
+            outstanding_shares: Shares {
+                address_max: 32 << 20,
+                subnet_max: 64 << 20,
+            },
             frames_len_max: 64 << 20,
+            frames_shares: Shares {
+                address_max: 16 << 20,
+                subnet_max: 32 << 20,
+            },
             message_len: 512 << 10,
             small_block_len: 1024,
             block_len_max: crate::wire::BLOCK_LEN_MAX as u64,
@@ -119,6 +138,17 @@ impl Default for Options {
             },
             budget: Budget::default(),
         }
+    }
+}
+
+impl Options {
+    /// Bytes that one peer makes this crate hold at most: what it wants and is to be told, frames
+    /// that it sends, and blocks on their way to it. Windows of its connections come on top.
+    #[must_use]
+    pub const fn peer_len_max(&self) -> usize {
+        peer::lists_len_max(self.wants_per_peer_max)
+            + reader::peer_len_max(self.streams_per_peer_max)
+            + self.outstanding_max
     }
 }
 
@@ -143,7 +173,11 @@ impl<S> Clone for Server<S> {
 struct Shared<S> {
     store: S,
     options: Options,
-    registry: Registry<Mailbox>,
+    registry: Registry<Subscriber>,
+    /// How often something came to the store: raised before those who wait for it are told.
+    n_changes: AtomicU64,
+    /// Bytes of the lists of all peers.
+    lists_len: AtomicUsize,
     turns: Turns,
     budgets: Budgets,
     frames: FrameRoom,
@@ -205,7 +239,9 @@ impl<S: Store> Server<S> {
                 registry: Registry::new(options.wants_max),
                 turns: Turns::new(options.outstanding_all_max),
                 budgets: Budgets::new(options.budget.clone()),
-                frames: FrameRoom::new(options.frames_len_max),
+                n_changes: AtomicU64::new(0),
+                lists_len: AtomicUsize::new(0),
+                frames: FrameRoom::new(options.frames_len_max, options.frames_shares),
                 peers: Mutex::default(),
                 totals: Totals::default(),
                 tasks: TaskTracker::new(),
@@ -277,6 +313,7 @@ impl<S: Store> Server<S> {
     /// all that is waited for; call it after a commit, where blocking is allowed.
     pub fn store_has_changed(&self) {
         let store = &self.shared.store;
+        self.shared.n_changes.fetch_add(1, Ordering::Release);
         self.shared.registry.sweep(|multihashes| {
             store
                 .find(multihashes)

@@ -154,10 +154,15 @@ pub struct DecodeLimits {
     pub fields_max: usize,
 }
 
+impl DecodeLimits {
+    /// Entries of a message that are kept.
+    pub(crate) const ENTRIES_MAX: usize = 2 * 1024;
+}
+
 impl Default for DecodeLimits {
     fn default() -> Self {
         Self {
-            entries_max: 2 * 1024,
+            entries_max: Self::ENTRIES_MAX,
             blocks_max: 4 * 1024,
             presences_max: 2 * 1024,
             fields_max: 128 * 1024, // More than fit as entries of CIDs into a message.

@@ -14,6 +14,7 @@ mod basics;
 pub mod bitswap;
 pub mod craft;
 mod dial;
+pub mod forged;
 mod link;
 mod stream;
 

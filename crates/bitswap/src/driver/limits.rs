@@ -1,9 +1,10 @@
-//! How many connections there may be: in all, of one address, of one subnet, and unproved ones.
+//! How many connections with proved peers there may be: in all, of one address, of one subnet.
 //!
 //! In       connections as they come and go.
-//! Out      a refusal for one too many.
+//! Out      a refusal for one too many: before its handshake, and when that has come to its end.
 //! Limits   [`ConnectionLimits`].
-//! Not here what a connection may ask for (`budget`).
+//! Not here what a connection may ask for (`budget`); those that nobody has proved anything about
+//!          (`handshakes`), so that nobody who is silent takes the places of an address.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -19,16 +20,25 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
-use crate::budget::{Network, subnet};
+use super::handshakes::{PendingLimits, count_down};
+use crate::budget::{Network, host, subnet};
+
+/// A subnet may have this part of the connections that are not there.
+const FREE_PART: usize = 4;
 
 /// Numbers of connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionLimits {
     /// Open connections. Each idle one takes about 40 KiB.
     pub established_max: usize,
-    /// Connections whose handshake goes on: each costs a signature, 60 microseconds.
+    /// Connections of each transport whose handshake goes on: each costs a signature, 60
+    /// microseconds. Beyond it the oldest of those who have most is given up.
     pub pending_max: usize,
-    /// Of one address, pending ones included.
+    /// The same of one address. Handshakes take a few round trips.
+    pub pending_per_address_max: usize,
+    /// The same of an IPv4 /24 or IPv6 /48.
+    pub pending_per_subnet_max: usize,
+    /// Open ones of one IPv4 address or IPv6 /64.
     pub per_address_max: usize,
     /// Of an IPv4 /24 or IPv6 /48.
     pub per_subnet_max: usize,
@@ -41,9 +51,23 @@ impl Default for ConnectionLimits {
         Self {
             established_max: 4096,
             pending_max: 256,
+            pending_per_address_max: 32,
+            pending_per_subnet_max: 128,
             per_address_max: 64,
             per_subnet_max: 512,
             trusted: crate::budget::Budget::default().trusted,
+        }
+    }
+}
+
+impl ConnectionLimits {
+    /// Those of handshakes of one transport.
+    pub(super) fn pending(&self) -> PendingLimits {
+        PendingLimits {
+            all_max: self.pending_max,
+            address_max: self.pending_per_address_max,
+            subnet_max: self.pending_per_subnet_max,
+            trusted: self.trusted.clone(),
         }
     }
 }
@@ -54,9 +78,6 @@ pub enum TooMany {
     /// In all.
     #[error("as many connections as there may be")]
     Established,
-    /// Handshakes.
-    #[error("as many handshakes as there may be")]
-    Pending,
     /// Of its address.
     #[error("as many connections from this address as there may be")]
     Address,
@@ -68,86 +89,63 @@ pub enum TooMany {
 /// Counts connections.
 pub(super) struct Limits {
     limits: ConnectionLimits,
-    /// Pending and open ones, and where they come from.
-    known: HashMap<ConnectionId, (Stage, Option<IpAddr>)>,
-    n_pending: usize,
+    /// Open ones, and the address that each counts for.
+    open: HashMap<ConnectionId, Option<IpAddr>>,
     per_address: HashMap<IpAddr, usize>,
     per_subnet: HashMap<IpAddr, usize>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Pending,
-    Established,
 }
 
 impl Limits {
     pub(super) fn new(limits: ConnectionLimits) -> Self {
         Self {
             limits,
-            known: HashMap::new(),
-            n_pending: 0,
+            open: HashMap::new(),
             per_address: HashMap::new(),
             per_subnet: HashMap::new(),
         }
     }
 
-    fn enter(&mut self, id: ConnectionId, remote: &Multiaddr) -> Result<(), TooMany> {
-        let address = address_of(remote).filter(|address| !self.is_trusted(*address));
-        if self.known.len() - self.n_pending >= self.limits.established_max {
+    /// Whether one more may come from there; the address that it would count for.
+    fn look(&self, remote: &Multiaddr) -> Result<Option<IpAddr>, TooMany> {
+        if self.open.len() >= self.limits.established_max {
             return Err(TooMany::Established);
         }
-        if self.n_pending >= self.limits.pending_max {
-            return Err(TooMany::Pending);
+        let Some(address) = address_of(remote).filter(|address| !self.is_trusted(*address)) else {
+            return Ok(None);
+        };
+        let n_open = |counts: &HashMap<IpAddr, usize>, key| counts.get(&key).copied().unwrap_or(0);
+        if n_open(&self.per_address, host(address)) >= self.limits.per_address_max {
+            return Err(TooMany::Address);
         }
+        // However many subnets take all they can, one that has few connections finds room.
+        let n_free = self.limits.established_max - self.open.len();
+        let subnet_max = self.limits.per_subnet_max.min((n_free / FREE_PART).max(1));
+        if n_open(&self.per_subnet, subnet(address)) >= subnet_max {
+            return Err(TooMany::Subnet);
+        }
+        Ok(Some(address))
+    }
+
+    /// A handshake has come to its end. Others may have been faster.
+    fn enter(&mut self, id: ConnectionId, remote: &Multiaddr) -> Result<(), TooMany> {
+        let address = self.look(remote)?;
         if let Some(address) = address {
-            let n_open = |counts: &HashMap<IpAddr, usize>, key| counts.get(&key).copied();
-            if n_open(&self.per_address, address).unwrap_or(0) >= self.limits.per_address_max {
-                return Err(TooMany::Address);
-            }
-            let n_subnet = n_open(&self.per_subnet, subnet(address)).unwrap_or(0);
-            if n_subnet >= self.limits.per_subnet_max {
-                return Err(TooMany::Subnet);
-            }
-            *self.per_address.entry(address).or_default() += 1;
+            *self.per_address.entry(host(address)).or_default() += 1;
             *self.per_subnet.entry(subnet(address)).or_default() += 1;
         }
-        self.known.insert(id, (Stage::Pending, address));
-        self.n_pending += 1;
+        self.open.insert(id, address);
         Ok(())
     }
 
-    fn establish(&mut self, id: ConnectionId) {
-        if let Some((stage @ Stage::Pending, _)) = self.known.get_mut(&id) {
-            *stage = Stage::Established;
-            self.n_pending -= 1;
-        }
-    }
-
     fn leave(&mut self, id: ConnectionId) {
-        let Some((stage, address)) = self.known.remove(&id) else {
-            return;
-        };
-        if stage == Stage::Pending {
-            self.n_pending -= 1;
-        }
-        if let Some(address) = address {
-            count_down(&mut self.per_address, address);
+        if let Some(Some(address)) = self.open.remove(&id) {
+            count_down(&mut self.per_address, host(address));
             count_down(&mut self.per_subnet, subnet(address));
         }
     }
 
     fn is_trusted(&self, address: IpAddr) -> bool {
         self.limits.trusted.iter().any(|it| it.contains(address))
-    }
-}
-
-fn count_down(counts: &mut HashMap<IpAddr, usize>, key: IpAddr) {
-    if let Some(count) = counts.get_mut(&key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(&key);
-        }
     }
 }
 
@@ -167,11 +165,12 @@ impl NetworkBehaviour for Limits {
 
     fn handle_pending_inbound_connection(
         &mut self,
-        id: ConnectionId,
+        _id: ConnectionId,
         _local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        self.enter(id, remote).map_err(ConnectionDenied::new)
+        let one_more = self.look(remote).map_err(ConnectionDenied::new);
+        one_more.map(drop)
     }
 
     fn handle_established_inbound_connection(
@@ -179,9 +178,9 @@ impl NetworkBehaviour for Limits {
         id: ConnectionId,
         _peer: PeerId,
         _local: &Multiaddr,
-        _remote: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.establish(id);
+        self.enter(id, remote).map_err(ConnectionDenied::new)?;
         Ok(dummy::ConnectionHandler)
     }
 
@@ -229,10 +228,9 @@ mod tests {
 
     fn limits() -> Limits {
         Limits::new(ConnectionLimits {
-            established_max: 6,
-            pending_max: 3,
+            established_max: 40,
             per_address_max: 2,
-            per_subnet_max: 4,
+            per_subnet_max: 3,
             ..ConnectionLimits::default()
         })
     }
@@ -249,31 +247,64 @@ mod tests {
     #[test]
     fn each_number_has_its_limit_and_is_given_back() {
         let mut limits = limits();
-        for number in 0..3 {
+        for number in 10..45 {
             limits.enter(id(number), &at("127.0.0.1")).unwrap(); // Trusted.
         }
-        assert_eq!(limits.enter(id(3), &at("127.0.0.1")), Err(TooMany::Pending));
-        limits.establish(id(0));
-        limits.establish(id(1));
-        limits.enter(id(3), &at("192.0.2.1")).unwrap();
-        limits.establish(id(3));
-        limits.enter(id(4), &at("::ffff:192.0.2.1")).unwrap();
-        limits.establish(id(4));
-        assert_eq!(limits.enter(id(5), &at("192.0.2.1")), Err(TooMany::Address));
-        limits.enter(id(5), &at("192.0.2.2")).unwrap();
-        limits.establish(id(5));
-        limits.enter(id(6), &at("192.0.2.3")).unwrap();
-        assert_eq!(limits.enter(id(7), &at("192.0.2.4")), Err(TooMany::Subnet));
-        limits.establish(id(6));
-        assert_eq!(
-            limits.enter(id(7), &at("198.51.100.1")),
-            Err(TooMany::Established)
-        );
-        for number in 0..7 {
+        for number in 10..30 {
+            limits.leave(id(number));
+        }
+        limits.enter(id(2), &at("192.0.2.1")).unwrap();
+        limits.enter(id(3), &at("::ffff:192.0.2.1")).unwrap();
+        let one_more = |limits: &Limits, address| limits.look(&at(address)).unwrap_err();
+        assert_eq!(one_more(&limits, "192.0.2.1"), TooMany::Address);
+        limits.enter(id(4), &at("192.0.2.2")).unwrap();
+        assert_eq!(one_more(&limits, "192.0.2.3"), TooMany::Subnet);
+        for number in 10..30 {
+            limits.enter(id(number), &at("127.0.0.1")).unwrap();
+        }
+        limits.enter(id(1), &at("127.0.0.1")).unwrap();
+        limits.enter(id(5), &at("198.51.100.1")).unwrap();
+        for address in ["203.0.113.1", "127.0.0.1"] {
+            assert_eq!(one_more(&limits, address), TooMany::Established);
+            let late = limits.enter(id(6), &at(address));
+            assert_eq!(late, Err(TooMany::Established), "others were faster");
+        }
+        limits.leave(id(5));
+        limits.look(&at("203.0.113.1")).unwrap();
+        for number in 0..45 {
             limits.leave(id(number));
             limits.leave(id(number)); // Both a failure and an end may be told.
         }
-        assert_eq!((limits.known.len(), limits.n_pending), (0, 0));
+        assert!(limits.open.is_empty());
         assert!(limits.per_address.is_empty() && limits.per_subnet.is_empty());
+    }
+
+    #[test]
+    fn however_many_subnets_take_all_they_can_there_is_room_for_another() {
+        let mut limits = Limits::new(ConnectionLimits::default());
+        let mut number = 0;
+        for subnet in 0..15 {
+            for host in 0..20 * 64 {
+                let address = at(&format!("198.51.{subnet}.{}", host % 20));
+                number += usize::from(limits.enter(id(number), &address).is_ok());
+            }
+        }
+        let n_free = limits.limits.established_max - limits.open.len();
+        assert!(n_free > 64, "{n_free} left");
+        limits.enter(id(number), &at("203.0.113.1")).unwrap();
+    }
+
+    #[test]
+    fn an_ipv6_64_is_one_address() {
+        let mut limits = limits();
+        for number in 0..2 {
+            let address = format!("2001:db8:1:1::{number}");
+            limits.enter(id(number), &at(&address)).unwrap();
+        }
+        let address = limits.look(&at("2001:db8:1:1:ffff::1"));
+        assert_eq!(address, Err(TooMany::Address));
+        limits.enter(id(2), &at("2001:db8:1:2::1")).unwrap();
+        let subnet = limits.look(&at("2001:db8:1:3::1"));
+        assert_eq!(subnet, Err(TooMany::Subnet));
     }
 }

@@ -3,11 +3,12 @@
 //! In       entries of its want-lists, what was found of them, what was sent.
 //! Out      what is to be loaded next, by priority and age.
 //! Limits   [`Ledger::new`]'s wants; beyond them the oldest want for something absent goes, and if
-//!          there is none the new one is refused.
+//!          there is none the new one is refused. All lists here are as long as there are wants,
+//!          or twice as long.
 //! Not here who else waits for the same (`registry`); messages, rooms and streams (`peer`).
 //!
-//! A want is here before its block is looked up and until a message with the block was written, so
-//! that neither an arrival in between nor a failed write loses it.
+//! A want is here until a message with its block was written, so that a failed write does not lose
+//! it. One for what the index knows is registered with nobody; see `peer/answer.rs`.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -34,6 +35,8 @@ pub(super) struct Ledger {
     /// Wants for what is absent, the oldest first. Those that are over are passed by.
     waiting: VecDeque<Waiting>,
     n_waiting: usize,
+    /// Wants whose containers are to be looked at, by number: each is here once at most.
+    to_check: BTreeMap<u64, CidKey>,
     wants_max: usize,
     next_number: u64,
 }
@@ -66,8 +69,12 @@ pub(super) struct Want {
 
 #[derive(Debug)]
 enum State {
-    /// It is being looked up, or absent: an arrival is told.
+    /// It was entered a moment ago.
+    New,
+    /// It is absent: an arrival is told.
     Waiting(Ticket),
+    /// It is only to be told of, and its container is to be looked at first, or just is.
+    Checking,
     /// It is to be sent.
     Queued,
     /// It is being loaded or written.
@@ -77,9 +84,9 @@ enum State {
 /// What became of an entry.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// To be registered and looked up.
+    /// Nothing is known of it.
     New,
-    /// It is known to be absent as yet: to be looked up again.
+    /// It was absent, or was only to be told of: what was found now counts.
     Again,
     /// It is on its way already.
     OnItsWay,
@@ -95,6 +102,7 @@ impl Ledger {
             queue: BTreeMap::new(),
             waiting: VecDeque::new(),
             n_waiting: 0,
+            to_check: BTreeMap::new(),
             wants_max,
             next_number: 0,
         }
@@ -125,7 +133,8 @@ impl Ledger {
         }
         match want.state {
             State::Waiting(_) => Taken::Again,
-            State::InFlight => Taken::OnItsWay,
+            State::Checking if want.kind == WantKind::Block => Taken::Again,
+            State::New | State::Checking | State::InFlight => Taken::OnItsWay,
             State::Queued => {
                 let before = want.place();
                 want.priority = entry.priority;
@@ -137,9 +146,25 @@ impl Ledger {
         }
     }
 
-    /// Enters a new want that is registered under `ticket`. The ticket of the want that had to go
-    /// for it is given back.
+    /// Enters a new want for what is absent, registered under `ticket`. The ticket of the want that
+    /// had to go for it is given back.
     pub(super) fn enter(&mut self, entry: &Entry, ticket: Ticket, now: Instant) -> Option<Ticket> {
+        let key = CidKey::of(&entry.cid);
+        let (number, gone) = self.insert(&key, entry, State::Waiting(ticket));
+        self.note_waiting(number, key, now);
+        gone
+    }
+
+    /// Enters a new want for a block of `len` bytes that the index knows, as [`found`](Self::found)
+    /// would find it. The ticket of the want that had to go for it.
+    pub(super) fn enter_found(&mut self, entry: &Entry, len: u64, small: u64) -> Option<Ticket> {
+        let key = CidKey::of(&entry.cid);
+        let (_, gone) = self.insert(&key, entry, State::New);
+        self.is_here(key, len, small);
+        gone
+    }
+
+    fn insert(&mut self, key: &CidKey, entry: &Entry, state: State) -> (u64, Option<Ticket>) {
         let gone = match self.wants.len() >= self.wants_max {
             true => self.drop_oldest(),
             false => None,
@@ -152,23 +177,25 @@ impl Ledger {
             priority: entry.priority,
             number,
             n_failures: 0,
-            state: State::Waiting(ticket),
+            state,
         };
-        let key = CidKey::of(&entry.cid);
-        if self.wants.insert(key.clone(), want).is_none() {
-            self.n_waiting += 1;
-        }
+        let before = self.wants.insert(key.clone(), want);
+        debug_assert!(before.is_none(), "a want is entered once");
+        (number, gone)
+    }
+
+    fn note_waiting(&mut self, number: u64, key: CidKey, now: Instant) {
+        self.n_waiting += 1;
         self.waiting.push_back(Waiting {
             number,
             since: now,
             key,
         });
         self.forget_what_is_over();
-        gone
     }
 
     /// The oldest want for something absent, which is dropped.
-    fn drop_oldest(&mut self) -> Option<Ticket> {
+    pub(super) fn drop_oldest(&mut self) -> Option<Ticket> {
         while let Some(oldest) = self.waiting.pop_front() {
             if let Some(ticket) = self.drop_waiting(&oldest) {
                 return Some(ticket);
@@ -214,29 +241,60 @@ impl Ledger {
         self.wants.get(&CidKey::of(cid))
     }
 
-    /// Its block is here, and has `len` bytes: it is to be sent. Its ticket.
-    pub(super) fn found(&mut self, cid: &Cid, len: u64) -> Option<Ticket> {
-        let key = CidKey::of(cid);
+    /// A want's block is here, and has `len` bytes: it is to be sent or, if it is longer than
+    /// `small` and only to be told of, to be checked. Its ticket, if it waited.
+    pub(super) fn found(&mut self, cid: &Cid, len: u64, small: u64) -> Option<Ticket> {
+        self.is_here(CidKey::of(cid), len, small)
+    }
+
+    fn is_here(&mut self, key: CidKey, len: u64, small: u64) -> Option<Ticket> {
         let want = self.wants.get_mut(&key)?;
-        match std::mem::replace(&mut want.state, State::Queued) {
+        let is_told_of = want.kind == WantKind::Have && len > small;
+        let next = match (&want.state, is_told_of) {
+            (State::Queued | State::InFlight, _) | (State::Checking, true) => return None,
+            (_, true) => State::Checking,
+            (_, false) => State::Queued,
+        };
+        let before = std::mem::replace(&mut want.state, next);
+        if is_told_of {
+            self.to_check.insert(want.number, key);
+        } else {
+            self.to_check.remove(&want.number);
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            self.queue.insert(want.place(), Queued { key, len });
+        }
+        match before {
             State::Waiting(ticket) => {
                 self.n_waiting -= 1;
-                let len = usize::try_from(len).unwrap_or(usize::MAX);
-                self.queue.insert(want.place(), Queued { key, len });
                 Some(ticket)
             }
-            other => {
-                want.state = other;
-                None
-            }
+            _ => None,
         }
+    }
+
+    /// Wants that are to be checked.
+    pub(super) fn n_checks(&self) -> usize {
+        self.to_check.len()
+    }
+
+    /// The wants that are to be checked next, at most `n` of them.
+    pub(super) fn next_checks(&mut self, n: usize) -> Vec<Cid> {
+        let n = n.min(self.to_check.len());
+        let oldest = std::iter::from_fn(|| self.to_check.pop_first());
+        oldest.take(n).map(|(_, key)| key.cid()).collect()
+    }
+
+    /// A want that is being checked, if it still is.
+    pub(super) fn checking(&self, cid: &Cid) -> Option<&Want> {
+        let want = self.get(cid)?;
+        matches!(want.state, State::Checking).then_some(want)
     }
 
     /// The CIDs of wants that were registered under `gens`.
     pub(super) fn of(&self, gens: &HashSet<Gen>) -> Vec<Cid> {
         let waits = |want: &Want| match &want.state {
             State::Waiting(ticket) => gens.contains(&ticket.generation()),
-            State::Queued | State::InFlight => false,
+            _ => false,
         };
         let all = self.wants.iter().filter(|(_, want)| waits(want));
         all.map(|(key, _)| key.cid()).collect()
@@ -258,7 +316,11 @@ impl Ledger {
                 self.queue.remove(&want.place());
                 None
             }
-            State::InFlight => None,
+            State::Checking => {
+                self.to_check.remove(&want.number);
+                None
+            }
+            State::New | State::InFlight => None,
         }
     }
 
@@ -332,25 +394,21 @@ impl Ledger {
         }
     }
 
-    /// Its block turned out not to be there: it waits again, registered under `ticket`. Gives the
-    /// ticket back if nobody wants it any more.
+    /// Its block turned out not to be there: it waits from now on, registered under `ticket`. Gives
+    /// the ticket back if nobody wants it any more.
     pub(super) fn wait_again(&mut self, cid: &Cid, ticket: Ticket, now: Instant) -> Option<Ticket> {
         let key = CidKey::of(cid);
         let Some(want) = self.wants.get_mut(&key) else {
             return Some(ticket);
         };
-        let State::InFlight = want.state else {
+        let (State::InFlight | State::Checking) = want.state else {
             return Some(ticket);
         };
         want.state = State::Waiting(ticket);
         want.send_dont_have = false; // It was told, or is about to be.
-        self.n_waiting += 1;
-        self.waiting.push_back(Waiting {
-            number: want.number,
-            since: now,
-            key,
-        });
-        self.forget_what_is_over();
+        let number = want.number;
+        self.to_check.remove(&number);
+        self.note_waiting(number, key, now);
         None
     }
 

@@ -3,7 +3,9 @@
 //! In       streams that the peer opened; arrivals of what it waits for; turns to load.
 //! Out      messages, on a few streams of our own.
 //! Limits   one task, whatever the peer does; while [`Peer::is_backed_up`], nothing more is read of
-//!          it. Everything here is dropped with the task.
+//!          it. Its lists take at most [`lists_len_max`], frames that are read
+//!          `reader::peer_len_max`, and blocks on their way what `Options` says. Everything here
+//!          is dropped with the task.
 //! Not here the wants themselves (`ledger`), frames (`reader`, `writer`), whose turn it is
 //!          (`turns`).
 
@@ -26,20 +28,28 @@ use tokio_util::sync::CancellationToken;
 
 use self::send::{Loaded, ReadyBlock, Written};
 use super::ledger::Ledger;
-use super::reader::{End, Frame, Reader};
+use super::reader::{End, Frame, PeerFrames, Reader};
 use super::stats::{Counter, PeerStats, Totals};
 use super::turns::Turn;
 use super::writer::Writer;
 use super::{Command, Shared, Store};
-use crate::budget::Account;
+use crate::budget::{Account, Held};
 use crate::hold;
+use crate::key::CidKey;
 use crate::registry::{Gen, Ticket, Waiter};
 use crate::stream::ByteStream;
-use crate::wire::Dialect;
+use crate::wire::{DecodeLimits, Dialect};
 
 /// Presences that wait to be written beyond which the peer is not read any more.
 const PRESENCES_MAX: usize = 4096;
-/// Interval at which wants that are too old are looked for.
+/// Bytes that a presence takes while it waits.
+const PRESENCE_LEN: usize = size_of::<(CidKey, bool)>();
+/// Bytes that a want takes: in the ledger, its lists and the registry.
+const WANT_LEN: usize = 400;
+/// Bytes that the lists of a peer may take when those of all peers are too long: its oldest wants
+/// for absent blocks go, and it is read when what is here was sent.
+const LISTS_LEN_MIN: usize = 32 << 10;
+/// Interval at which wants that are too old are looked for, and streams that were not read.
 const TICK: Duration = Duration::from_secs(10);
 
 /// What the connections of a peer tell its task.
@@ -72,7 +82,14 @@ pub(super) struct Link {
 
 /// Where arrivals are told to a peer's task. As many wait in it as the peer has wants, at most.
 #[derive(Debug, Clone)]
-pub(super) struct Mailbox(Arc<Arrivals>);
+struct Mailbox(Arc<Arrivals>);
+
+/// What waits in the registry: a mailbox, and what the want takes of the share of an address.
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    mailbox: Mailbox,
+    _place: Held,
+}
 
 #[derive(Debug, Default)]
 struct Arrivals {
@@ -80,10 +97,11 @@ struct Arrivals {
     wake: Notify,
 }
 
-impl Waiter for Mailbox {
+impl Waiter for Subscriber {
     fn arrived(&self, _multihash: &Multihash, generation: Gen) {
-        hold(&self.0.generations).push(generation);
-        self.0.wake.notify_one();
+        let arrivals = &self.mailbox.0;
+        hold(&arrivals.generations).push(generation);
+        arrivals.wake.notify_one();
     }
 }
 
@@ -99,7 +117,15 @@ type Reading = BoxFuture<'static, (Result<(Reader, Frame), End>, Arc<Account>)>;
 /// A stream that is being opened.
 type Opening = BoxFuture<'static, io::Result<(ByteStream, Dialect)>>;
 /// WANT_HAVEs whose containers are looked at.
-type Checking = BoxFuture<'static, (Vec<Cid>, Vec<bool>)>;
+type Checking = BoxFuture<'static, Checked>;
+
+/// What was found out about containers.
+struct Checked {
+    cids: Vec<Cid>,
+    are_served: Vec<bool>,
+    /// What had come to the store before they were looked at.
+    n_changes: u64,
+}
 
 /// One peer.
 pub(super) struct Peer<S> {
@@ -110,6 +136,9 @@ pub(super) struct Peer<S> {
     ledger: Ledger,
     links: Vec<Link>,
     readings: FuturesUnordered<Reading>,
+    frames: PeerFrames,
+    /// Whether one of them brought something since the last tick.
+    has_read: bool,
     /// The account of the stream that was heard last.
     account: Option<Arc<Account>>,
     /// Since when it has been over its budget without a break.
@@ -117,8 +146,9 @@ pub(super) struct Peer<S> {
     /// When something was refused for the budget last.
     over_at: Option<Instant>,
     /// HAVE and DONT_HAVE that are to be written.
-    presences: VecDeque<(Cid, bool)>,
-    to_check: Vec<Cid>,
+    presences: VecDeque<(CidKey, bool)>,
+    /// What its lists take of what those of all peers take, in bytes.
+    lists_len: usize,
     checking: Option<Checking>,
     turn: Option<oneshot::Receiver<Turn>>,
     /// When to ask for a turn again: its address had enough under way.
@@ -149,17 +179,19 @@ impl<S: Store> Peer<S> {
         Self {
             ledger: Ledger::new(shared.options.wants_per_peer_max),
             window: shared.options.outstanding_min,
+            frames: PeerFrames::new(&shared.frames),
             shared,
             stats,
             events,
             mailbox: Mailbox(Arc::default()),
             links: Vec::new(),
             readings: FuturesUnordered::new(),
+            has_read: false,
             account: None,
             over_since: None,
             over_at: None,
             presences: VecDeque::new(),
-            to_check: Vec::new(),
+            lists_len: 0,
             checking: None,
             turn: None,
             retry_at: None,
@@ -204,6 +236,7 @@ impl<S: Store> Peer<S> {
 
     /// Begins whatever can be begun now.
     fn go_on(&mut self) {
+        self.fit_lists();
         self.check_more();
         self.ask_for_turn();
         self.write_more();
@@ -216,6 +249,52 @@ impl<S: Store> Peer<S> {
     /// Whether the peer is to take what it asked for before it is heard again.
     fn is_backed_up(&self) -> bool {
         self.presences.len() >= PRESENCES_MAX
+            || self.has_many_checks()
+            || self.is_pressed() && self.lists_len > LISTS_LEN_MIN
+    }
+
+    /// Whether the lists of all peers take more than they may.
+    fn is_pressed(&self) -> bool {
+        self.shared.lists_len.load(Relaxed) > self.shared.options.lists_len_max
+    }
+
+    /// Counts what is remembered of the peer and is to be said to it, and shortens it if the lists
+    /// of all peers are too long.
+    fn fit_lists(&mut self) {
+        self.count_lists();
+        if !self.is_pressed() {
+            return;
+        }
+        let mut tickets = Vec::new();
+        while self.own_lists_len() > LISTS_LEN_MIN
+            && let Some(ticket) = self.ledger.drop_oldest()
+        {
+            tickets.push(ticket);
+        }
+        self.unsubscribe(&tickets);
+        self.count(|it| &it.wants_dropped, tickets.len() as u64);
+        self.count_lists();
+    }
+
+    fn own_lists_len(&self) -> usize {
+        self.ledger.len() * WANT_LEN + self.presences.len() * PRESENCE_LEN
+    }
+
+    fn count_lists(&mut self) {
+        let len = self.own_lists_len();
+        let before = std::mem::replace(&mut self.lists_len, len);
+        let all = &self.shared.lists_len;
+        if len > before {
+            all.fetch_add(len - before, Relaxed);
+        } else if before > len {
+            all.fetch_sub(before - len, Relaxed);
+        }
+        self.stats.lists_len.store(len as u64, Relaxed);
+    }
+
+    /// The peer is told whether a block is there.
+    fn say(&mut self, cid: &Cid, is_here: bool) {
+        self.presences.push_back((CidKey::of(cid), is_here));
     }
 
     fn handle(&mut self, event: Event) {
@@ -230,12 +309,9 @@ impl<S: Store> Peer<S> {
                     self.count(|it| &it.streams_refused, 1);
                     return;
                 }
-                let (room, idle) = (
-                    self.shared.frames.clone(),
-                    self.shared.options.stream_idle_time,
-                );
-                let reader = Reader::new(stream, room, idle);
-                self.read_on(reader, account);
+                let idle = self.shared.options.stream_idle_time;
+                let frames = self.frames.of(Arc::clone(&account));
+                self.read_on(Reader::new(stream, frames, idle), account);
             }
         }
     }
@@ -247,12 +323,13 @@ impl<S: Store> Peer<S> {
 
     /// A stream brought a frame, or its end.
     fn read(&mut self, read: Result<(Reader, Frame), End>, account: Arc<Account>) {
+        self.has_read = true;
         match read {
             Ok((reader, frame)) => {
+                self.account = Some(Arc::clone(&account));
                 if self.message(&frame, &account) {
-                    self.read_on(reader, account.clone());
+                    self.read_on(reader, account);
                 }
-                self.account = Some(account);
             }
             Err(End::Closed | End::Broken) => {}
             Err(End::Malformed) => self.malformed(),
@@ -271,6 +348,12 @@ impl<S: Store> Peer<S> {
             self.unsubscribe(&tickets);
         }
         self.links.retain(|link| !link.gone.is_cancelled());
+        if self.is_backed_up() && !self.has_read {
+            // What it has sent on them lies in the windows of its connections.
+            self.count(|it| &it.streams_refused, self.readings.len() as u64);
+            self.readings.clear();
+        }
+        self.has_read = false;
     }
 
     fn unsubscribe(&self, tickets: &[Ticket]) {
@@ -283,6 +366,8 @@ impl<S: Store> Peer<S> {
     fn leave(&mut self) {
         let tickets = self.ledger.clear();
         self.unsubscribe(&tickets);
+        self.presences.clear();
+        self.count_lists();
         self.stats.wants.store(0, Relaxed);
     }
 
@@ -301,6 +386,13 @@ impl<S: Store> Peer<S> {
             which(&self.shared.totals).add(n);
         }
     }
+}
+
+/// Bytes that the lists of one peer take at most: its wants, and as many presences as are said when
+/// it has as many as it may have, and one more message is worked off.
+pub(super) const fn lists_len_max(wants_max: usize) -> usize {
+    let n_presences = PRESENCES_MAX + DecodeLimits::ENTRIES_MAX + wants_max;
+    wants_max * WANT_LEN + n_presences * PRESENCE_LEN
 }
 
 /// The outcome of what is under way, which is over then; for ever, if nothing is.

@@ -3,8 +3,9 @@
 //! In       a stream that the peer opened.
 //! Out      one frame after the other, whole.
 //! Limits   [`MESSAGE_LEN_MAX`] a frame, known before anything is kept of it; memory grows as bytes
-//!          come, what is beyond [`FREE_LEN`] out of a room that all peers share; a frame that has
-//!          begun must come at [`RATE_MIN`]; a stream that brings none for long is closed.
+//!          come, what is beyond [`FREE_LEN`] out of a room of the peer, and that of long frames
+//!          out of one that all peers share, too; a frame that has begun must come at
+//!          [`RATE_MIN`]; a stream that brings none for long is closed.
 //! Not here what frames say (`wire`).
 
 use std::sync::Arc;
@@ -16,10 +17,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::ByteStream;
+use crate::budget::{Account, Held, Room, Shares};
 use crate::wire::{self, MESSAGE_LEN_MAX};
 
-/// Bytes of a frame that need no room: want-lists of ordinary size.
-const FREE_LEN: usize = 64 << 10;
+/// Bytes of a frame that need no room at all.
+const FREE_LEN: usize = 4 << 10;
+/// Bytes of a frame that takes room of its own peer alone: want-lists of ordinary size.
+const SHORT_LEN: usize = 64 << 10;
+/// Bytes of short frames that a peer may have begun, on whatever streams.
+const SHORT_OF_PEER: usize = 2 * SHORT_LEN;
+/// The same of long ones.
+const LONG_OF_PEER: usize = 2 * MESSAGE_LEN_MAX;
+/// Bytes that frames of a peer take at most while they come, with so many streams.
+pub(super) const fn peer_len_max(streams_max: usize) -> usize {
+    streams_max * FREE_LEN + SHORT_OF_PEER + LONG_OF_PEER
+}
+/// Addresses and subnets may have this part of what is free.
+const FREE_PART: usize = 4;
 /// Bytes that are asked of a stream at once.
 const CHUNK_LEN: usize = 64 << 10;
 /// Bytes that are asked for while no frame has begun.
@@ -28,31 +42,121 @@ const IDLE_CHUNK_LEN: usize = 512;
 const FRAME_TIME: Duration = Duration::from_secs(30);
 /// Slowest rate at which a longer frame may come, in bytes a second.
 const RATE_MIN: u64 = 8 << 10;
-/// How long a long frame waits for room before its stream is broken off.
+/// How long a frame waits for room before its stream is broken off.
 const ROOM_TIME: Duration = Duration::from_secs(5);
+/// How soon it looks again whether its address has less.
+const ROOM_PAUSE: Duration = Duration::from_millis(100);
 /// Unit of the room, in bytes.
 const ROOM_UNIT: usize = 1024;
 
 /// Room for long frames of all peers.
 #[derive(Debug, Clone)]
-pub(super) struct FrameRoom(Arc<Semaphore>);
+pub(super) struct FrameRoom {
+    all: Arc<Semaphore>,
+    shares: Shares,
+}
 
 impl FrameRoom {
     /// Room for `len` bytes, and for one frame at least.
-    pub(super) fn new(len: usize) -> Self {
-        Self(Arc::new(Semaphore::new(
-            len.max(MESSAGE_LEN_MAX) / ROOM_UNIT,
-        )))
+    pub(super) fn new(len: usize, shares: Shares) -> Self {
+        let len = len.max(MESSAGE_LEN_MAX);
+        Self {
+            all: Arc::new(Semaphore::new(len / ROOM_UNIT)),
+            shares,
+        }
+    }
+}
+
+/// Room for the frames of one peer.
+#[derive(Debug, Clone)]
+pub(super) struct PeerFrames {
+    room: FrameRoom,
+    short: Arc<Semaphore>,
+    long: Arc<Semaphore>,
+}
+
+impl PeerFrames {
+    pub(super) fn new(room: &FrameRoom) -> Self {
+        Self {
+            room: room.clone(),
+            short: Arc::new(Semaphore::new(SHORT_OF_PEER / ROOM_UNIT)),
+            long: Arc::new(Semaphore::new(LONG_OF_PEER / ROOM_UNIT)),
+        }
     }
 
-    /// Room for the next bytes of a long frame: what did not come takes none. One who has waited
-    /// in vain gives up what it has, so that others can go on.
-    async fn reserve(&self, len: usize) -> Result<OwnedSemaphorePermit, End> {
-        let units = u32::try_from(len.div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.0).acquire_many_owned(units);
-        match timeout(ROOM_TIME, permit).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(End::Broken),
+    /// Room for those that come by way of `account`.
+    pub(super) fn of(&self, account: Arc<Account>) -> Frames {
+        Frames {
+            peer: self.clone(),
+            account,
+        }
+    }
+}
+
+/// Room for the frames of one stream.
+#[derive(Debug)]
+pub(super) struct Frames {
+    peer: PeerFrames,
+    account: Arc<Account>,
+}
+
+impl Frames {
+    /// Room for the next bytes of a frame of `frame_len`: what did not come takes none. One who has
+    /// waited in vain gives up what it has, so that others can go on.
+    async fn reserve(&self, frame_len: usize, len: usize) -> Result<Reserved, End> {
+        let reserved = timeout(ROOM_TIME, async {
+            if frame_len <= SHORT_LEN {
+                return Some(Reserved {
+                    _own: acquire(&self.peer.short, len).await?,
+                    _all: None,
+                });
+            }
+            let own = acquire(&self.peer.long, len).await?;
+            let held = self.share(len).await;
+            let all = acquire(&self.peer.room.all, len).await?;
+            Some(Reserved {
+                _own: own,
+                _all: Some((all, held)),
+            })
+        });
+        reserved.await.ok().flatten().ok_or(End::Broken)
+    }
+
+    /// A part of what its address and subnet may have.
+    async fn share(&self, len: usize) -> Held {
+        let room = &self.peer.room;
+        loop {
+            let free = room.all.available_permits() * ROOM_UNIT;
+            let shares = room.shares.within(free / FREE_PART);
+            if let Some(held) = self.account.hold(Room::Frames, len, shares) {
+                return held;
+            }
+            tokio::time::sleep(ROOM_PAUSE).await;
+        }
+    }
+}
+
+async fn acquire(room: &Arc<Semaphore>, len: usize) -> Option<OwnedSemaphorePermit> {
+    let units = u32::try_from(len.div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX);
+    Arc::clone(room).acquire_many_owned(units).await.ok()
+}
+
+/// Room that the bytes of a frame take.
+#[derive(Debug)]
+struct Reserved {
+    _own: OwnedSemaphorePermit,
+    _all: Option<(OwnedSemaphorePermit, Held)>,
+}
+
+impl Reserved {
+    fn merge(&mut self, more: Self) {
+        self._own.merge(more._own);
+        match (&mut self._all, more._all) {
+            (Some((all, held)), Some((more, more_held))) => {
+                all.merge(more);
+                held.merge(more_held);
+            }
+            (all, more) => *all = all.take().or(more),
         }
     }
 }
@@ -72,23 +176,23 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) bytes: Bytes,
-    pub(super) _room: Option<OwnedSemaphorePermit>,
+    _room: Option<Reserved>,
 }
 
 /// A stream and what was read of it beyond the last frame.
 pub(super) struct Reader {
     stream: ByteStream,
     buffer: BytesMut,
-    room: FrameRoom,
+    frames: Frames,
     idle_time: Duration,
 }
 
 impl Reader {
-    pub(super) fn new(stream: ByteStream, room: FrameRoom, idle_time: Duration) -> Self {
+    pub(super) fn new(stream: ByteStream, frames: Frames, idle_time: Duration) -> Self {
         Self {
             stream,
             buffer: BytesMut::new(),
-            room,
+            frames,
             idle_time,
         }
     }
@@ -98,6 +202,8 @@ impl Reader {
         let mut deadline = Instant::now() + self.idle_time;
         let mut room = None;
         let mut wanted = IDLE_CHUNK_LEN;
+        // Where in the buffer the bytes end that there is room for.
+        let mut reserved = 0_usize;
         let mut begun = Begun::Not;
         loop {
             if begun == Begun::Not && !self.buffer.is_empty() {
@@ -115,14 +221,20 @@ impl Reader {
                     return Ok((self, Frame { bytes, _room: room }));
                 }
                 Some((len, prefix_len)) => {
-                    wanted = (prefix_len + len - self.buffer.len()).min(CHUNK_LEN);
-                    if len > FREE_LEN {
-                        let more = self.room.reserve(wanted).await?;
-                        merge(&mut room, more);
-                        if begun == Begun::Short {
-                            begun = Begun::Long;
-                            deadline += Duration::from_secs((len as u64).div_ceil(RATE_MIN));
+                    let missing = (prefix_len + len - self.buffer.len()).min(CHUNK_LEN);
+                    wanted = match reserved.checked_sub(self.buffer.len()) {
+                        _ if len <= FREE_LEN => missing,
+                        Some(wanted @ 1..) => wanted,
+                        _ => {
+                            let more = self.frames.reserve(len, missing).await?;
+                            merge(&mut room, more);
+                            reserved = self.buffer.len() + missing;
+                            missing
                         }
+                    };
+                    if begun == Begun::Short && len > SHORT_LEN {
+                        begun = Begun::Long;
+                        deadline += Duration::from_secs((len as u64).div_ceil(RATE_MIN));
                     }
                 }
                 None => {}
@@ -155,7 +267,7 @@ enum Begun {
     Long,
 }
 
-fn merge(room: &mut Option<OwnedSemaphorePermit>, more: OwnedSemaphorePermit) {
+fn merge(room: &mut Option<Reserved>, more: Reserved) {
     match room {
         Some(room) => room.merge(more),
         None => *room = Some(more),

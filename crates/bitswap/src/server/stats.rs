@@ -37,6 +37,8 @@ pub struct Totals {
     pub entries_ignored: Counter,
     /// Entries beyond a budget or the bound of wants.
     pub entries_refused: Counter,
+    /// Wants for absent blocks that were forgotten early, for the wants of all took too much.
+    pub wants_dropped: Counter,
     /// Blocks that were sent.
     pub blocks_sent: Counter,
     /// Their bytes.
@@ -68,6 +70,8 @@ pub(super) struct PeerStats {
     pub(super) counts: Totals,
     pub(super) wants: AtomicU64,
     pub(super) bytes_outstanding: AtomicU64,
+    /// Bytes of what is remembered of it and is to be said to it.
+    pub(super) lists_len: AtomicU64,
 }
 
 /// A peer as it is told to a person.
@@ -111,6 +115,7 @@ impl PeerStats {
             counts: Totals::default(),
             wants: AtomicU64::new(0),
             bytes_outstanding: AtomicU64::new(0),
+            lists_len: AtomicU64::new(0),
         }
     }
 

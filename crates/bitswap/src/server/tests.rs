@@ -7,24 +7,52 @@ use carrack_formats::cid::{SHA2_256, from_sha256};
 use carrack_formats::verify::sha256;
 use cid::Version;
 use futures_util::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::*;
 use crate::budget::{Beyond, Rates};
 use crate::wire::{DecodeLimits, Entry, Message, Outgoing, WantKind, frame_len};
 
+mod full;
+
 const RAW: u64 = 0x55;
 
 /// Lengths and bytes of blocks; those without bytes are known to the index and cannot be read.
 type Known = HashMap<Multihash, (u64, Option<Bytes>)>;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 struct Memory {
     blocks: Arc<Mutex<Known>>,
     n_loads: Arc<AtomicUsize>,
+    /// CIDs that were checked.
+    n_checks: Arc<AtomicUsize>,
+    /// Each check takes one.
+    checks: Arc<Mutex<Option<Arc<Semaphore>>>>,
+    /// What is done when the next look-up has its answer.
+    after_find: Arc<Mutex<Option<AfterFind>>>,
+}
+
+type AfterFind = Box<dyn FnOnce() + Send>;
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Memory").finish_non_exhaustive()
+    }
 }
 
 impl Memory {
+    fn after_find(&self, what: impl FnOnce() + Send + 'static) {
+        *self.after_find.lock().unwrap() = Some(Box::new(what));
+    }
+
+    /// Checks wait for permits from now on.
+    fn hold_checks(&self) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        *self.checks.lock().unwrap() = Some(Arc::clone(&gate));
+        gate
+    }
+
     fn put(&self, data: impl Into<Bytes>) -> Cid {
         let data = data.into();
         let cid = cid_of(&data);
@@ -41,13 +69,24 @@ impl Memory {
 impl Store for Memory {
     fn find(&self, multihashes: &[Multihash]) -> Vec<Option<u64>> {
         let blocks = self.blocks.lock().unwrap();
-        multihashes
+        let found = multihashes
             .iter()
             .map(|it| blocks.get(it).map(|it| it.0))
-            .collect()
+            .collect();
+        drop(blocks);
+        let then = self.after_find.lock().unwrap().take();
+        if let Some(then) = then {
+            then();
+        }
+        found
     }
 
     async fn check(&self, cids: Vec<Cid>) -> Vec<bool> {
+        self.n_checks.fetch_add(cids.len(), Ordering::Relaxed);
+        let gate = self.checks.lock().unwrap().clone();
+        if let Some(gate) = gate {
+            gate.acquire().await.unwrap().forget();
+        }
         let blocks = self.blocks.lock().unwrap();
         let is_served = |cid: &Cid| blocks.get(cid.hash()).is_some_and(|it| it.1.is_some());
         cids.iter().map(is_served).collect()
@@ -337,7 +376,7 @@ async fn wants_of_one_peer_and_of_all_are_bounded() {
     };
     let (server, memory) = server(options);
     let mut peers: Vec<_> = (0..2)
-        .map(|it| TestPeer::connect(&server, &it.to_string()))
+        .map(|it| TestPeer::connect_from(&server, &it.to_string(), "127.0.0.1"))
         .collect();
     for peer in &mut peers {
         for number in 0..5u8 {
@@ -466,8 +505,10 @@ async fn a_peer_that_takes_nothing_is_disconnected_and_its_room_given_back() {
 async fn however_many_peers_of_a_subnet_take_nothing_others_are_served_at_once() {
     let options = Options {
         outstanding_all_max: 16 << 20,
-        outstanding_address_max: 4 << 20,
-        outstanding_subnet_max: 8 << 20,
+        outstanding_shares: Shares {
+            address_max: 4 << 20,
+            subnet_max: 8 << 20,
+        },
         ..Options::default()
     };
     let (server, memory) = server(options);

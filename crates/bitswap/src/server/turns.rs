@@ -86,7 +86,12 @@ impl Turns {
 
     /// Bytes that peers hold.
     pub(super) fn in_use(&self) -> usize {
-        self.room - self.hold().free
+        self.room - self.n_free()
+    }
+
+    /// Bytes that nobody holds.
+    pub(super) fn n_free(&self) -> usize {
+        self.hold().free
     }
 
     /// Goes round while the one whose turn it is fits.

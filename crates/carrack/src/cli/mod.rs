@@ -387,10 +387,13 @@ fn stop_on_interrupt() -> Arc<AtomicBool> {
     stop
 }
 
+/// What is logged if nobody says. A peer may bring identify to a line for each of its streams.
+const LOGGED: &str = "warn,libp2p_identify=error";
+
 /// The log goes where progress is drawn, which steps aside for it.
 fn start_log(screen: &Screen) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
     let screen = screen.clone();
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{ErrorKind as IoKind, Read};
 use std::path::Path;
 
-use carrack_bitswap::budget::Rates;
+use carrack_bitswap::budget::{Rates, Shares};
 use carrack_bitswap::driver::ConnectionLimits;
 use carrack_bitswap::server::Options;
 use serde::Deserialize;
@@ -140,6 +140,9 @@ struct Tables {
 struct BitswapTable {
     wants_per_peer_max: Option<Count<1, 1_048_576>>,
     wants_max: Option<Count<1, 1_073_741_824>>,
+    wants_address_max: Option<Count<1, 1_073_741_824>>,
+    wants_subnet_max: Option<Count<1, 1_073_741_824>>,
+    lists_bytes_max: Option<Size<{ 1 << 20 }, { 1 << 40 }>>,
     want_time_s: Option<Seconds<1, 86_400>>,
     outstanding_bytes_min: Option<Size<{ 64 << 10 }, { 1 << 40 }>>,
     outstanding_bytes_max: Option<Size<{ 64 << 10 }, { 1 << 40 }>>,
@@ -148,6 +151,8 @@ struct BitswapTable {
     outstanding_bytes_subnet_max: Option<Size<{ 64 << 10 }, { 1 << 40 }>>,
     // A message of 4 MiB must fit, and a semaphore counts with 32 bits.
     frames_bytes_max: Option<Size<{ 4 << 20 }, { 1 << 31 }>>,
+    frames_bytes_address_max: Option<Size<{ 64 << 10 }, { 1 << 31 }>>,
+    frames_bytes_subnet_max: Option<Size<{ 64 << 10 }, { 1 << 31 }>>,
     // With one more block of 2 MiB it must fit a message.
     message_bytes: Option<Size<1024, { 1 << 20 }>>,
     small_block_bytes_max: Option<Size<0, { 64 << 10 }>>,
@@ -187,6 +192,8 @@ struct RatesTable {
 struct ConnectionsTable {
     established_max: Option<Count<1, 1_048_576>>,
     pending_max: Option<Count<1, 65_536>>,
+    pending_per_address_max: Option<Count<1, 65_536>>,
+    pending_per_subnet_max: Option<Count<1, 65_536>>,
     per_address_max: Option<Count<1, 1_048_576>>,
     per_subnet_max: Option<Count<1, 1_048_576>>,
     trusted: Option<Vec<Net>>,
@@ -199,6 +206,11 @@ fn set<T>(value: &mut T, said: Option<T>) {
     }
 }
 
+fn set_shares(shares: &mut Shares, address_max: Option<usize>, subnet_max: Option<usize>) {
+    set(&mut shares.address_max, address_max);
+    set(&mut shares.subnet_max, subnet_max);
+}
+
 impl BitswapTable {
     fn apply(self, config: &mut Config) {
         let to = &mut config.server;
@@ -207,6 +219,12 @@ impl BitswapTable {
             self.wants_per_peer_max.map(Count::get),
         );
         set(&mut to.wants_max, self.wants_max.map(Count::get));
+        set_shares(
+            &mut to.wants_shares,
+            self.wants_address_max.map(Count::get),
+            self.wants_subnet_max.map(Count::get),
+        );
+        set(&mut to.lists_len_max, self.lists_bytes_max.map(Size::get));
         set(&mut to.want_time, self.want_time_s.map(Seconds::get));
         set(
             &mut to.outstanding_min,
@@ -220,15 +238,17 @@ impl BitswapTable {
             &mut to.outstanding_all_max,
             self.outstanding_bytes_all_max.map(Size::get),
         );
-        set(
-            &mut to.outstanding_address_max,
+        set_shares(
+            &mut to.outstanding_shares,
             self.outstanding_bytes_address_max.map(Size::get),
-        );
-        set(
-            &mut to.outstanding_subnet_max,
             self.outstanding_bytes_subnet_max.map(Size::get),
         );
         set(&mut to.frames_len_max, self.frames_bytes_max.map(Size::get));
+        set_shares(
+            &mut to.frames_shares,
+            self.frames_bytes_address_max.map(Size::get),
+            self.frames_bytes_subnet_max.map(Size::get),
+        );
         set(&mut to.message_len, self.message_bytes.map(Size::get));
         set(
             &mut to.small_block_len,
@@ -296,6 +316,14 @@ impl ConnectionsTable {
             self.established_max.map(Count::get),
         );
         set(&mut to.pending_max, self.pending_max.map(Count::get));
+        set(
+            &mut to.pending_per_address_max,
+            self.pending_per_address_max.map(Count::get),
+        );
+        set(
+            &mut to.pending_per_subnet_max,
+            self.pending_per_subnet_max.map(Count::get),
+        );
         set(
             &mut to.per_address_max,
             self.per_address_max.map(Count::get),

@@ -14,10 +14,12 @@ use carrack_bitswap::wire::{Dialect, Outgoing};
 use carrack_formats::Cid;
 use carrack_testkit::Transport;
 use carrack_testkit::p2p::bitswap::{Answer, Ask, DIALECTS, Fetch};
-use carrack_testkit::p2p::{BitswapClient, Dialer, Link, Stream, craft};
+use carrack_testkit::p2p::{BitswapClient, Dialer, Link, Stream, craft, forged};
 use serde_json::Value;
+use tokio::io::AsyncReadExt;
 
 use crate::support::car::{absent, raw};
+use crate::support::floods::socket_of;
 use crate::support::{Carrack, Server, data};
 
 const MIB: usize = 1 << 20;
@@ -361,8 +363,7 @@ async fn frames_of_the_muxer_that_lie_end_their_connection() {
 #[tokio::test]
 async fn handshakes_without_end_are_cut() {
     let target = Target::new();
-    let address: Vec<&str> = target.address.split('/').collect();
-    let socket: std::net::SocketAddr = format!("{}:{}", address[2], address[4]).parse().unwrap();
+    let socket = socket_of(&target.address);
     let mut silent = Vec::new();
     for said in [
         &b""[..],
@@ -388,6 +389,92 @@ async fn handshakes_without_end_are_cut() {
     });
     assert!(cut.await.unwrap(), "still open after {CUT_TIME_MAX:?}");
     target.serves_others().await;
+}
+
+/// Keys as large as a message of the handshake, of kinds that are not known, or that are none.
+#[tokio::test]
+async fn huge_keys_end_their_handshake_and_nothing_else() {
+    let target = Target::new();
+    let socket = socket_of(&target.address);
+    let peak = target.server.peak_memory();
+    let huge = vec![0x30; 60_000];
+    let (rsa, ed25519, secp256k1, unknown) = (0, 1, 2, 77);
+    let payloads = [
+        forged::identity(rsa, &huge, &[7; 256]),
+        forged::identity(rsa, &huge[..2048], &huge[..50_000]),
+        forged::identity(ed25519, &huge, &[7; 64]),
+        forged::identity(ed25519, &[7; 32], &huge),
+        forged::identity(secp256k1, &huge, &[7; 64]),
+        forged::identity(unknown, &huge, &[]),
+        craft::bytes_field(1, &[0xff; 60_000]),
+        vec![0xff; 60_000],
+        craft::bytes_field(4, &craft::bytes_field(1, &[7]).repeat(20_000)), // Extensions.
+    ];
+    for (number, payload) in payloads.iter().enumerate() {
+        for _ in 0..10 {
+            let mut stream = forged::noise(socket, payload).await.unwrap();
+            let mut rest = Vec::new();
+            let end = stream.read_to_end(&mut rest);
+            let end = tokio::time::timeout(Duration::from_secs(8), end).await;
+            assert!(end.is_ok(), "payload {number} is put up with");
+        }
+    }
+    target.serves_others().await;
+    let grown = target.server.peak_memory() - peak;
+    assert!(grown < 32 << 20, "grown by {grown}");
+    target.is_at_rest().await;
+}
+
+/// What a peer says of itself, far longer than anybody listens, asked for and pushed.
+#[tokio::test]
+async fn huge_records_of_identify_are_not_kept() {
+    const IDENTIFY: [&str; 1] = ["/ipfs/id/1.0.0"];
+    let target = Target::new();
+    let peak = target.server.peak_memory();
+    let protocol = |n: usize| craft::bytes_field(3, format!("/none/{n}").as_bytes());
+    let records = [
+        craft::bytes_field(1, &vec![7; 4 * MIB]), // A key.
+        (0..200_000).flat_map(protocol).collect::<Vec<u8>>(),
+        craft::bytes_field(2, &[4, 127, 0, 0, 1, 6, 0, 1]).repeat(100_000), // Addresses.
+        craft::bytes_field(8, &vec![7; 4 * MIB]),                           // A signed record.
+    ];
+    for record in &records {
+        let dialer = Dialer::new().without_basics().accepting(&IDENTIFY);
+        let link = dialer.dial(&target.address).await.unwrap();
+        let (_, mut asked) = link.accept().await.unwrap();
+        let frame = craft::frame(record);
+        let quick = Duration::from_secs(2); // It may be reset, or never be read.
+        let _ = tokio::time::timeout(quick, asked.send(&frame)).await;
+        for _ in 0..20 {
+            let push = link.open(&["/ipfs/id/push/1.0.0"]).await;
+            let Ok((mut pushed, _)) = push else { break };
+            let quick = Duration::from_millis(100);
+            let _ = tokio::time::timeout(quick, pushed.send(&frame)).await;
+        }
+        target.serves_others().await;
+    }
+    let grown = target.server.peak_memory() - peak;
+    assert!(grown < 48 << 20, "grown by {grown}");
+    target.is_at_rest().await;
+}
+
+/// What a peer does over and over is no line of the log each time.
+#[tokio::test]
+async fn streams_beyond_what_is_listened_to_do_not_fill_the_log() {
+    let target = Target::new();
+    let link = target.link().await;
+    let mut pushed = Vec::new();
+    for _ in 0..40 {
+        let quick = Duration::from_secs(2);
+        let push = tokio::time::timeout(quick, link.open(&["/ipfs/id/push/1.0.0"])).await;
+        let Ok(Ok((stream, _))) = push else { break };
+        pushed.push(stream);
+    }
+    assert!(pushed.len() > 10, "{}", pushed.len());
+    target.serves_others().await;
+    drop((pushed, link));
+    let (_, log) = target.server.terminate();
+    assert!(log.lines().count() < 10, "{log}");
 }
 
 /// Blocks and presences that nobody asked for are counted and dropped.

@@ -25,6 +25,7 @@ mod faulty_source;
 mod hostile_peers;
 mod index;
 mod lost_store;
+mod p2p_floods;
 mod peers;
 mod privacy;
 mod read_only;

@@ -1,4 +1,10 @@
 //! What a peer's messages ask for, looked up.
+//!
+//! What the index knows is entered and served, and the registry never hears of it: however full it
+//! is, what is here is answered. What is absent is subscribed to, if there is room, and looked up
+//! once more: a block that came in between was told to nobody.
+
+use std::sync::atomic::Ordering::Acquire;
 
 use carrack_formats::{Cid, Multihash};
 use futures_util::FutureExt;
@@ -7,12 +13,17 @@ use tokio::time::Instant;
 use super::super::Store;
 use super::super::ledger::Taken;
 use super::super::reader::Frame;
-use super::Peer;
-use crate::budget::{Account, Beyond, Good};
+use super::{Checked, Peer, Subscriber};
+use crate::budget::{Account, Beyond, Good, Room};
+use crate::registry::Ticket;
 use crate::wire::{DecodeLimits, Entry, Message, WantKind};
 
 /// WANT_HAVEs whose containers are looked at in one go.
 const CHECKS_MAX: usize = 256;
+/// With so many waiting to be looked at, the peer is not read any more.
+const CHECKS_WAITING_MAX: usize = 2 * CHECKS_MAX;
+/// Addresses and subnets may have this part of what is free in the registry.
+const FREE_PART: usize = 8;
 
 impl<S: Store> Peer<S> {
     /// Takes a message; `false`: the stream that brought it is not read any more.
@@ -58,58 +69,76 @@ impl<S: Store> Peer<S> {
         true
     }
 
-    /// Takes entries within the budget: registers what is new, then looks everything up at once.
+    /// Takes entries within the budget: looks everything up at once, serves what is here, and
+    /// subscribes to the rest.
     fn take(&mut self, entries: &[Entry], now: Instant) {
-        let mut to_find: Vec<&Entry> = Vec::with_capacity(entries.len());
+        let wanted = entries.iter().filter(|entry| !entry.cancel);
+        let multihashes: Vec<Multihash> = wanted.map(|entry| *entry.cid.hash()).collect();
+        let mut found = self.shared.store.find(&multihashes).into_iter();
+        let mut absent: Vec<&Entry> = Vec::new();
         for entry in entries {
             if entry.cancel {
                 self.cancel(&entry.cid);
                 continue;
             }
-            match self.ledger.take(entry) {
-                Taken::New => {
-                    if self.register(entry, now) {
-                        to_find.push(entry);
+            let len = found.next().flatten();
+            match (self.ledger.take(entry), len) {
+                (Taken::OnItsWay, _) => {}
+                (Taken::Refused, _) => self.refuse(entry),
+                (Taken::New, Some(len)) => self.enter_found(entry, len),
+                (Taken::Again, Some(len)) => self.found(&entry.cid, entry.send_dont_have, len),
+                // It is subscribed to since before it was looked up, or being checked.
+                (Taken::Again, None) => self.say_absent(entry),
+                (Taken::New, None) => match self.subscribe(&entry.cid) {
+                    Some(ticket) => {
+                        let gone = self.ledger.enter(entry, ticket, now);
+                        self.unsubscribe(gone.as_slice());
+                        absent.push(entry);
                     }
-                }
-                Taken::Again => to_find.push(entry),
-                Taken::OnItsWay => {}
-                Taken::Refused => self.refuse(entry),
+                    None => {
+                        self.count(|it| &it.entries_refused, 1);
+                        self.say_absent(entry); // It is. Nobody is told when it comes.
+                    }
+                },
             }
         }
-        let multihashes: Vec<Multihash> = to_find.iter().map(|entry| *entry.cid.hash()).collect();
-        let found = self.shared.store.find(&multihashes);
-        for (entry, len) in to_find.into_iter().zip(found) {
+        let multihashes: Vec<Multihash> = absent.iter().map(|entry| *entry.cid.hash()).collect();
+        let found = match absent.is_empty() {
+            true => Vec::new(),
+            false => self.shared.store.find(&multihashes),
+        };
+        for (entry, len) in absent.into_iter().zip(found) {
             match len {
                 Some(len) => self.found(&entry.cid, entry.send_dont_have, len),
-                None if entry.send_dont_have => self.presences.push_back((entry.cid, false)),
-                None => {}
+                None => self.say_absent(entry),
             }
         }
     }
 
-    /// Enters a new want, before it is looked up: what arrives meanwhile is told.
-    fn register(&mut self, entry: &Entry, now: Instant) -> bool {
-        let subscribed = self
-            .shared
-            .registry
-            .subscribe(entry.cid.hash(), self.mailbox.clone());
-        let Ok(ticket) = subscribed else {
-            self.refuse(entry);
-            return false;
+    /// From now on the peer's task is told when the block comes. `None`: the registry is full, or
+    /// those of its address or subnet have their share.
+    pub(super) fn subscribe(&self, cid: &Cid) -> Option<Ticket> {
+        let (registry, options) = (&self.shared.registry, &self.shared.options);
+        let shares = options.wants_shares.within(registry.n_free() / FREE_PART);
+        let place = self.account.as_ref()?.hold(Room::Wants, 1, shares)?;
+        let subscriber = Subscriber {
+            mailbox: self.mailbox.clone(),
+            _place: place,
         };
-        if let Some(gone) = self.ledger.enter(entry, ticket, now) {
-            self.unsubscribe(&[gone]);
+        registry.subscribe(cid.hash(), subscriber).ok()
+    }
+
+    fn say_absent(&mut self, entry: &Entry) {
+        if entry.send_dont_have {
+            self.say(&entry.cid, false);
         }
-        true
     }
 
     /// There is no room to remember a want.
     fn refuse(&mut self, entry: &Entry) {
         self.count(|it| &it.entries_refused, 1);
-        let says_so = self.shared.budgets.budget().beyond == Beyond::DontHave;
-        if entry.send_dont_have && says_so {
-            self.presences.push_back((entry.cid, false));
+        if self.shared.budgets.budget().beyond == Beyond::DontHave {
+            self.say_absent(entry);
         }
     }
 
@@ -119,60 +148,100 @@ impl<S: Store> Peer<S> {
         }
     }
 
-    /// The index knows a block of a want that waits.
+    /// The index knows the block of a want that is new.
+    fn enter_found(&mut self, entry: &Entry, len: u64) {
+        let options = &self.shared.options;
+        if len > options.block_len_max {
+            self.say_absent(entry);
+            return;
+        }
+        let gone = self.ledger.enter_found(entry, len, options.small_block_len);
+        self.unsubscribe(gone.as_slice());
+    }
+
+    /// The index knows the block of a want that is known.
     fn found(&mut self, cid: &Cid, send_dont_have: bool, len: u64) {
-        let Some(want) = self.ledger.get(cid) else {
-            return; // It was dropped for younger ones of the same message.
-        };
         let options = &self.shared.options;
         if len > options.block_len_max {
             self.cancel(cid);
             if send_dont_have {
-                self.presences.push_back((*cid, false));
+                self.say(cid, false);
             }
             return;
         }
-        if want.kind == WantKind::Have && len > options.small_block_len {
-            self.to_check.push(*cid);
-            return;
-        }
-        if let Some(ticket) = self.ledger.found(cid, len) {
-            self.unsubscribe(&[ticket]);
-        }
+        // It may have been dropped for younger ones of the same message.
+        let ticket = self.ledger.found(cid, len, options.small_block_len);
+        self.unsubscribe(ticket.as_slice());
+    }
+
+    /// Whether enough is to be checked for the peer not to be heard.
+    pub(super) fn has_many_checks(&self) -> bool {
+        self.ledger.n_checks() >= CHECKS_WAITING_MAX
     }
 
     /// Begins to look at the containers of what is only to be told of.
     pub(super) fn check_more(&mut self) {
-        if self.checking.is_some() || self.to_check.is_empty() {
+        if self.checking.is_some() || self.ledger.n_checks() == 0 {
             return;
         }
-        let at = self.to_check.len().saturating_sub(CHECKS_MAX);
-        let cids = self.to_check.split_off(at);
+        let cids = self.ledger.next_checks(CHECKS_MAX);
+        let n_changes = self.shared.n_changes.load(Acquire);
         let store = self.shared.store.clone();
         self.checking = Some(
             async move {
-                let known = store.check(cids.clone()).await;
-                (cids, known)
+                let are_served = store.check(cids.clone()).await;
+                Checked {
+                    cids,
+                    are_served,
+                    n_changes,
+                }
             }
             .boxed(),
         );
     }
 
-    /// Says HAVE of what can be served; the rest goes on waiting.
-    pub(super) fn checked(&mut self, (cids, known): (Vec<Cid>, Vec<bool>)) {
-        for (cid, is_served) in cids.into_iter().zip(known) {
-            let Some(want) = self.ledger.get(&cid) else {
-                continue; // Cancelled.
+    /// Says HAVE of what can be served; the rest waits.
+    pub(super) fn checked(&mut self, checked: Checked) {
+        let Checked {
+            cids,
+            are_served,
+            n_changes,
+        } = checked;
+        for (cid, is_served) in cids.into_iter().zip(are_served) {
+            let Some(want) = self.ledger.checking(&cid) else {
+                continue; // Cancelled, or asked for in earnest meanwhile.
             };
             if want.kind == WantKind::Block {
-                // It was asked for in earnest meanwhile.
-                self.look_up_again(&[cid]);
-            } else if is_served {
-                self.cancel(&cid);
-                self.presences.push_back((cid, true));
-            } else if want.send_dont_have {
-                self.presences.push_back((cid, false));
+                // It was, while the index did not know it.
+                if !self.look_up_again(&[cid]).is_empty() {
+                    self.wait_again(&cid, n_changes);
+                }
+                continue;
             }
+            if is_served {
+                self.ledger.remove(&cid);
+                self.say(&cid, true);
+                continue;
+            }
+            if want.send_dont_have {
+                self.say(&cid, false);
+            }
+            self.wait_again(&cid, n_changes);
+        }
+    }
+
+    /// A want whose block the index knows, and which cannot be served, waits for something to come.
+    /// `n_changes`: what had come before that was found out.
+    pub(super) fn wait_again(&mut self, cid: &Cid, n_changes: u64) {
+        let Some(ticket) = self.subscribe(cid) else {
+            self.ledger.remove(cid); // The client asks again.
+            return;
+        };
+        let unused = self.ledger.wait_again(cid, ticket, Instant::now());
+        self.unsubscribe(unused.as_slice());
+        if self.shared.n_changes.load(Acquire) != n_changes {
+            // Something came before it waited, and perhaps this.
+            self.look_up_again(&[*cid]);
         }
     }
 
@@ -182,32 +251,34 @@ impl<S: Store> Peer<S> {
         if generations.is_empty() {
             return;
         }
-        // Registered again before it is looked up: it may not be there after all.
-        let mut cids = self.ledger.of(&generations);
-        cids.retain(|cid| {
-            match self
-                .shared
-                .registry
-                .subscribe(cid.hash(), self.mailbox.clone())
-            {
-                Ok(ticket) => self.ledger.renew(cid, ticket),
-                Err(_) => {
-                    self.ledger.remove(cid); // The client asks again.
-                    false
-                }
+        let cids = self.ledger.of(&generations);
+        let mut gone = self.look_up_again(&cids);
+        // What is not there after all is waited for again, and looked up again.
+        gone.retain(|cid| match self.subscribe(cid) {
+            Some(ticket) => self.ledger.renew(cid, ticket),
+            None => {
+                self.ledger.remove(cid); // The client asks again.
+                false
             }
         });
-        self.look_up_again(&cids);
+        self.look_up_again(&gone);
     }
 
-    fn look_up_again(&mut self, cids: &[Cid]) {
+    /// Those of `cids` that are not there.
+    fn look_up_again(&mut self, cids: &[Cid]) -> Vec<Cid> {
+        if cids.is_empty() {
+            return Vec::new();
+        }
         let multihashes: Vec<Multihash> = cids.iter().map(|cid| *cid.hash()).collect();
         let found = self.shared.store.find(&multihashes);
+        let mut absent = Vec::new();
         for (cid, len) in cids.iter().zip(found) {
-            if let Some(len) = len {
-                self.found(cid, false, len);
+            match len {
+                Some(len) => self.found(cid, false, len),
+                None => absent.push(*cid),
             }
         }
+        absent
     }
 
     /// Entries beyond the budget are answered as is configured, and not remembered. Who does not

@@ -1,6 +1,7 @@
 //! From wants that can be served to messages on the wire.
 
 use std::io;
+use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +14,8 @@ use super::super::turns::Turn;
 use super::super::writer::{WriteError, Writer};
 use super::super::{Command, Store};
 use super::Peer;
-use crate::budget::{Beyond, Good};
+use crate::budget::{Beyond, Good, Room};
+use crate::key::CidKey;
 use crate::stream::ByteStream;
 use crate::wire::{Dialect, Outgoing};
 
@@ -38,6 +40,8 @@ const WINDOW_TIME: Duration = Duration::from_millis(250);
 /// Blocks that were loaded.
 pub(super) struct Loaded {
     blocks: Vec<(Cid, Option<Bytes>)>,
+    /// What had come to the store before they were.
+    n_changes: u64,
     turn: Turn,
     len: usize,
 }
@@ -54,7 +58,7 @@ pub(super) struct Written {
     outcome: Result<Writer, WriteError>,
     dialect: Dialect,
     blocks: Vec<(Cid, usize)>,
-    presences: Vec<(Cid, bool)>,
+    presences: Vec<(CidKey, bool)>,
     n_block_bytes: usize,
     began: Instant,
     /// What [`Peer::n_bytes_written`] was then.
@@ -83,14 +87,10 @@ impl<S: Store> Peer<S> {
         if self.is_over_bytes() {
             return;
         }
-        let options = &self.shared.options;
-        let held = self.account.as_ref().map(|account| {
-            account.hold(
-                need,
-                options.outstanding_address_max,
-                options.outstanding_subnet_max,
-            )
-        });
+        let free = self.shared.turns.n_free();
+        let shares = self.shared.options.outstanding_shares.within(free);
+        let account = self.account.as_ref();
+        let held = account.map(|account| account.hold(Room::Blocks, need, shares));
         if let Some(None) = held {
             // Others of its address have as much as they may.
             self.retry_at = Some(Instant::now() + HOLD_PAUSE);
@@ -113,7 +113,7 @@ impl<S: Store> Peer<S> {
         self.count(|it| &it.entries_refused, dropped.len() as u64);
         for (cid, send_dont_have) in dropped {
             if send_dont_have && says_so {
-                self.presences.push_back((cid, false));
+                self.say(&cid, false);
             }
         }
         self.over_budget(now);
@@ -129,11 +129,13 @@ impl<S: Store> Peer<S> {
         }
         let len = turn.len();
         self.outstanding += len;
+        let n_changes = self.shared.n_changes.load(Acquire);
         let store = self.shared.store.clone();
         let loading = async move {
             let blocks = store.load(cids.clone()).await;
             Loaded {
                 blocks: cids.into_iter().zip(blocks).collect(),
+                n_changes,
                 turn,
                 len,
             }
@@ -145,13 +147,14 @@ impl<S: Store> Peer<S> {
     pub(super) fn loaded(&mut self, loaded: Loaded) {
         let Loaded {
             blocks,
+            n_changes,
             mut turn,
             len,
         } = loaded;
         let mut n_ready = 0;
         for (cid, block) in blocks {
             let Some(data) = block else {
-                self.missing(&cid);
+                self.missing(&cid, n_changes);
                 continue;
             };
             if self.ledger.get(&cid).is_none() {
@@ -169,23 +172,11 @@ impl<S: Store> Peer<S> {
     }
 
     /// A block that the index knows cannot be served: its source is not what it was.
-    fn missing(&mut self, cid: &Cid) {
+    fn missing(&mut self, cid: &Cid, n_changes: u64) {
         if self.ledger.get(cid).is_some_and(|want| want.send_dont_have) {
-            self.presences.push_back((*cid, false));
+            self.say(cid, false);
         }
-        match self
-            .shared
-            .registry
-            .subscribe(cid.hash(), self.mailbox.clone())
-        {
-            Ok(ticket) => {
-                let unused = self.ledger.wait_again(cid, ticket, Instant::now());
-                self.unsubscribe(unused.as_slice());
-            }
-            Err(_) => {
-                self.ledger.remove(cid);
-            }
-        }
+        self.wait_again(cid, n_changes);
     }
 
     /// Writes what there is, or opens a stream for it.
@@ -229,10 +220,10 @@ impl<S: Store> Peer<S> {
             _turns: Vec::new(),
         };
         let n_presences = self.presences.len().min(PRESENCES_PER_MESSAGE);
-        for (cid, has) in self.presences.drain(..n_presences) {
+        for (key, has) in self.presences.drain(..n_presences) {
             // A dialect without presences leaves them out.
-            if message.push_presence(&cid, has) {
-                written.presences.push((cid, has));
+            if message.push_presence(&key.cid(), has) {
+                written.presences.push((key, has));
             }
         }
         let len_max = self.shared.options.message_len;

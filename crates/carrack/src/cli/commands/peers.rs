@@ -57,6 +57,7 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
             "entries": totals.entries.get(),
             "entries_ignored": totals.entries_ignored.get(),
             "entries_refused": totals.entries_refused.get(),
+            "wants_dropped": totals.wants_dropped.get(),
             "blocks_sent": totals.blocks_sent.get(),
             "blocks_in_vain": totals.blocks_in_vain.get(),
             "bytes_sent": totals.bytes_sent.get(),
