@@ -23,6 +23,7 @@ mod faulty_source;
 mod hostile_peers;
 mod index;
 mod peers;
+mod power;
 mod sources;
 mod staleness;
 mod support;
