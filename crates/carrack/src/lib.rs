@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod durable;
 pub mod error;
 #[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]

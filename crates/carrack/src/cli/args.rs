@@ -256,6 +256,10 @@ pub enum IndexCommand {
         /// Hash every block of packs and CARs, and leave out those that are not what they were.
         #[arg(long)]
         verify: bool,
+        /// Make a catalog that is lost or damaged anew, of what the packs tell. What lies in files,
+        /// CARs and sources elsewhere is to be added again after it.
+        #[arg(long, conflicts_with = "verify")]
+        catalog: bool,
     },
 }
 

@@ -90,6 +90,14 @@ pub fn socket_path(data_dir: &Path) -> io::Result<(PathBuf, std::fs::File)> {
     Ok((PathBuf::from(path), directory))
 }
 
+/// Removes a socket that nobody listens on any more; a file of another kind stays.
+pub fn remove_socket(path: &Path) {
+    use std::os::unix::fs::FileTypeExt;
+    if std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
 /// Lets the process that owns `data_dir` carry out this command line.
 ///
 /// # Errors

@@ -30,7 +30,7 @@ use crate::store::block::Blocks;
 use crate::store::extent::{ExtentLimits, Extents};
 use crate::store::sources::Sources;
 use crate::store::{OpenMode, Store, merge_once};
-use args::{Cli, Command};
+use args::{Cli, Command, IndexCommand, SourceCommand};
 use output::Output;
 
 /// How long a command waits for another that holds the store and takes no commands.
@@ -176,10 +176,11 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
         let store = open(&data_dir, OpenMode::Create, Duration::ZERO)?;
         return commands::serve::run(store, &data_dir, serve, environment, out).map(|()| 0);
     }
-    let mode = match &cli.command {
-        Command::Index(_) => OpenMode::AnyIndex,
-        _ => OpenMode::Create,
-    };
+    if let Command::Index(IndexCommand::Rebuild { catalog: true, .. }) = &cli.command {
+        let stop = stop_on_interrupt();
+        return commands::index::run_rebuild_catalog(&data_dir, out, &stop).map(|()| 0);
+    }
+    let mode = open_mode(&cli.command);
     let store = match open_or_none(&data_dir, mode)? {
         Some(store) => store,
         None => match control::forward(
@@ -216,6 +217,23 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
     }
     blocks.extents().sources().close(SOURCES_CLOSE_TIME);
     outcome.map(|()| 0)
+}
+
+/// What a command may do to a store: one that only reads removes nothing, and needs no store that
+/// can be written.
+const fn open_mode(command: &Command) -> OpenMode {
+    match command {
+        Command::Index(IndexCommand::Rebuild { .. }) => OpenMode::AnyIndex,
+        Command::Index(_) => OpenMode::ReadAnyIndex,
+        Command::Ls(_)
+        | Command::Cat(_)
+        | Command::Export(_)
+        | Command::Verify(_)
+        | Command::Status
+        | Command::Peers
+        | Command::Source(SourceCommand::List | SourceCommand::Status(_)) => OpenMode::Read,
+        _ => OpenMode::Create,
+    }
 }
 
 /// The variables of this process that sources may look at.

@@ -492,8 +492,12 @@ impl<'a> Sink<'a> {
         }
         let batch = std::mem::take(&mut self.batch);
         if !batch.is_empty() {
-            self.pack_is_listed |= self.pack.is_some() && !self.is_all_or_nothing;
-            self.store.commit(batch)?;
+            let committed = self.store.commit(batch);
+            // What a commit did is known unless the store has turned read-only.
+            if committed.is_ok() || self.store.check_writable().is_err() {
+                self.pack_is_listed |= self.pack.is_some() && !self.is_all_or_nothing;
+            }
+            committed?;
         }
         self.n_rows = 0;
         self.journals.drain(..).for_each(Journal::remove);

@@ -7,17 +7,16 @@
 //!
 //! Format: `docs/formats/identity.md`, the private key as libp2p writes it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{ErrorKind as IoKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 use libp2p_identity::{Keypair, PeerId};
-use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
+use crate::durable::{self, DurableError, Temporary};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// The file in the data directory.
@@ -151,60 +150,17 @@ fn decode(bytes: &[u8]) -> Result<Keypair, Unusable> {
 
 /// Makes a key unless there is one. What a crash leaves under the temporary name was nobody's key.
 fn create(data_dir: &Path, path: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(data_dir)?;
+    durable::create_dir_all(data_dir).map_err(DurableError::into_io)?;
     let keypair = Keypair::generate_ed25519();
     let encoded = keypair.to_protobuf_encoding();
     let encoded = Zeroizing::new(encoded.map_err(std::io::Error::other)?);
     debug_assert!(decode(&encoded).is_ok());
-    let (mut file, temporary) = create_temporary(data_dir)?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-    file.write_all(&encoded)?;
-    file.sync_all()?;
-    move_unless_there(&temporary.0, path)?;
-    File::open(data_dir)?.sync_all()
-}
-
-/// Removed when dropped, if it is still there.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // Gone already where the rename succeeded.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// A file under a name that nobody else uses now.
-fn create_temporary(data_dir: &Path) -> std::io::Result<(File, Temporary)> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    loop {
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{FILE_NAME}.{}-{n}.tmp", std::process::id());
-        let path = data_dir.join(name);
-        let opened = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path);
-        match opened {
-            // Left by a process that had the same id and was killed.
-            Err(error) if error.kind() == IoKind::AlreadyExists => {}
-            opened => return Ok((opened?, Temporary(path))),
-        }
-    }
-}
-
-/// Gives `from` the name `to`. That there is such a file is success: it stays.
-fn move_unless_there(from: &Path, to: &Path) -> std::io::Result<()> {
-    let moved = match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Not every file system knows the flag; a second name does not replace, either.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => std::fs::hard_link(from, to),
-        moved => moved.map_err(Into::into),
-    };
-    match moved {
-        Err(error) if error.kind() == IoKind::AlreadyExists => Ok(()),
-        moved => moved,
-    }
+    let mut temporary = Temporary::new(path, durable::MODE_PRIVATE)?;
+    let mode = std::fs::Permissions::from_mode(durable::MODE_PRIVATE);
+    temporary.file.set_permissions(mode)?;
+    temporary.file.write_all(&encoded)?;
+    let published = temporary.publish_unless_there();
+    published.map(drop).map_err(DurableError::into_io)
 }
 
 #[cfg(test)]

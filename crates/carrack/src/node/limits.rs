@@ -110,6 +110,18 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// At most half of `n` descriptors for connections: the rest is for the files that are served,
+    /// the store, peers and commands. A connection too many waits until one ends.
+    #[must_use]
+    pub fn within_descriptors(mut self, n: u64) -> Self {
+        let n = usize::try_from(n / 2).unwrap_or(usize::MAX).max(1);
+        self.connections_max = self.connections_max.min(n);
+        self.connections_per_address_max = self.connections_per_address_max.min(n);
+        self
+    }
+}
+
 /// All response headers together, in bytes, status line included. Deployed block clients refuse
 /// more (boxo `httpnet`, `MaxResponseHeaderBytes`); what does not fit is left out.
 pub const RESPONSE_HEAD_LEN_MAX: usize = 2048;

@@ -151,7 +151,7 @@ impl Blocks {
             .clamp(64, 1 << 20);
         Ok(Self {
             inner: Arc::new(Inner {
-                open: Cache::new(OPEN_FILES_MAX),
+                open: Cache::new(open_files_max()),
                 cache: Cache::with_weighter(entries, cache_len, ByLength),
                 buffers: BufferPool::new(FREE_BUFFERS_MAX),
                 extents,
@@ -627,6 +627,13 @@ impl OpenContainer {
     fn is_current(&self) -> bool {
         self.is_pack || local::validator_at(&self.path).is_ok_and(|now| now == self.file.validator)
     }
+}
+
+/// Files kept open: a quarter of the descriptors that there are at the most.
+fn open_files_max() -> usize {
+    use rustix::process::{Resource, getrlimit};
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit / 4).map_or(OPEN_FILES_MAX, |n| n.clamp(1, OPEN_FILES_MAX))
 }
 
 /// Length of the block at `location`, framing included.

@@ -1,9 +1,9 @@
 //! Fail-stop for writes: after one failed fsync nothing may be called durable any more.
 //!
-//! In       every fsync of the store's own files, and the outcome of catalog commits.
+//! In       every fsync of the store's own files, those of the catalog among them.
 //! Out      an error for each later write, which names the first failure.
-//! Not here reads: they go on. Ordinary write errors (a full disk) do not close the gate: what was
-//!          being written is thrown away and may be tried again.
+//! Not here reads: they go on. Ordinary write errors (a full disk, no descriptors) do not close the
+//!          gate: what was being written is thrown away and may be tried again.
 //!
 //! The kernel may mark pages clean after a failed fsync, so that a second fsync succeeds without
 //! the bytes being on the disk. Only a restart, which reads what is really there, may try again.
@@ -12,6 +12,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use crate::durable::{self, DurableError};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Open until the first failure of durability, closed until the process ends.
@@ -38,7 +39,18 @@ impl WriteGate {
     /// Turns the store read-only. The first reason stays.
     pub fn close(&self, failure: impl Into<String>) {
         // A second failure adds nothing: the first is the one that an operator must look at.
-        let _ = self.failure.set(failure.into());
+        if self.failure.set(failure.into()).is_ok()
+            && let Err(error) = self.check()
+        {
+            tracing::error!(%error, "nothing more is written");
+        }
+    }
+
+    /// The gate of a store that cannot be written.
+    pub fn closed(why: String) -> Self {
+        Self {
+            failure: OnceLock::from(why),
+        }
     }
 
     /// Makes a file's bytes and length durable.
@@ -47,24 +59,46 @@ impl WriteGate {
     /// `Unavailable` if the gate is closed, or closes now because the fsync failed.
     pub fn sync_file(&self, file: &File, path: &Path) -> Result<()> {
         self.check()?;
-        file.sync_all().map_err(|error| {
-            let failure = format!("fsync of {} failed", path.display());
-            self.close(failure.clone());
-            Error::with(ErrorKind::Unavailable, failure, error)
-        })
+        self.told(durable::sync_file(file, path))
     }
 
     /// Makes the names in a directory durable: after a rename or a creation.
     ///
     /// # Errors
-    /// As [`Self::sync_file`].
+    /// As [`Self::sync_file`]; a directory that cannot be opened does not close the gate.
     pub fn sync_dir(&self, dir: &Path) -> Result<()> {
-        let file = File::open(dir).map_err(|error| {
-            let failure = format!("{} could not be opened for fsync", dir.display());
-            self.close(failure.clone());
-            Error::with(ErrorKind::Unavailable, failure, error)
-        })?;
-        self.sync_file(&file, dir)
+        self.check()?;
+        self.told(durable::sync_dir(dir))
+    }
+
+    /// Gives a finished file its name, durably: see [`durable::publish`].
+    ///
+    /// # Errors
+    /// As [`Self::sync_dir`].
+    pub fn publish(&self, file: &File, from: &Path, to: &Path) -> Result<()> {
+        self.check()?;
+        self.told(durable::publish(file, from, to))
+    }
+
+    /// What was tried with a file of the store: a sync that failed closes the gate.
+    ///
+    /// # Errors
+    /// `Unavailable` if it failed.
+    pub fn told<T>(&self, done: Result<T, DurableError>) -> Result<T> {
+        done.map_err(|error| self.refused(&error))
+    }
+
+    /// The error of what the disk refused; a failed sync closes the gate.
+    pub fn refused(&self, error: &DurableError) -> Error {
+        if let DurableError::Sync { .. } = error {
+            self.close(error.to_string());
+        }
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        Error::with(
+            ErrorKind::Unavailable,
+            error.to_string(),
+            cause.unwrap_or_default(),
+        )
     }
 }
 

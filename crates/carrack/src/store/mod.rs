@@ -2,11 +2,13 @@
 //!
 //! In       a data directory, batches of catalog rows, finished segments and packs.
 //! Out      an [`Index`] and a catalog [`Snapshot`] that never wait for writers.
-//! Limits   one process a directory (an exclusive lock); one commit at a time.
+//! Limits   one process a directory (an exclusive lock), or several that cannot write it; one
+//!          commit at a time.
 //! Not here reading blocks (`block`), opening containers (`source`), building DAGs (`ingest`).
 //!
 //! What is not listed in the catalog does not exist: a crash leaves at most files that the next
-//! opening removes. Opening reads headers and the list of packs, whatever the number of blocks.
+//! opening for writing removes. Opening reads headers and the list of packs, whatever the number
+//! of blocks.
 
 pub mod block;
 pub mod buffers;
@@ -37,9 +39,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use self::catalog::{Batch, Catalog, Committed, ContainerRecord, NextIds, RootId, Snapshot};
+use self::catalog::{
+    Batch, Catalog, Committed, ContainerRecord, NextIds, Outcome, RootId, Snapshot,
+};
 use self::gate::WriteGate;
-use self::index::{Index, RunWriter, SegmentId, segment_name};
+use self::index::{Index, RunWriter, Segment, SegmentId, segment_name};
 use self::location::ContainerId;
 use self::pack::{PackId, PackWriter};
 use self::stale::StaleMarks;
@@ -47,16 +51,34 @@ use crate::error::{Context, Error, ErrorKind, Result};
 
 pub use self::maintain::{Merger, Step, merge_once};
 
-/// What to do with a directory that holds no store.
+/// How a store is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenMode {
-    /// Make an empty store.
+    /// For writing; a directory that does not exist or is empty becomes an empty store.
     Create,
-    /// Fail with `NotFound`, and leave the directory alone.
+    /// For writing; without a store it fails with `NotFound`, and leaves the directory alone.
     Existing,
     /// As `Existing`, whatever became of the index: what of it cannot be read is as if it were not
-    /// there. For looking at it and for making it anew, not for serving.
+    /// there. For making it anew, not for serving.
     AnyIndex,
+    /// For looking at it: nothing is removed, and a store that cannot be written is opened, too.
+    Read,
+    /// The same, whatever became of the index.
+    ReadAnyIndex,
+}
+
+impl OpenMode {
+    const fn is_reading(self) -> bool {
+        matches!(self, Self::Read | Self::ReadAnyIndex)
+    }
+
+    const fn may_create(self) -> bool {
+        matches!(self, Self::Create | Self::Read)
+    }
+
+    const fn takes_any_index(self) -> bool {
+        matches!(self, Self::AnyIndex | Self::ReadAnyIndex)
+    }
 }
 
 /// Bytes of a data directory.
@@ -109,7 +131,23 @@ pub struct Store {
     epoch: AtomicU64,
     stale: StaleMarks,
     /// Dropped last: another process may open the store from then on.
-    _lock: File,
+    _lock: Option<File>,
+}
+
+/// What a store is made of when it is opened.
+struct Opened {
+    dir: PathBuf,
+    gate: Arc<WriteGate>,
+    catalog: Catalog,
+    next: NextIds,
+    /// None if the caller keeps it.
+    lock: Option<File>,
+}
+
+/// What a commit changes in memory beside what it took away.
+struct Changes {
+    found_again: Vec<ContainerId>,
+    removed_segments: Vec<SegmentId>,
 }
 
 /// Counters behind the ids that the catalog has promised never to give out again.
@@ -133,29 +171,55 @@ impl Ids {
 }
 
 impl Store {
-    /// Opens the store in `dir`, removes what a crash left there, and holds it until dropped.
+    /// Opens the store in `dir`, removes what a crash left there if it may be written to, and holds
+    /// it until dropped.
     ///
     /// # Errors
-    /// `Busy`, naming the process that holds it; `NotFound` with [`OpenMode::Existing`]; `Invalid`
-    /// if a newer version wrote it, in which case nothing was written; `Corrupt` if a listed
-    /// segment is missing or damaged.
+    /// `Busy`, naming the process that holds it; `NotFound` if there is none and none may be made;
+    /// `Invalid` if a newer version wrote it, or there is something else in `dir`, in which case
+    /// nothing was written; `Corrupt` if its catalog or a listed segment is missing or damaged.
     pub fn open(dir: &Path, mode: OpenMode) -> Result<Self> {
-        let lock = recover::lock(dir, mode)?;
-        recover::make_layout(dir)?;
-        let (catalog, next) = Catalog::open(&dir.join(recover::CATALOG))?;
-        let snapshot = catalog.snapshot();
-        let segments = snapshot.segments()?;
-        recover::remove_unlisted(dir, &segments, &snapshot.packs()?)?;
+        let held = recover::hold(dir, mode)?;
+        let gate = Arc::new(
+            held.read_only
+                .map_or_else(WriteGate::default, WriteGate::closed),
+        );
+        if held.is_new {
+            recover::make(dir, &gate)?;
+        } else if !mode.is_reading() {
+            recover::make_folders(dir, &gate)?;
+        }
+        let catalog = Catalog::open(&dir.join(recover::CATALOG), &gate, mode.is_reading());
+        let (catalog, mut next) = catalog.map_err(|error| recover::lost_catalog(dir, error))?;
+        // A catalog that was made a moment ago knows nothing of what lies there.
+        let removes = !held.is_new && !mode.is_reading();
+        let taken = recover::remove_unlisted(dir, &catalog.snapshot(), removes)?;
+        next.segment = next.segment.max(taken.segment);
+        next.pack = next.pack.max(taken.pack);
+        let opened = Opened {
+            dir: dir.to_owned(),
+            gate,
+            catalog,
+            next,
+            lock: held.lock,
+        };
+        Self::with_catalog(opened, mode.takes_any_index())
+    }
+
+    /// The store of an open catalog.
+    fn with_catalog(opened: Opened, takes_any_index: bool) -> Result<Self> {
+        let Opened { dir, next, .. } = opened;
         let segment_dir = dir.join(recover::SEGMENTS);
-        let stale = StaleMarks::new(snapshot.stale_marks()?);
-        let (index, lost_segments) = match mode {
-            OpenMode::AnyIndex => Index::open_what_is_left(&segment_dir, &segments),
-            _ => (Index::open(&segment_dir, &segments)?, Vec::new()),
+        let snapshot = opened.catalog.snapshot();
+        let segments = snapshot.segments()?;
+        let (index, lost_segments) = match takes_any_index {
+            true => Index::open_what_is_left(&segment_dir, &segments),
+            false => (Index::open(&segment_dir, &segments)?, Vec::new()),
         };
         Ok(Self {
-            dir: dir.to_owned(),
-            gate: Arc::new(WriteGate::default()),
-            catalog,
+            dir,
+            gate: opened.gate,
+            catalog: opened.catalog,
             index,
             lost_segments: Mutex::new(lost_segments),
             ids: Ids {
@@ -172,8 +236,8 @@ impl Store {
             n_removals: AtomicU64::new(0),
             commits: watch::Sender::new(0),
             epoch: AtomicU64::new(0),
-            stale,
-            _lock: lock,
+            stale: StaleMarks::new(snapshot.stale_marks()?),
+            _lock: opened.lock,
         })
     }
 
@@ -307,7 +371,7 @@ impl Store {
         PackWriter::create(&self.dir.join(recover::PACKS), id, Arc::clone(&self.gate))
     }
 
-    /// An error if the store has turned read-only after a failed fsync or commit.
+    /// An error if the store is read-only: it cannot be written, or an fsync failed.
     ///
     /// # Errors
     /// `Unavailable`, naming the failure.
@@ -322,8 +386,8 @@ impl Store {
     /// be named by a segment that was committed before its row, in the same process.
     ///
     /// # Errors
-    /// Those of opening the new segments, which change nothing; `Unavailable` if the transaction
-    /// failed: whether it is durable is unknown, and the store is read-only from then on.
+    /// `Unavailable`. While the store can still be written nothing has changed then, and the
+    /// batch's segments are gone. Otherwise an fsync failed, and a restart will tell.
     pub fn commit(&self, batch: Batch) -> Result<Committed> {
         let _guard = hold(&self.commit_lock);
         self.gate.check()?;
@@ -331,39 +395,62 @@ impl Store {
             return Ok(Committed::default());
         }
         let dir = self.dir.join(recover::SEGMENTS);
-        let removed_segments = batch.removed_segments.clone();
-        let found_again = batch.found_again.clone();
+        let changes = Changes {
+            found_again: batch.found_again.clone(),
+            removed_segments: batch.removed_segments.clone(),
+        };
+        let new: Vec<SegmentId> = batch.segments.iter().map(|meta| meta.id).collect();
         let added = self
             .index
-            .open_more(&dir, &batch.segments, &removed_segments)?;
-        let committed = self
-            .catalog
-            .commit(batch, self.ids.next())
-            .inspect_err(|error| {
-                self.gate
-                    .close(format!("a commit failed ({})", error.chain()));
-            })?;
+            .open_more(&dir, &batch.segments, &batch.removed_segments);
+        let added = added.inspect_err(|_| self.discard(&new))?;
+        match self.catalog.commit(batch, self.ids.next()) {
+            Outcome::Done(committed) => {
+                self.show(&committed, &changes, added);
+                // Readers that still hold them keep them open; the next opening removes what stays.
+                self.discard(&changes.removed_segments);
+                for name in &committed.removed_packs {
+                    let _ = std::fs::remove_file(recover::pack_path(&self.dir, name));
+                }
+                Ok(committed)
+            }
+            Outcome::Not(error) => {
+                self.discard(&new);
+                Err(error)
+            }
+            Outcome::Doubtful(committed, error) => {
+                self.show(&committed, &changes, added);
+                Err(error)
+            }
+            Outcome::Unknown(error) => Err(error),
+        }
+    }
+
+    /// Lets everybody see what was committed.
+    fn show(&self, committed: &Committed, changes: &Changes, added: Vec<Arc<Segment>>) {
         if !committed.removed_containers.is_empty() {
             hold(&self.removed).extend(&committed.removed_containers);
             self.n_removals.fetch_add(1, Ordering::Release);
         }
-        if !committed.removed_containers.is_empty() || !found_again.is_empty() {
+        if !committed.removed_containers.is_empty() || !changes.found_again.is_empty() {
             self.epoch.fetch_add(1, Ordering::Release);
         }
-        found_again.iter().for_each(|id| self.stale.clear(*id));
+        let found_again = changes.found_again.iter();
+        found_again.for_each(|id| self.stale.clear(*id));
+        let removed_segments = &changes.removed_segments;
         if !added.is_empty() || !removed_segments.is_empty() {
-            self.index.replace(&removed_segments, added);
+            self.index.replace(removed_segments, added);
         }
         hold(&self.lost_segments).retain(|(id, _)| !removed_segments.contains(id));
-        // Readers that still hold them keep them open; the next opening removes what stays.
-        for id in removed_segments {
-            let _ = std::fs::remove_file(dir.join(segment_name(id)));
-        }
-        for name in &committed.removed_packs {
-            let _ = std::fs::remove_file(recover::pack_path(&self.dir, name));
-        }
         self.commits.send_modify(|n| *n += 1);
-        Ok(committed)
+    }
+
+    /// Removes segments that no catalog lists: they were, or were to be.
+    fn discard(&self, segments: &[SegmentId]) {
+        for id in segments {
+            let path = self.dir.join(recover::SEGMENTS).join(segment_name(*id));
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     /// Changes whenever containers were removed.

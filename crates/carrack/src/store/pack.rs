@@ -17,6 +17,7 @@ use carrack_formats::car::write;
 use carrack_formats::{Cid, cid};
 
 use super::gate::WriteGate;
+use super::index::id_of;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Bytes that are gathered before a write.
@@ -32,9 +33,15 @@ pub fn pack_name(id: PackId) -> String {
     format!("{:016x}.car", id.0)
 }
 
+/// The pack that a file's name is of; none if carrack gives no such name.
+pub(super) fn pack_id_of(name: &[u8]) -> Option<PackId> {
+    let name = std::str::from_utf8(name).ok()?;
+    id_of(name.strip_suffix(".car")?).map(PackId)
+}
+
 /// The header of every pack has one root, `bafkqaaa` (the empty identity block), which says that
 /// the blocks have no root of their own.
-fn header() -> Vec<u8> {
+pub(super) fn header() -> Vec<u8> {
     write::header(&[cid::empty_identity()])
 }
 

@@ -6,9 +6,11 @@
 //!          after any error or kill, the old ones are what counts.
 //! Limits   memory: one index run, a bit for each container id, one node a level of a file. No
 //!          ingest, removal or merge runs meanwhile; look-ups do.
-//! Not here what is below a node (`files`), what is in a CAR (`scan`), which command asks (`cli`).
+//! Not here what is below a node (`files`), what is in a CAR (`scan`), a lost catalog (`catalog`),
+//!          which command asks (`cli`).
 
 mod build;
+mod catalog;
 mod files;
 mod scan;
 #[cfg(test)]
@@ -31,6 +33,8 @@ use super::index::{Index, Merged, Segment, SegmentMeta, merge, segment_name};
 use super::location::ContainerId;
 use super::{Store, hold, recover};
 use crate::error::{Error, ErrorKind, Result};
+
+pub use self::catalog::{CatalogReport, ROOTS_MAX, rebuild_catalog};
 
 /// Containers left out that are named one by one; the rest is counted.
 pub const LEFT_OUT_SHOWN_MAX: usize = 1000;
@@ -415,11 +419,7 @@ impl Rebuild<'_, '_> {
         for meta in &segments {
             batch.add_segment(*meta);
         }
-        let committed = self.store.commit(batch);
-        if committed.is_err() && self.store.check_writable().is_ok() {
-            self.builder.discard(&segments); // Nothing was written of the transaction.
-        }
-        committed?;
+        self.store.commit(batch)?;
         Ok(self.report)
     }
 }

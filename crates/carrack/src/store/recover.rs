@@ -1,15 +1,18 @@
 //! The data directory: its lock, its version, its layout, and what a crash left in it.
 //!
-//! In       a directory that may be new, in use, or written by a newer version.
-//! Out      the held lock; a directory in which every segment and pack is listed.
-//! Not here the catalog's own recovery, which is redb's.
+//! In       a directory that may be new, in use, somebody's own, read-only, or a newer version's.
+//! Out      the held lock; a store that is whole. What a crash left is removed if carrack alone
+//!          gives such names and a catalog that was there before says that it lists no such file.
+//! Not here the catalog's own recovery, which is redb's; a lost catalog (`rebuild::catalog`).
 //!
 //! ```text
 //! lock          held while the store is open; the text is the holder's process id
-//! format        `carrack store 1`
+//! format        `carrack store 1`; made last: where it is, there was a catalog
 //! catalog.redb  segments/  packs/  journal/
 //! ```
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -19,9 +22,11 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::OpenMode;
+use super::catalog::{Catalog, ContainerKind, Snapshot};
 use super::gate::WriteGate;
-use super::index::{SegmentMeta, segment_name};
-use super::location::ContainerId;
+use super::index::segment_id_of;
+use super::pack::pack_id_of;
+use crate::durable::{self, Temporary};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 pub(super) const CATALOG: &str = "catalog.redb";
@@ -34,32 +39,153 @@ const FORMAT_PREFIX: &str = "carrack store ";
 const FORMAT_VERSION: u32 = 1;
 /// Bytes of `lock` and `format` that are read: both are one short line.
 const TEXT_LEN_MAX: u64 = 64;
+/// What lost its catalog is not guessed at by whoever opens it.
+pub(super) const CATALOG_ADVICE: &str =
+    "carrack index rebuild --catalog makes it anew of what the packs tell";
+/// The node's key, which may be made before the store.
+const IDENTITY: &str = "identity.key";
+/// The node's configuration.
+const CONFIG: &str = "carrack.toml";
+/// What may lie in a directory before it is a store: what a person puts there, what a file system
+/// has, and what a first start makes that was cut short. Directories must be empty.
+const FIRST_FILES: [&str; 7] = [
+    LOCK,
+    "format.tmp",
+    CATALOG,
+    "catalog.redb.tmp",
+    IDENTITY,
+    CONFIG,
+    "lost+found",
+];
 
-/// Takes the exclusive lock, checks the version, and only then writes the process id.
-pub(super) fn lock(dir: &Path, mode: OpenMode) -> Result<File> {
-    let shown = dir.display();
-    if mode == OpenMode::Create {
-        std::fs::create_dir_all(dir)
-            .context(ErrorKind::Unavailable, || format!("creating {shown}"))?;
+/// A directory that nobody else writes to.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Kept for as long as the store is open; none where there is no such file to lock.
+    pub(super) lock: Option<File>,
+    /// There is no store yet.
+    pub(super) is_new: bool,
+    /// Why nothing can be written.
+    pub(super) read_only: Option<String>,
+}
+
+/// Takes the lock, checks the version, and only then writes the process id. Nothing is made in a
+/// directory that is neither a store nor empty.
+pub(super) fn hold(dir: &Path, mode: OpenMode) -> Result<Held> {
+    let is_new = !has_format(dir)?;
+    if is_new {
+        make_room(dir, mode)?;
     }
-    let path = dir.join(LOCK);
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(mode == OpenMode::Create)
-        .truncate(false)
-        .open(&path);
-    let mut file = match opened {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let message = format!("there is no store in {shown}");
-            return Err(Error::with(ErrorKind::NotFound, message, error));
-        }
-        other => other.context(ErrorKind::Unavailable, || {
-            format!("opening {}", path.display())
-        })?,
+    let (mut lock, read_only) = lock(dir, mode, is_new)?;
+    // As it is now that nobody else changes it.
+    let is_new = !has_format(dir)?;
+    if is_new {
+        refuse_others(dir)?;
+    }
+    if let (Some(file), None) = (&mut lock, &read_only) {
+        let writing = || format!("writing {}", dir.join(LOCK).display());
+        write_holder(file).context(ErrorKind::Unavailable, writing)?;
+    }
+    Ok(Held {
+        lock,
+        is_new,
+        read_only,
+    })
+}
+
+/// A directory for a new store.
+fn make_room(dir: &Path, mode: OpenMode) -> Result<()> {
+    refuse_others(dir)?;
+    if !mode.may_create() {
+        return Err(no_store(dir));
+    }
+    match durable::create_dir_all(dir) {
+        Err(_) if mode.is_reading() => Err(no_store(dir)),
+        made => made.context(ErrorKind::Unavailable, || {
+            format!("creating {}", dir.display())
+        }),
+    }
+}
+
+fn no_store(dir: &Path) -> Error {
+    let what = format!("there is no store in {}", dir.display());
+    Error::new(ErrorKind::NotFound, what)
+}
+
+/// An error if something in `dir` is not of carrack's making. It has no `format`.
+fn refuse_others(dir: &Path) -> Result<()> {
+    let reading = || format!("reading {}", dir.display());
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.context(ErrorKind::Unavailable, reading)?,
     };
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
+    for entry in entries {
+        let entry = entry.context(ErrorKind::Unavailable, reading)?;
+        let name = entry.file_name();
+        if !may_be_first(&name, &entry.path()) {
+            let what = format!(
+                "{} holds {} and no carrack store: give --data-dir a folder that is empty or does \
+                 not exist",
+                dir.display(),
+                Path::new(&name).display()
+            );
+            return Err(Error::new(ErrorKind::Invalid, what));
+        }
+    }
+    Ok(())
+}
+
+fn may_be_first(name: &OsStr, path: &Path) -> bool {
+    let Some(name) = name.to_str() else {
+        return false;
+    };
+    let is_key = name.starts_with(IDENTITY);
+    if FIRST_FILES.contains(&name) || (is_key && name.ends_with(".tmp")) {
+        return true;
+    }
+    let is_empty = || std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    [SEGMENTS, PACKS, JOURNAL].contains(&name) && is_empty()
+}
+
+/// The lock, and why nothing can be written: a store that cannot be written can be read.
+fn lock(dir: &Path, mode: OpenMode, is_new: bool) -> Result<(Option<File>, Option<String>)> {
+    let path = dir.join(LOCK);
+    let opening = || format!("opening {}", path.display());
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).truncate(false);
+    // A store that was copied may lack it.
+    match options.create(true).open(&path) {
+        Ok(file) => {
+            take(&file, FlockOperation::NonBlockingLockExclusive, dir)?;
+            Ok((Some(file), None))
+        }
+        Err(error) if mode.is_reading() && is_read_only(&error) => {
+            if is_new {
+                return Err(no_store(dir));
+            }
+            let why = format!("{} cannot be written: {error}", path.display());
+            let file = match File::open(&path) {
+                // Nobody has it open.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    return Ok((None, Some(why)));
+                }
+                file => file.context(ErrorKind::Unavailable, opening)?,
+            };
+            take(&file, FlockOperation::NonBlockingLockShared, dir)?;
+            Ok((Some(file), Some(why)))
+        }
+        Err(error) => Err(Error::with(ErrorKind::Unavailable, opening(), error)),
+    }
+}
+
+fn is_read_only(error: &std::io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::ROFS | Errno::ACCESS | Errno::PERM))
+}
+
+fn take(file: &File, how: FlockOperation, dir: &Path) -> Result<()> {
+    match flock(file, how) {
+        Ok(()) => Ok(()),
         Err(Errno::WOULDBLOCK) => {
             let mut holder = String::new();
             // Who holds it is a courtesy: without it the message is shorter.
@@ -70,19 +196,14 @@ pub(super) fn lock(dir: &Path, mode: OpenMode) -> Result<File> {
             } else {
                 format!(" {holder}")
             };
-            let message = format!("the store in {shown} is in use by process{by}");
-            return Err(Error::new(ErrorKind::Busy, message));
+            let message = format!("the store in {} is in use by process{by}", dir.display());
+            Err(Error::new(ErrorKind::Busy, message))
         }
         Err(error) => {
-            let message = format!("locking {}", path.display());
-            return Err(Error::with(ErrorKind::Unavailable, message, error));
+            let message = format!("locking {}", dir.join(LOCK).display());
+            Err(Error::with(ErrorKind::Unavailable, message, error))
         }
     }
-    check_format(dir)?;
-    write_holder(&mut file).context(ErrorKind::Unavailable, || {
-        format!("writing {}", path.display())
-    })?;
-    Ok(file)
 }
 
 fn write_holder(file: &mut File) -> std::io::Result<()> {
@@ -91,11 +212,11 @@ fn write_holder(file: &mut File) -> std::io::Result<()> {
     writeln!(file, "{}", std::process::id())
 }
 
-/// Refuses a store that a newer version wrote, before anything is changed.
-fn check_format(dir: &Path) -> Result<()> {
+/// Whether this is a store. One that a newer version wrote is refused before anything is changed.
+fn has_format(dir: &Path) -> Result<bool> {
     let path = dir.join(FORMAT);
     let file = match File::open(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         other => other.context(ErrorKind::Unavailable, || {
             format!("opening {}", path.display())
         })?,
@@ -109,7 +230,7 @@ fn check_format(dir: &Path) -> Result<()> {
         .strip_prefix(FORMAT_PREFIX)
         .and_then(|text| text.parse().ok());
     match version {
-        Some(FORMAT_VERSION) => Ok(()),
+        Some(FORMAT_VERSION) => Ok(true),
         Some::<u32>(newer) => Err(Error::new(
             ErrorKind::Invalid,
             format!(
@@ -125,65 +246,146 @@ fn check_format(dir: &Path) -> Result<()> {
     }
 }
 
-/// Makes what is missing of the layout, durably.
-pub(super) fn make_layout(dir: &Path) -> Result<()> {
+/// Makes an empty store, each part durable before the next: the catalog under its name, and last
+/// the file that says that all of it is there.
+pub(super) fn make(dir: &Path, gate: &WriteGate) -> Result<()> {
+    gate.told(durable::sync_name(dir))?;
+    make_folders(dir, gate)?;
+    let path = dir.join(CATALOG);
     let making = || format!("making the store in {}", dir.display());
+    if !path.try_exists().context(ErrorKind::Unavailable, making)? {
+        let made = Temporary::of_owner(&path, durable::MODE_SHARED);
+        let made = made.context(ErrorKind::Unavailable, making)?;
+        Catalog::make(&made.file, made.path(), gate)?;
+        gate.told(made.publish())?;
+    }
+    let made = Temporary::of_owner(&dir.join(FORMAT), durable::MODE_SHARED);
+    let mut made = made.context(ErrorKind::Unavailable, making)?;
+    writeln!(made.file, "{FORMAT_PREFIX}{FORMAT_VERSION}")
+        .context(ErrorKind::Unavailable, making)?;
+    gate.told(made.publish())
+}
+
+/// Makes what is missing of the folders.
+pub(super) fn make_folders(dir: &Path, gate: &WriteGate) -> Result<()> {
     for name in [SEGMENTS, PACKS, JOURNAL] {
-        std::fs::create_dir_all(dir.join(name)).context(ErrorKind::Unavailable, making)?;
-    }
-    let path = dir.join(FORMAT);
-    if path.try_exists().context(ErrorKind::Unavailable, making)? {
-        return Ok(());
-    }
-    let gate = WriteGate::default();
-    let tmp_path = dir.join("format.tmp");
-    let mut file = File::create(&tmp_path).context(ErrorKind::Unavailable, making)?;
-    writeln!(file, "{FORMAT_PREFIX}{FORMAT_VERSION}").context(ErrorKind::Unavailable, making)?;
-    gate.sync_file(&file, &tmp_path)?;
-    std::fs::rename(&tmp_path, &path).context(ErrorKind::Unavailable, making)?;
-    gate.sync_dir(dir)
-}
-
-/// Removes segments and packs that no commit has listed.
-pub(super) fn remove_unlisted(
-    dir: &Path,
-    segments: &[SegmentMeta],
-    packs: &[(Vec<u8>, ContainerId)],
-) -> Result<()> {
-    let mut segment_names: Vec<Vec<u8>> = segments
-        .iter()
-        .map(|segment| segment_name(segment.id).into_bytes())
-        .collect();
-    segment_names.sort_unstable();
-    remove_others(&dir.join(SEGMENTS), |name| {
-        segment_names
-            .binary_search_by(|listed| listed.as_slice().cmp(name))
-            .is_ok()
-    })?;
-    // They come from the catalog in key order.
-    remove_others(&dir.join(PACKS), |name| {
-        packs
-            .binary_search_by(|(listed, _)| listed.as_slice().cmp(name))
-            .is_ok()
-    })
-}
-
-fn remove_others(dir: &Path, is_listed: impl Fn(&[u8]) -> bool) -> Result<()> {
-    let reading = || format!("reading {}", dir.display());
-    for entry in std::fs::read_dir(dir).context(ErrorKind::Unavailable, reading)? {
-        let entry = entry.context(ErrorKind::Unavailable, reading)?;
-        let name = entry.file_name().into_vec();
-        if !is_listed(&name) {
-            let path = entry.path();
-            std::fs::remove_file(&path).context(ErrorKind::Unavailable, || {
-                format!("removing {}", path.display())
-            })?;
-        }
+        gate.told(durable::create_dir_all(&dir.join(name)))?;
     }
     Ok(())
 }
 
+/// Why a store cannot be opened: what is wrong with its catalog, and what helps.
+pub(super) fn lost_catalog(dir: &Path, error: Error) -> Error {
+    if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) {
+        return error;
+    }
+    let state = match error.kind() {
+        ErrorKind::NotFound => "is missing",
+        _ => "is damaged",
+    };
+    let path = dir.join(CATALOG);
+    let what = format!("{} {state}; {CATALOG_ADVICE}", path.display());
+    Error::with(ErrorKind::Corrupt, what, error.chain())
+}
+
+/// Numbers that the names in a folder have, whoever gave them: such a name is not given again.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Taken {
+    /// The first segment id above all of them.
+    pub(super) segment: u64,
+    /// The first pack id above all of them.
+    pub(super) pack: u64,
+}
+
+/// Removes segments and packs that no commit has listed, if `removes`; the numbers of all others.
+/// What cannot be removed, and what has a name that carrack does not give, stays.
+pub(super) fn remove_unlisted(dir: &Path, catalog: &Snapshot, removes: bool) -> Result<Taken> {
+    let mut taken = Taken::default();
+    let segments: HashSet<u64> = {
+        let listed = catalog.segments()?;
+        listed.iter().map(|segment| segment.id.0).collect()
+    };
+    for (path, name) in names(&dir.join(SEGMENTS))? {
+        let Some((id, is_whole)) = segment_id_of(&name) else {
+            continue;
+        };
+        if segments.contains(&id.0) && is_whole || !(removes && removed(&path)) {
+            taken.segment = taken.segment.max(id.0.saturating_add(1));
+        }
+    }
+    let packs = catalog.packs()?;
+    let mut unlisted = Vec::new();
+    for (path, name) in names(&dir.join(PACKS))? {
+        let Some(id) = pack_id_of(&name) else {
+            continue;
+        };
+        // They come from the catalog in key order.
+        match packs.binary_search_by(|(listed, _)| listed.as_slice().cmp(&name)) {
+            Ok(_) => taken.pack = taken.pack.max(id.0.saturating_add(1)),
+            Err(_) => unlisted.push((path, name, id)),
+        }
+    }
+    let named = match unlisted.is_empty() || !removes {
+        true => HashSet::new(),
+        false => packs_of_containers(catalog)?,
+    };
+    for (path, name, id) in unlisted {
+        // Two tables would have to be damaged for a pack that is needed.
+        if named.contains(&name) || !(removes && removed(&path)) {
+            taken.pack = taken.pack.max(id.0.saturating_add(1));
+        }
+    }
+    Ok(taken)
+}
+
+/// Names of packs by the rows of their containers.
+fn packs_of_containers(catalog: &Snapshot) -> Result<HashSet<Vec<u8>>> {
+    let mut names = HashSet::new();
+    for row in catalog.containers()? {
+        let (_, record) = row?;
+        if record.kind == ContainerKind::Pack {
+            names.insert(record.path);
+        }
+    }
+    Ok(names)
+}
+
+/// What lies in a folder of the store.
+pub(super) fn names(dir: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    let reading = || format!("reading {}", dir.display());
+    let mut names = Vec::new();
+    let entries = match std::fs::read_dir(dir) {
+        // What is listed in it will be missed.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(names),
+        entries => entries.context(ErrorKind::Unavailable, reading)?,
+    };
+    for entry in entries {
+        let entry = entry.context(ErrorKind::Unavailable, reading)?;
+        names.push((entry.path(), entry.file_name().into_vec()));
+    }
+    Ok(names)
+}
+
+fn removed(path: &Path) -> bool {
+    let removed = std::fs::remove_file(path);
+    if let Err(error) = &removed {
+        tracing::warn!(path = %path.display(), %error, "what a crash left was not removed");
+    }
+    removed.is_ok()
+}
+
 /// The file of a pack by its name in the catalog.
 pub(super) fn pack_path(dir: &Path, name: &[u8]) -> PathBuf {
-    dir.join(PACKS).join(std::ffi::OsStr::from_bytes(name))
+    dir.join(PACKS).join(OsStr::from_bytes(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CONFIG, IDENTITY};
+    use crate::node::{config, identity};
+
+    #[test]
+    fn what_a_node_keeps_beside_its_store_is_known_by_name() {
+        assert_eq!([IDENTITY, CONFIG], [identity::FILE_NAME, config::FILE_NAME]);
+    }
 }

@@ -196,6 +196,38 @@ fn a_commit_that_names_a_missing_segment_changes_nothing() {
     store.check_writable().unwrap();
 }
 
+/// A full disk is no reason to lose the next commit, nor to keep what the failed one wrote.
+#[test]
+fn a_commit_that_fails_leaves_nothing_behind_and_the_next_one_succeeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add(&store, 0..10);
+    for n in [0, 2, 4] {
+        let segments = files_below(&dir.path().join("segments"));
+        let container = store.new_container_id();
+        let mut run = store.run_writer().unwrap();
+        run.push(&key(70), at(container)).unwrap();
+        let mut batch = Batch::new();
+        batch.put_container(container, &file("/b"));
+        batch.add_segment(run.finish().unwrap().unwrap());
+        crate::durable::faults::fail_after(n, 1);
+        let failed = store.commit(batch);
+        assert!(crate::durable::faults::clear(), "{n}");
+        if store.check_writable().is_err() {
+            continue; // It was a sync.
+        }
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::Unavailable, "{n}");
+        assert_eq!(files_below(&dir.path().join("segments")), segments, "{n}");
+        assert!(!store.index().contains(&key(70)), "{n}");
+        assert!(store.catalog().container(container).unwrap().is_none());
+        let (_, root) = add(&store, 100..110);
+        store.remove_root(root.id).unwrap();
+        merge_once(&store, &AtomicBool::new(false)).unwrap();
+    }
+    drop(store);
+    assert!(open(dir.path()).index().contains(&key(5)));
+}
+
 #[test]
 fn after_a_failed_fsync_nothing_is_committed() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,67 +1,13 @@
 //! The disk of the data directory fills up: a clear error, and everything earlier stays served.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use crate::support::mount::Mount;
 use crate::support::{Carrack, data};
 
 /// Exit code for a disk that did not do what it was asked.
 const UNAVAILABLE: i32 = 8;
 const DISK_LEN: u64 = 48 << 20;
-
-/// A tmpfs of its own, unmounted when dropped.
-struct SmallDisk {
-    temp: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    fn new() -> Self {
-        let temp = tempfile::TempDir::new().unwrap();
-        let status = Command::new("mount")
-            .args([
-                "-t",
-                "tmpfs",
-                "-o",
-                &format!("size={DISK_LEN}"),
-                "carrack-test",
-            ])
-            .arg(temp.path())
-            .status()
-            .unwrap();
-        assert!(
-            status.success(),
-            "mounting a tmpfs takes root: run this test as root"
-        );
-        Self { temp }
-    }
-
-    fn path(&self) -> &Path {
-        self.temp.path()
-    }
-
-    /// Takes all space but `left` bytes.
-    fn fill_up_to(&self, left: u64) -> PathBuf {
-        let space = rustix::fs::statvfs(self.path()).unwrap();
-        let free = space.f_bavail * space.f_frsize;
-        let filler = self.path().join("filler");
-        fs::write(
-            &filler,
-            vec![1; usize::try_from(free.saturating_sub(left)).unwrap()],
-        )
-        .unwrap();
-        filler
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount")
-            .arg("--lazy")
-            .arg(self.temp.path())
-            .status();
-    }
-}
 
 #[test]
 fn a_disk_that_fills_up_loses_nothing() {
@@ -72,7 +18,7 @@ fn a_disk_that_fills_up_loses_nothing() {
     let expected = Carrack::new().add_one(&late);
     let mut n_failed = 0;
     for left in [0, 64 << 10, 256 << 10, 1 << 20, 2 << 20, 4 << 20] {
-        let disk = SmallDisk::new();
+        let disk = Mount::small_disk(DISK_LEN);
         let carrack = Carrack::at(&disk.path().join("data"));
         let root = carrack.add_one(&early);
         let filler = disk.fill_up_to(left);
@@ -99,4 +45,62 @@ fn a_disk_that_fills_up_loses_nothing() {
         carrack.run(&["verify"]).ok();
     }
     assert!(n_failed > 0, "no add met a full disk");
+}
+
+/// A running node fails what it cannot write, serves meanwhile, and writes again when there is
+/// room.
+#[test]
+fn room_again_writes_again_without_a_restart_at_every_fill_level() {
+    let disk = Mount::small_disk(DISK_LEN);
+    let sources = tempfile::TempDir::new().unwrap();
+    let early = sources.path().join("early");
+    data::tree(&early, 62, 100, 5_000);
+    let carrack = Carrack::at(&disk.path().join("data"));
+    let root = carrack.add_one(&early);
+    let server = carrack.serve::<&str>(&[]);
+    let car = format!("/ipfs/{root}?format=car");
+    let expected = server.get(&car).ok().body;
+    let mut n_failed = 0;
+    let levels = [0, 8, 24, 48, 96, 192, 256, 384, 512, 640, 768, 1024, 2048];
+    for (n, left) in (0..).zip(levels.map(|kib: u64| kib << 10)) {
+        let late = sources.path().join(format!("late-{n}"));
+        data::tree(&late, 100 + n, 1_500, 300);
+        let filler = disk.fill_up_to(left);
+        let outcome = carrack.run(&["add", "-Q", late.to_str().unwrap()]);
+        if outcome.code() != 0 {
+            n_failed += 1;
+            let (code, stderr) = (outcome.code(), &outcome.stderr);
+            assert_eq!(code, UNAVAILABLE, "{left} bytes left: {stderr}");
+            assert!(
+                stderr.contains("No space left"),
+                "{left} bytes left: {stderr}"
+            );
+        }
+        assert!(
+            server.get(&car).ok().body == expected,
+            "{left} bytes left: read on"
+        );
+        let n_listed = carrack.run(&["ls"]).ok().text().lines().count() as u64;
+        assert_eq!(n_listed, 1 + n + u64::from(outcome.code() == 0));
+        fs::remove_file(filler).unwrap();
+        let again = carrack.run(&["add", "-Q", late.to_str().unwrap()]);
+        assert_eq!(
+            again.code(),
+            0,
+            "{left} bytes left, room again: {}",
+            again.stderr
+        );
+        carrack.run(&["verify", &again.words()[0]]).ok();
+    }
+    assert!(n_failed > 5, "{n_failed} adds met a full disk");
+    drop(server);
+    let files = || {
+        let count = |folder| fs::read_dir(disk.path().join("data").join(folder)).unwrap();
+        ["packs", "segments"].map(|folder| count(folder).count())
+    };
+    let left = files();
+    carrack.run(&["rm", "bafkqaaa"]).exits(3); // Opened for writing, it removes what is unlisted.
+    assert_eq!(files(), left, "what failed left nothing behind");
+    carrack.run(&["verify"]).ok();
+    carrack.run(&["index", "verify"]).ok();
 }

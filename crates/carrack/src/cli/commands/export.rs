@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use crate::cli::Env;
 use crate::cli::args::ExportArgs;
 use crate::cli::output::write_error;
+use crate::durable::{self, Temporary};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::Progress;
 use crate::store::car_stream::{Batch, CarPlan, CarRequest};
@@ -49,21 +50,10 @@ pub fn run(args: &ExportArgs, env: &mut Env<'_>) -> Result<()> {
             .context(ErrorKind::Unavailable, cannot)?;
         return write_car(plan, env, Some(&mut BufWriter::new(file)));
     }
-    let partial = partial_path(&path);
-    let mut file = File::create(&partial).context(ErrorKind::Unavailable, cannot)?;
-    let written = write_car(plan, env, Some(&mut file))
-        .and_then(|()| file.sync_all().context(ErrorKind::Unavailable, cannot))
-        .and_then(|()| std::fs::rename(&partial, &path).context(ErrorKind::Unavailable, cannot));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&partial); // The first error is the one told.
-    }
-    written
-}
-
-fn partial_path(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    path.with_file_name(name)
+    let made = Temporary::new(&path, durable::MODE_SHARED);
+    let mut made = made.context(ErrorKind::Unavailable, cannot)?;
+    write_car(plan, env, Some(&mut made.file))?;
+    made.publish().context(ErrorKind::Unavailable, cannot)
 }
 
 /// Batches are read on all cores and written in order.

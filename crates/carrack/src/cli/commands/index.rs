@@ -1,5 +1,6 @@
 //! `carrack index status|verify|rebuild`.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
@@ -7,11 +8,11 @@ use serde_json::json;
 use crate::cli::Env;
 use crate::cli::args::IndexCommand;
 use crate::cli::commands::status::{disk_json, disk_line};
-use crate::cli::output::{bytes, shown};
+use crate::cli::output::{Output, bytes, shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
 use crate::store::index::REBUILD_ADVICE;
-use crate::store::rebuild::{RebuildOptions, rebuild};
+use crate::store::rebuild::{RebuildOptions, rebuild, rebuild_catalog};
 
 /// Carries out one of them.
 ///
@@ -22,8 +23,68 @@ pub fn run(command: &IndexCommand, env: &mut Env<'_>) -> Result<()> {
     match command {
         IndexCommand::Status => status(env),
         IndexCommand::Verify => verify(env),
-        IndexCommand::Rebuild { verify } => run_rebuild(env, RebuildOptions { verify: *verify }),
+        IndexCommand::Rebuild { catalog: true, .. } => {
+            let what = "the catalog is in use, and so is sound: nothing is made anew";
+            Err(Error::new(ErrorKind::Busy, what))
+        }
+        IndexCommand::Rebuild { verify, .. } => {
+            run_rebuild(env, RebuildOptions { verify: *verify })
+        }
     }
+}
+
+/// `carrack index rebuild --catalog`: on a store that nobody can open.
+///
+/// # Errors
+/// Those of [`rebuild_catalog`]; `Partial` if packs or blocks were left out.
+pub fn run_rebuild_catalog(data_dir: &Path, out: &mut Output, stop: &AtomicBool) -> Result<()> {
+    let report = rebuild_catalog(
+        data_dir,
+        &mut |what, done, total| out.update(what, done, total),
+        stop,
+    )?;
+    let texts = |paths: &[PathBuf]| -> Vec<String> {
+        let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+        paths.iter().map(text).collect()
+    };
+    if out.json {
+        out.object(&json!({
+            "packs": report.n_packs,
+            "blocks": report.n_blocks,
+            "bad_blocks": report.n_bad,
+            "roots": report.n_roots,
+            "roots_left_out": report.n_roots_left_out,
+            "kept": texts(&report.kept),
+            "left_out": texts(&report.left_out),
+        }))?;
+    }
+    let (n, n_packs, n_roots) = (report.n_blocks, report.n_packs, report.n_roots);
+    out.note(&format!("{n} blocks of {n_packs} packs, {n_roots} roots"));
+    if report.n_roots_left_out > 0 {
+        let n = report.n_roots_left_out;
+        out.note(&format!(
+            "{n} more blocks that nothing links to are served and are no roots"
+        ));
+    }
+    for path in &report.kept {
+        let path = shown(path.as_os_str().as_encoded_bytes());
+        out.note(&format!("kept as it was: {path}"));
+    }
+    out.note(
+        "what lies in files, CARs and sources in their places is in no pack: add it again \
+         (carrack add PATH, carrack import FILE, carrack source add URL), and it comes to the same \
+         CIDs",
+    );
+    for path in &report.left_out {
+        let path = shown(path.as_os_str().as_encoded_bytes());
+        out.line(&format!("no sound block: {path}"))?;
+    }
+    if report.n_bad == 0 && report.left_out.is_empty() {
+        return Ok(());
+    }
+    let (n_bad, n_left_out) = (report.n_bad, report.left_out.len());
+    let what = format!("{n_bad} damaged blocks and {n_left_out} packs were left out");
+    Err(Error::new(ErrorKind::Partial, what))
 }
 
 fn status(env: &mut Env<'_>) -> Result<()> {

@@ -62,7 +62,7 @@ pub fn run(
     out: &mut Output,
 ) -> Result<()> {
     let config = Config::load(args.config.as_deref(), data_dir)?;
-    raise_file_limit();
+    let n_descriptors = raise_file_limit();
     store.begin_writing()?;
     let budget = usize::try_from(args.block_budget)
         .unwrap_or(usize::MAX)
@@ -73,7 +73,8 @@ pub fn run(
     let limits = Limits {
         bytes_in_flight_max: budget / 4,
         ..Limits::default()
-    };
+    }
+    .within_descriptors(n_descriptors);
     let (cache_len, extents_len) = (budget as u64 / 16 * 3, budget as u64 / 2);
     let blocks = open_blocks(store, &environment, cache_len, extents_len)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -174,7 +175,7 @@ pub fn run(
     }
     commands.abort();
     stopped.store(true, Ordering::Relaxed);
-    let _ = std::fs::remove_file(data_dir.join(SOCKET_NAME)); // The next start replaces it.
+    control::remove_socket(&data_dir.join(SOCKET_NAME)); // Or the next start does.
     if watching.is_some_and(|watching| watching.join().is_err()) {
         tracing::error!("the watching thread panicked");
     }
@@ -265,13 +266,15 @@ fn start_watching(
 }
 
 /// As many descriptors as the operator allows: each connection and each open source needs one.
-fn raise_file_limit() {
+/// How many that is.
+fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 fn announce(out: &mut Output, address: SocketAddr) -> Result<()> {
@@ -370,7 +373,7 @@ fn listen_for_commands(
     let (path, directory) =
         control::socket_path(data_dir).context(ErrorKind::Unavailable, cannot)?;
     // Left from a process that was killed: the store's lock is ours, so nobody listens there.
-    let _ = std::fs::remove_file(&path);
+    control::remove_socket(&path);
     let _guard = runtime.enter();
     let listener = UnixListener::bind(&path).context(ErrorKind::Unavailable, cannot)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))

@@ -1,5 +1,6 @@
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::sync::Barrier;
 
 use proptest::prelude::*;
@@ -88,10 +89,7 @@ fn first_starts_at_once_agree() {
 #[test]
 fn what_lies_there_is_not_replaced() {
     let (dir, path) = with_file(b"other", 0o600);
-    let (file, temporary) = create_temporary(dir.path()).unwrap();
-    drop(file);
-    move_unless_there(&temporary.0, &path).unwrap();
-    drop(temporary);
+    create(dir.path(), &path).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"other");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
@@ -145,7 +143,7 @@ fn what_is_no_file_is_refused_without_waiting() {
     assert!(Identity::open_or_create(dir.path()).is_err());
     fs::remove_dir(&path).unwrap();
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-    rustix::fs::mknodat(CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     let error = Identity::open_or_create(dir.path()).unwrap_err();
     assert!(error.chain().contains("regular file"), "{}", error.chain());
 }

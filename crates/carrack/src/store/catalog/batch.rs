@@ -14,8 +14,8 @@ use super::record::{
     SourceRecord, StaleMark, segment_to_bytes,
 };
 use super::{
-    CONTAINERS, DIRS, MEMBERS, META, NEXT_SOURCE, NextIds, PACKS, PATHS, ROOT_CIDS, ROOTS,
-    SEGMENTS, SOURCES, STALE, members, remove, root_cid_key, storage,
+    CONTAINERS, DIRS, MEMBERS, META, N_COMMITS, NEXT_SOURCE, NextIds, PACKS, PATHS, ROOT_CIDS,
+    ROOTS, SEGMENTS, SOURCES, STALE, members, remove, root_cid_key, storage,
 };
 use crate::error::Result;
 use crate::store::index::{SegmentId, SegmentMeta};
@@ -179,11 +179,13 @@ impl Batch {
         mut self,
         transaction: &WriteTransaction,
         next: NextIds,
+        n_commits: u64,
     ) -> Result<Committed> {
         let mut meta = storage(transaction.open_table(META))?;
         for (name, value) in next.rows() {
             storage(meta.insert(name, value))?;
         }
+        storage(meta.insert(N_COMMITS, n_commits))?;
         drop(meta);
         // In key order each insert lands beside the one before. Stable: a later put wins.
         self.containers.sort_by_key(|row| row.0);

@@ -1,6 +1,7 @@
 //! What the store knows beside where blocks lie: containers, paths, roots, live segments.
 //!
-//! In       [`Batch`]es, each one durable transaction.
+//! In       [`Batch`]es, each one durable transaction. After a failure the file is looked at again:
+//!          what became of the transaction is found out, not guessed.
 //! Out      a [`Snapshot`] for reading, replaced after each commit: a point read takes about a
 //!          microsecond and no lock that a writer holds.
 //! Limits   page cache [`CACHE_LEN`]; one writer.
@@ -10,9 +11,12 @@
 
 mod batch;
 mod codec;
+#[cfg(test)]
+mod faults;
 mod file;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+mod layer;
 mod members;
 mod record;
 mod remove;
@@ -20,16 +24,19 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use carrack_formats::Cid;
 use redb::{Database, Durability, ReadTransaction, TableDefinition};
 
-use crate::error::{Error, ErrorKind, Result};
+use super::gate::WriteGate;
+use crate::error::{Context, Error, ErrorKind, Result};
 
 use self::file::Access;
+use self::layer::Layer;
 
 pub use self::batch::{Batch, Committed};
 pub use self::record::{
@@ -61,6 +68,8 @@ const SEGMENTS: TableDefinition<'_, u64, Bytes> = TableDefinition::new("segments
 const SOURCES: TableDefinition<'_, u32, Bytes> = TableDefinition::new("sources");
 /// The row of `meta` with the first source id that was never given out; none before the first.
 const NEXT_SOURCE: &str = "next_source";
+/// The row of `meta` that counts commits; none in a catalog that an older version wrote.
+const N_COMMITS: &str = "commits";
 
 /// The first ids that were never given out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,9 +101,21 @@ impl NextIds {
 
 /// The open catalog.
 pub(super) struct Catalog {
-    path: PathBuf,
     access: Mutex<Access>,
     snapshot: ArcSwap<Snapshot>,
+}
+
+/// What became of a commit.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It is durable and visible.
+    Done(Committed),
+    /// Nothing has changed.
+    Not(Error),
+    /// It is visible, and a power cut may take it back. The gate is closed.
+    Doubtful(Committed, Error),
+    /// The file cannot be looked at. The gate is closed.
+    Unknown(Error),
 }
 
 impl std::fmt::Debug for Catalog {
@@ -104,26 +125,46 @@ impl std::fmt::Debug for Catalog {
 }
 
 impl Catalog {
-    /// Opens the file, or makes an empty catalog in it.
+    /// Makes an empty catalog in an empty file, which the caller makes durable and names.
     ///
     /// # Errors
-    /// `Invalid` if a newer version wrote it, `Corrupt` if redb cannot read it.
-    pub(super) fn open(path: &Path) -> Result<(Self, NextIds)> {
-        let mut access = Access::open(path)?;
-        let next = match read_meta(&access.begin_read()?)? {
-            Some(next) => next,
-            None => {
-                initialize(access.writable(path)?)?;
-                NextIds::FIRST
+    /// `Unavailable` if the disk does not take it.
+    pub(super) fn make(file: &File, path: &Path, gate: &WriteGate) -> Result<()> {
+        let file = file.try_clone();
+        let file = file.context(ErrorKind::Unavailable, || path.display().to_string())?;
+        let layer = Layer::new(Arc::new(file), path);
+        let made = file::database(&layer).and_then(|database| initialize(&database));
+        match layer.failure() {
+            None => made,
+            Some(failure) => Err(gate.refused(failure)),
+        }
+    }
+
+    /// Opens a catalog. With `is_view` one that cannot be written is opened, too.
+    ///
+    /// # Errors
+    /// `Invalid` if a newer version wrote it, `Corrupt` if it is none or is damaged, `NotFound`.
+    pub(super) fn open(
+        path: &Path,
+        gate: &Arc<WriteGate>,
+        is_view: bool,
+    ) -> Result<(Self, NextIds)> {
+        let cannot = || format!("cannot look at the catalog {}", path.display());
+        let meta = match std::fs::metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::with(ErrorKind::NotFound, cannot(), error));
             }
+            meta => meta.context(ErrorKind::Unavailable, cannot)?,
         };
-        let snapshot = ArcSwap::from_pointee(Snapshot::new(&access.begin_read()?)?);
-        let catalog = Self {
-            path: path.to_owned(),
-            access: Mutex::new(access),
-            snapshot,
-        };
-        Ok((catalog, next))
+        let no_catalog = || Error::new(ErrorKind::Corrupt, "the file holds no catalog");
+        if meta.len() == 0 {
+            return Err(no_catalog()); // redb would make one of it.
+        }
+        let mut access = Access::open(path, gate, is_view)?;
+        let next = read_meta(&access.begin_read()?)?.ok_or_else(no_catalog)?;
+        let snapshot = ArcSwap::new(access.snapshot()?);
+        let access = Mutex::new(access);
+        Ok((Self { access, snapshot }, next))
     }
 
     /// The state after the last commit. Keep it for one request, not for ever: redb cannot reuse
@@ -140,26 +181,88 @@ impl Catalog {
     /// Opens the file for writing now rather than at the first commit, for a process whose readers
     /// may keep a snapshot over more than one commit.
     pub(super) fn begin_writing(&self) -> Result<()> {
-        let mut access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
-        access.writable(&self.path)?;
-        let snapshot = Snapshot::new(&access.begin_read()?)?;
-        self.snapshot.store(Arc::new(snapshot));
-        Ok(())
+        self.writing().map(drop)
     }
 
-    /// Writes a batch durably. After an error the store must write nothing more.
-    pub(super) fn commit(&self, batch: Batch, next: NextIds) -> Result<Committed> {
+    fn writing(&self) -> Result<MutexGuard<'_, Access>> {
         let mut access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut transaction = storage(access.writable(&self.path)?.begin_write())?;
-        storage(transaction.set_durability(Durability::Immediate))?;
-        // Without it the first open after a crash would read the whole catalog.
-        transaction.set_quick_repair(true);
-        let committed = batch.apply(&transaction, next)?;
-        storage(transaction.commit())?;
-        let snapshot = Snapshot::new(&access.begin_read()?)?;
-        self.snapshot.store(Arc::new(snapshot));
-        Ok(committed)
+        if access.begin_writing()? {
+            self.snapshot.store(access.snapshot()?);
+        }
+        Ok(access)
     }
+
+    /// Writes a batch durably.
+    pub(super) fn commit(&self, batch: Batch, next: NextIds) -> Outcome {
+        let mut access = match self.writing() {
+            Ok(access) => access,
+            Err(error) => return Outcome::Not(error),
+        };
+        let n_commits = self.snapshot.load().n_commits() + 1;
+        let mut committed = None;
+        let written = write(&access, batch, next, n_commits, &mut committed);
+        if written.is_ok()
+            && access.failure().is_none()
+            && let Ok(snapshot) = access.snapshot()
+        {
+            self.snapshot.store(snapshot);
+            return Outcome::Done(committed.unwrap_or_default());
+        }
+        self.find_out(&mut access, written, n_commits, committed)
+    }
+
+    /// What became of a commit that met a failure: the file tells.
+    fn find_out(
+        &self,
+        access: &mut Access,
+        written: Result<()>,
+        n_commits: u64,
+        committed: Option<Committed>,
+    ) -> Outcome {
+        let gate = Arc::clone(access.gate());
+        let error = match (access.failure(), written) {
+            (Some(failure), _) => gate.refused(failure),
+            (None, Err(error)) => error,
+            (None, Ok(())) => Error::new(ErrorKind::Unavailable, "a commit cannot be read"),
+        };
+        let seen = access.look_again().and_then(|()| access.snapshot());
+        let snapshot = match seen {
+            Ok(snapshot) => snapshot,
+            Err(unseen) => {
+                gate.close(format!("what a commit did is unknown ({})", unseen.chain()));
+                return Outcome::Unknown(error);
+            }
+        };
+        let is_there = snapshot.n_commits() == n_commits;
+        self.snapshot.store(snapshot);
+        let Some(committed) = committed.filter(|_| is_there) else {
+            return Outcome::Not(error);
+        };
+        match access.sync() {
+            Ok(()) => Outcome::Done(committed),
+            Err(_) => Outcome::Doubtful(committed, error),
+        }
+    }
+}
+
+/// One transaction. `committed` is set as soon as there is something to commit.
+fn write(
+    access: &Access,
+    batch: Batch,
+    next: NextIds,
+    n_commits: u64,
+    committed: &mut Option<Committed>,
+) -> Result<()> {
+    let mut transaction = access.begin_write()?;
+    storage(transaction.set_durability(Durability::Immediate))?;
+    // Without it the first open after a crash would read the whole catalog.
+    transaction.set_quick_repair(true);
+    let applied = batch.apply(&transaction, next, n_commits)?;
+    if access.failure().is_some() {
+        return storage(transaction.abort()); // Nothing of it may reach the disk.
+    }
+    *committed = Some(applied);
+    storage(transaction.commit())
 }
 
 /// The ids of an existing catalog; `None` if the file is new.
@@ -226,6 +329,9 @@ fn storage<T>(result: std::result::Result<T, impl Into<redb::Error>>) -> Result<
         let error = error.into();
         let (kind, what) = match error {
             redb::Error::Corrupted(_) => (ErrorKind::Corrupt, "the catalog is damaged"),
+            redb::Error::Io(ref error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                (ErrorKind::Corrupt, "the file is no catalog")
+            }
             redb::Error::DatabaseAlreadyOpen => (ErrorKind::Busy, "the catalog is in use"),
             redb::Error::UpgradeRequired(_) => (
                 ErrorKind::Invalid,

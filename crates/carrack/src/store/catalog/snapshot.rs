@@ -14,8 +14,8 @@ use super::record::{
     SourceRecord, StaleMark, segment_from_bytes, source_range,
 };
 use super::{
-    Bytes, CONTAINERS, DIRS, MEMBERS, META, NEXT_SOURCE, PACKS, PATHS, ROOT_CIDS, ROOTS, SEGMENTS,
-    SOURCES, STALE, members, storage,
+    Bytes, CONTAINERS, DIRS, MEMBERS, META, N_COMMITS, NEXT_SOURCE, PACKS, PATHS, ROOT_CIDS, ROOTS,
+    SEGMENTS, SOURCES, STALE, members, storage,
 };
 use crate::error::Result;
 use crate::store::index::{SegmentId, SegmentMeta};
@@ -34,6 +34,7 @@ pub struct Snapshot {
     segments: ReadOnlyTable<u64, Bytes>,
     sources: Option<ReadOnlyTable<u32, Bytes>>,
     next_source: u32,
+    n_commits: u64,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -46,6 +47,7 @@ impl Snapshot {
     pub(super) fn new(transaction: &ReadTransaction) -> Result<Self> {
         let meta = storage(transaction.open_table(META))?;
         let next_source = storage(meta.get(NEXT_SOURCE))?.map(|value| value.value());
+        let n_commits = storage(meta.get(N_COMMITS))?.map_or(0, |value| value.value());
         let sources = match transaction.open_table(SOURCES) {
             Ok(table) => Some(table),
             Err(redb::TableError::TableDoesNotExist(_)) => None,
@@ -66,6 +68,7 @@ impl Snapshot {
             next_source: next_source
                 .and_then(|next| u32::try_from(next).ok())
                 .unwrap_or(SOURCE_FIRST),
+            n_commits,
         })
     }
 
@@ -335,6 +338,11 @@ impl Snapshot {
     #[must_use]
     pub const fn next_source(&self) -> u32 {
         self.next_source
+    }
+
+    /// Commits since the catalog was made, or since a version that counts them wrote it first.
+    pub(super) const fn n_commits(&self) -> u64 {
+        self.n_commits
     }
 
     /// The live index segments, oldest first.

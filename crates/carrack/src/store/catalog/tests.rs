@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use carrack_formats::{Cid, Multihash};
 use proptest::prelude::*;
@@ -10,19 +11,35 @@ use super::codec::Reader;
 use super::record::{row_containers, segment_to_bytes};
 use super::{
     Batch, Catalog, ContainerKind, ContainerRecord, DirRecord, FileStamp, FileTime, NextIds,
-    ObjectStamp, PathKey, PathRecord, RootId, RootKind, RootRecord, SOURCE_FIRST, SOURCE_LOCAL,
-    SOURCE_STORE, SourceRecord, StaleMark, StaleReason, Validator, members, validator_bytes,
+    ObjectStamp, Outcome, PathKey, PathRecord, RootId, RootKind, RootRecord, SOURCE_FIRST,
+    SOURCE_LOCAL, SOURCE_STORE, SourceRecord, StaleMark, StaleReason, Validator, members,
+    validator_bytes,
 };
 use crate::error::ErrorKind;
+use crate::store::gate::WriteGate;
 use crate::store::index::{SegmentId, SegmentMeta};
 use crate::store::location::ContainerId;
 
 fn open(dir: &Path) -> Catalog {
-    Catalog::open(&dir.join("catalog.redb")).unwrap().0
+    let path = dir.join("catalog.redb");
+    if !path.is_file() {
+        let file = std::fs::File::create_new(&path).unwrap();
+        drop(file);
+        let file = std::fs::File::options().read(true).write(true).open(&path);
+        Catalog::make(&file.unwrap(), &path, &WriteGate::default()).unwrap();
+    }
+    try_open(dir).unwrap()
+}
+
+fn try_open(dir: &Path) -> crate::Result<Catalog> {
+    let opened = Catalog::open(&dir.join("catalog.redb"), &Arc::default(), false);
+    opened.map(|(catalog, _)| catalog)
 }
 
 fn commit(catalog: &Catalog, batch: Batch) -> Vec<u64> {
-    let committed = catalog.commit(batch, NextIds::FIRST).unwrap();
+    let Outcome::Done(committed) = catalog.commit(batch, NextIds::FIRST) else {
+        panic!("a commit failed");
+    };
     committed.removed_containers.iter().map(|id| id.0).collect()
 }
 
@@ -311,10 +328,7 @@ fn reading_leaves_the_file_alone_and_writing_goes_on_from_there() {
     drop(catalog);
     let before = std::fs::read(&path).unwrap();
     let catalog = open(dir.path());
-    assert!(matches!(
-        *catalog.access.lock().unwrap(),
-        super::Access::Reading(_)
-    ));
+    assert!(catalog.access.lock().unwrap().is_reading());
     let old = catalog.snapshot();
     assert_eq!(old.n_containers().unwrap(), 0);
     assert_eq!(std::fs::read(&path).unwrap(), before);
@@ -332,8 +346,8 @@ fn a_newer_catalog_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let catalog = open(dir.path());
     let mut access = catalog.access.lock().unwrap();
-    let database = access.writable(&catalog.path).unwrap();
-    let transaction = database.begin_write().unwrap();
+    access.begin_writing().unwrap();
+    let transaction = access.begin_write().unwrap();
     transaction
         .open_table(super::META)
         .unwrap()
@@ -342,16 +356,17 @@ fn a_newer_catalog_is_refused() {
     transaction.commit().unwrap();
     drop(access);
     drop(catalog);
-    let error = Catalog::open(&dir.path().join("catalog.redb")).unwrap_err();
+    let error = try_open(dir.path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }
 
 #[test]
 fn a_file_that_is_no_catalog_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    for bytes in [vec![7; 10], vec![0; 100_000]] {
+    for bytes in [vec![], vec![7; 10], vec![0; 100_000]] {
         std::fs::write(dir.path().join("catalog.redb"), bytes).unwrap();
-        assert!(Catalog::open(&dir.path().join("catalog.redb")).is_err());
+        let error = try_open(dir.path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
     }
 }
 

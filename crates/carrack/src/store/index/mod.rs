@@ -75,6 +75,24 @@ pub fn segment_name(id: SegmentId) -> String {
     format!("{:016x}.seg", id.0)
 }
 
+/// The segment that a file's name is of, and whether it is its last name. Names that carrack does
+/// not give are none.
+pub(in crate::store) fn segment_id_of(name: &[u8]) -> Option<(SegmentId, bool)> {
+    let name = std::str::from_utf8(name).ok()?;
+    let (whole, is_whole) = match name.strip_suffix(".tmp") {
+        Some(whole) => (whole, false),
+        None => (name, true),
+    };
+    let id = SegmentId(id_of(whole.strip_suffix(".seg")?)?);
+    Some((id, is_whole))
+}
+
+/// The number in a name of the store: as carrack writes it, and one that it comes to.
+pub(in crate::store) fn id_of(digits: &str) -> Option<u64> {
+    let id = u64::from_str_radix(digits, 16).ok()?;
+    (format!("{id:016x}") == digits && id < 1 << 63).then_some(id)
+}
+
 /// The live segments.
 #[derive(Debug)]
 pub struct Index {

@@ -153,13 +153,9 @@ impl SegmentWriter {
         self.file
             .set_len(self.end)
             .context(ErrorKind::Unavailable, writing)?;
-        self.gate.sync_file(&self.file, &self.tmp_path)?;
         let path = self.dir.join(segment_name(self.id));
-        std::fs::rename(&self.tmp_path, &path).context(ErrorKind::Unavailable, || {
-            format!("renaming {}", self.tmp_path.display())
-        })?;
+        self.gate.publish(&self.file, &self.tmp_path, &path)?;
         self.finished = true;
-        self.gate.sync_dir(&self.dir)?;
         Ok(Some(SegmentMeta {
             id: self.id,
             n_records,

@@ -112,7 +112,7 @@ pub(super) fn scan(
 }
 
 /// Goes from section to section through a window.
-struct Sections<'a> {
+pub(super) struct Sections<'a> {
     file: &'a LocalFile,
     parser: Parser,
     end: u64,
@@ -121,7 +121,7 @@ struct Sections<'a> {
 }
 
 impl<'a> Sections<'a> {
-    fn open(file: &'a LocalFile, len: u64) -> Result<Self, String> {
+    pub(super) fn open(file: &'a LocalFile, len: u64) -> Result<Self, String> {
         let mut head = vec![
             0;
             usize::try_from(len)
@@ -153,7 +153,7 @@ impl<'a> Sections<'a> {
         })
     }
 
-    fn next(&mut self) -> Result<Option<Section>, String> {
+    pub(super) fn next(&mut self) -> Result<Option<Section>, String> {
         let mut want = HEAD_LEN;
         loop {
             self.look(want).map_err(|error| error.to_string())?;

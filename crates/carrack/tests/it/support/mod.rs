@@ -8,6 +8,7 @@
 pub(crate) mod car;
 pub(crate) mod data;
 pub(crate) mod http;
+pub(crate) mod mount;
 pub(crate) mod s3;
 
 use std::ffi::OsStr;
@@ -182,6 +183,25 @@ impl Carrack {
         self.serve_on(&["--p2p", "off"], paths)
     }
 
+    /// The same, with so many descriptors.
+    pub(crate) fn serve_with_descriptors(&self, n: usize) -> Server {
+        let serve = self.command(&["serve", "--listen", "127.0.0.1:0", "--p2p", "off"]);
+        let script = format!("ulimit -n {n}; exec \"$0\" \"$@\"");
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &script])
+            .arg(serve.get_program())
+            .args(serve.get_args());
+        for (name, value) in serve.get_envs() {
+            shell.env(name, value.unwrap_or_default());
+        }
+        shell
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        Server::start(&mut shell)
+    }
+
     /// The same with libp2p: TCP, QUIC, and WebSocket on the HTTP port.
     pub(crate) fn serve_peers<S: AsRef<OsStr>>(&self, paths: &[S]) -> Server {
         let (tcp, quic) = ("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1");
@@ -337,6 +357,14 @@ impl Server {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
         kib.unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Sets how many descriptors the process may have from now on; those that it has stay.
+    pub(crate) fn limit_descriptors(&self, n: usize) {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--pid={}", self.child.id()));
+        let status = command.arg(format!("--nofile={n}:")).status().unwrap();
+        assert!(status.success(), "prlimit is a part of util-linux");
     }
 
     /// Files and sockets that are open.

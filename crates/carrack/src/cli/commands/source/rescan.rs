@@ -16,7 +16,7 @@ use crate::cli::output::shown;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::AddReport;
 use crate::ingest::rescan::{Rescanned, rescan};
-use crate::store::catalog::{RootRecord, SOURCE_LOCAL};
+use crate::store::catalog::{RootRecord, SOURCE_LOCAL, SOURCE_STORE};
 
 /// Takes up what appeared, changed or went. A place that changed gets a new root; its old one stays
 /// with every block that did not change.
@@ -29,6 +29,7 @@ pub(super) fn run(args: &SourceRescanArgs, env: &mut Env<'_>) -> Result<()> {
         Some("local") => roots_of(SOURCE_LOCAL, env)?,
         Some(name) => roots_of(find(name, env)?.0, env)?,
     };
+    roots.retain(|root| root.source != SOURCE_STORE); // Made of packs: they have no place.
     // Newest first: of a place that was added several times, the last root is gone through.
     roots.sort_unstable_by_key(|root| Reverse(root.id));
     let mut seen = BTreeSet::new();
