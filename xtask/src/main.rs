@@ -28,6 +28,9 @@ cargo xtask COMMAND
   interop                      the tests against kubo, lassie, go-car, @ipld/car and curl alone
   soak [--peers N]             libp2p peers come, want and go; nothing may stay (default 10000)
   crash [--rounds N]           kill -9 at random moments of add and import (default 50 rounds)
+  crash --power [--rounds N] [--seed S]
+                               power cuts at each sync and at random (default 500 cuts a flow,
+                               seeds from 1 on)
   memcheck                     the tests that touch unsafe code, under valgrind
   fuzz [--seconds N] [TARGET]  the fuzz targets (default 60 seconds each)
   bench [--quick] [ROW...]     speed and memory beside the peers, as a markdown table
@@ -60,6 +63,7 @@ fn run(args: &[&str]) -> shell::Result<bool> {
         ["soak", "--peers", peers] => test::soak(peers.parse()?),
         ["crash"] => test::crash(50),
         ["crash", "--rounds", rounds] => test::crash(rounds.parse()?),
+        ["crash", "--power", rest @ ..] => test::power(rest),
         ["memcheck"] => memcheck::command(),
         ["fuzz", rest @ ..] => fuzz::command(rest),
         ["bench", rest @ ..] => bench::command(rest),

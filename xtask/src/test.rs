@@ -3,10 +3,11 @@
 //! In       whether foreign toolchains may be asked for.
 //! Out      steps on the terminal; true when all passed.
 //! Limits   made for two cores: about 20 minutes from a clean clone, half of it building.
-//! Not here the tests; what they need of this program is in four environment variables:
+//! Not here the tests; what they need of this program is in environment variables:
 //!          `CARRACK_PEERS` (directory of programs), `CARRACK_BIN` (binary to test instead of the
-//!          one cargo just built), `CARRACK_CRASH_ROUNDS`, `CARRACK_DATA_SET_MIB` (the size of the
-//!          data set that lies in a bucket).
+//!          one cargo just built), `CARRACK_CRASH_ROUNDS`, `CARRACK_POWER_ROUNDS` and
+//!          `CARRACK_POWER_SEED`, `CARRACK_DATA_SET_MIB` (the size of the data set that lies in a
+//!          bucket).
 
 use std::path::Path;
 
@@ -17,6 +18,8 @@ use crate::shell::{Result, Steps, cargo, output, run, target_dir};
 /// Tests whose path holds this need a peer.
 const PEER_TESTS: &str = "peers::";
 const FUZZ_SECONDS: u64 = 5;
+/// Cuts a flow when nothing else is asked for.
+const POWER_ROUNDS: u64 = 500;
 /// The data set in a bucket when only peers are tested; `test` takes a small one.
 const INTEROP_SET_MIB: &str = "1024";
 
@@ -111,6 +114,31 @@ pub(crate) fn crash(rounds: u32) -> Result<bool> {
             .env("CARRACK_PEERS", peers::install(&[peers::VERSITYGW])?)
             .env("CARRACK_BIN", release_binary())
             .env("CARRACK_CRASH_ROUNDS", rounds.to_string()))
+    });
+    Ok(steps.finish())
+}
+
+/// Power cuts of every flow, on the release binary: `[--rounds N] [--seed S]`.
+pub(crate) fn power(args: &[&str]) -> Result<bool> {
+    let (mut rounds, mut seed) = (POWER_ROUNDS, 1);
+    for option in args.chunks(2) {
+        match option {
+            ["--rounds", value] => rounds = value.parse::<u64>()?,
+            ["--seed", value] => seed = value.parse::<u64>()?,
+            _ => return Err("crash --power takes --rounds N and --seed S".into()),
+        }
+    }
+    let mut steps = Steps::default();
+    let last = seed.saturating_add(rounds).saturating_sub(1);
+    steps.step(&format!("power cuts, seeds {seed} to {last}"), || {
+        build_release()?;
+        let test = ["test", "--package", "carrack", "--test", "it", "--locked"];
+        run(cargo()
+            .args(test)
+            .args(["--", "--nocapture", "power::"])
+            .env("CARRACK_BIN", release_binary())
+            .env("CARRACK_POWER_ROUNDS", rounds.to_string())
+            .env("CARRACK_POWER_SEED", seed.to_string()))
     });
     Ok(steps.finish())
 }

@@ -3,7 +3,7 @@
 //!
 //! In       `CARRACK_CRASH_ROUNDS` (default 8).
 //! Out      a failed test that names its round and moment.
-//! Not here power cuts, which also lose what was not synced (`store` has tests of that).
+//! Not here power cuts, which also lose what was not synced (`power`).
 
 use std::ffi::OsString;
 use std::fs;

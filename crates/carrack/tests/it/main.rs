@@ -27,6 +27,7 @@ mod index;
 mod lost_store;
 mod p2p_floods;
 mod peers;
+mod power;
 mod privacy;
 mod read_only;
 mod sources;
