@@ -324,16 +324,14 @@ impl<'a> Adder<'a> {
             match entry.kind {
                 EntryKind::File(validator) => self.file(path, &validator, place)?,
                 EntryKind::Symlink(target) => self.assembly.symlink(&path, &target, place)?,
-                EntryKind::Unreadable(error) => {
-                    self.assembly.left_out(&path, error.to_string(), place)?
-                }
+                EntryKind::Unreadable(error) => self.assembly.unread(&path, error, place)?,
                 EntryKind::Directory if path == self.own_dir => {
                     self.assembly.report.special += 1;
                     self.assembly.settle(parent, None)?;
                 }
                 EntryKind::Directory => match self.enter(&mut ahead, path.clone(), place) {
                     Ok(level) => levels.push(level),
-                    Err(error) => self.assembly.left_out(&path, error.to_string(), place)?,
+                    Err(error) => self.assembly.unread(&path, error, place)?,
                 },
             }
         }

@@ -9,12 +9,14 @@
 mod audit;
 pub(super) mod growing;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use carrack_formats::unixfs::dir;
 use carrack_formats::{Cid, cid};
+use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::add::AddOptions;
@@ -160,6 +162,17 @@ impl<'a> Assembly<'a> {
         self.settle(place.parent, Some(sum))
     }
 
+    /// Something that cannot be read is left out; where it is this process that can read nothing
+    /// more, the add ends: its root would lack what is there.
+    pub(super) fn unread(&mut self, path: &Path, error: io::Error, place: Place) -> Result<()> {
+        if is_exhausted(&error) {
+            let what = format!("{} cannot be read now", self.sink.shown(path).display());
+            return Err(Error::with(ErrorKind::Unavailable, what, error));
+        }
+        self.left_out(path, error.to_string(), place)
+    }
+
+    /// Something of which nothing is in the root.
     pub(super) fn left_out(&mut self, path: &Path, why: String, place: Place) -> Result<()> {
         self.name_left_out(path, why);
         self.settle(place.parent, None)
@@ -333,6 +346,12 @@ pub(super) struct Nodes {
     pub(super) n: u64,
     pub(super) pack: Option<ContainerId>,
     failure: Option<Error>,
+}
+
+/// Too many open files, or no memory: it says nothing of the file.
+fn is_exhausted(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
 impl Nodes {

@@ -36,6 +36,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -50,6 +51,10 @@ use self::stale::StaleMarks;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 pub use self::maintain::{Merger, Step, merge_once};
+
+/// How long writes that can wait rest after a commit that the disk refused, and at the longest.
+const REST_FIRST: Duration = Duration::from_millis(500);
+const REST_MAX: Duration = Duration::from_secs(300);
 
 /// How a store is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +132,8 @@ pub struct Store {
     /// Counts commits that removed containers.
     n_removals: AtomicU64,
     commits: watch::Sender<u64>,
+    /// When a commit was refused last, and how many were since one succeeded.
+    refused: Mutex<Option<(Instant, u32)>>,
     /// Counts commits that removed or moved containers.
     epoch: AtomicU64,
     stale: StaleMarks,
@@ -235,6 +242,7 @@ impl Store {
             removed: Mutex::new(HashSet::new()),
             n_removals: AtomicU64::new(0),
             commits: watch::Sender::new(0),
+            refused: Mutex::new(None),
             epoch: AtomicU64::new(0),
             stale: StaleMarks::new(snapshot.stale_marks()?),
             _lock: opened.lock,
@@ -379,6 +387,18 @@ impl Store {
         self.gate.check()
     }
 
+    /// Whether a write that can wait should wait: the store is read-only, or the disk refused a
+    /// commit a moment ago. Longer after each one that was refused.
+    #[must_use]
+    pub fn is_resting(&self) -> bool {
+        let refused = *hold(&self.refused);
+        let is_soon = refused.is_some_and(|(time, n)| {
+            let rest = REST_FIRST.saturating_mul(1 << n.min(16)).min(REST_MAX);
+            time.elapsed() < rest
+        });
+        is_soon || self.gate.check().is_err()
+    }
+
     /// Makes a batch durable, then visible: catalog first, so that whoever finds a new location in
     /// the index finds its container, too.
     ///
@@ -406,6 +426,7 @@ impl Store {
         let added = added.inspect_err(|_| self.discard(&new))?;
         match self.catalog.commit(batch, self.ids.next()) {
             Outcome::Done(committed) => {
+                *hold(&self.refused) = None;
                 self.show(&committed, &changes, added);
                 // Readers that still hold them keep them open; the next opening removes what stays.
                 self.discard(&changes.removed_segments);
@@ -416,6 +437,9 @@ impl Store {
             }
             Outcome::Not(error) => {
                 self.discard(&new);
+                let mut refused = hold(&self.refused);
+                let n = refused.map_or(0, |(_, n)| n);
+                *refused = Some((Instant::now(), n.saturating_add(1)));
                 Err(error)
             }
             Outcome::Doubtful(committed, error) => {

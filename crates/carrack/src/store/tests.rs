@@ -217,10 +217,12 @@ fn a_commit_that_fails_leaves_nothing_behind_and_the_next_one_succeeds() {
             continue; // It was a sync.
         }
         assert_eq!(failed.unwrap_err().kind(), ErrorKind::Unavailable, "{n}");
+        assert!(store.is_resting(), "{n}: what can wait waits");
         assert_eq!(files_below(&dir.path().join("segments")), segments, "{n}");
         assert!(!store.index().contains(&key(70)), "{n}");
         assert!(store.catalog().container(container).unwrap().is_none());
         let (_, root) = add(&store, 100..110);
+        assert!(!store.is_resting());
         store.remove_root(root.id).unwrap();
         merge_once(&store, &AtomicBool::new(false)).unwrap();
     }

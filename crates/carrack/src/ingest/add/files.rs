@@ -89,7 +89,7 @@ impl Adder<'_> {
     pub(super) fn big_file(&mut self, path: &Path, place: Place, attempt: u32) -> Result<()> {
         let file = match LocalFile::open_settled(path) {
             Ok(file) => Arc::new(file),
-            Err(error) => return self.assembly.left_out(path, error.to_string(), place),
+            Err(error) => return self.assembly.unread(path, error, place),
         };
         file.advise_sequential();
         let growing = self
@@ -167,7 +167,7 @@ impl Adder<'_> {
                         self.assembly
                             .whole_file(&path, place, &validator, &digests)?;
                     }
-                    Err(error) => self.assembly.left_out(&path, error.to_string(), place)?,
+                    Err(error) => self.assembly.unread(&path, error, place)?,
                 },
                 None => self.range_done(done)?,
             }
@@ -221,7 +221,7 @@ impl Adder<'_> {
         }
         if let Some(error) = big.failure {
             let (path, place) = (&growing.path, growing.place);
-            return self.assembly.left_out(path, error.to_string(), place);
+            return self.assembly.unread(path, error, place);
         }
         self.assembly.grown(growing)
     }

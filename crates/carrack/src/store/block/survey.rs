@@ -418,8 +418,8 @@ impl Blocks {
     /// Writes what was found out of service to the catalog, if that changed. A failure is logged:
     /// the marks are found again by the next reads.
     pub fn save_stale(&self) {
-        if self.inner.store.check_writable().is_err() {
-            return; // It was told when it turned read-only.
+        if self.inner.store.is_resting() {
+            return; // The reason was told.
         }
         let Some(marks) = self.inner.store.stale().take_changes() else {
             return;
