@@ -54,7 +54,7 @@ pub enum Beyond {
 pub struct Budget {
     /// Of one peer, however many connections it has.
     pub peer: Rates,
-    /// Of one address, whoever comes from there. Trusted addresses have none.
+    /// Of one IPv4 address or IPv6 /64, whoever comes from there. Trusted addresses have none.
     pub address: Rates,
     /// Of an IPv4 /24 or IPv6 /48.
     pub subnet: Rates,
@@ -205,7 +205,7 @@ impl Budgets {
         let address = address.to_canonical();
         let mut spenders = vec![Spender::Peer(Arc::clone(peer))];
         if !self.budget.trusted.iter().any(|it| it.contains(address)) {
-            spenders.push(Spender::Address(address));
+            spenders.push(Spender::Address(host(address)));
             spenders.push(Spender::Subnet(subnet(address)));
         }
         Arc::new(Account {
@@ -393,6 +393,15 @@ impl Buckets {
     }
 }
 
+/// An address as it counts: of IPv6 the /64, all of whose addresses one machine may have.
+#[must_use]
+pub fn host(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        address @ IpAddr::V4(_) => address,
+        address @ IpAddr::V6(_) => masked(address, 64),
+    }
+}
+
 /// The network of an address that counts as one: what one customer mostly has.
 #[must_use]
 pub fn subnet(address: IpAddr) -> IpAddr {
@@ -506,7 +515,9 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(take("d", "127.0.0.9"), 1);
         }
-        assert_eq!(take("e", "2001:db8:1::1") + take("e", "2001:db8:1:2::1"), 2);
+        assert_eq!(take("e", "2001:db8:1::1"), 1);
+        assert_eq!(take("e", "2001:db8:1:0:f::2"), 0, "the /64 is one address");
+        assert_eq!(take("e", "2001:db8:1:2::1"), 1);
         assert_eq!(take("e", "2001:db8:1:3::1"), 0);
     }
 

@@ -1,5 +1,7 @@
 //! The server with a store in memory and peers on pipes.
 
+mod panics;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,6 +24,8 @@ type Known = HashMap<Multihash, (u64, Option<Bytes>)>;
 struct Memory {
     blocks: Arc<Mutex<Known>>,
     n_loads: Arc<AtomicUsize>,
+    /// Whoever looks for it panics.
+    fatal: Arc<Mutex<Option<Multihash>>>,
 }
 
 impl Memory {
@@ -40,6 +44,9 @@ impl Memory {
 
 impl Store for Memory {
     fn find(&self, multihashes: &[Multihash]) -> Vec<Option<u64>> {
+        let fatal = *self.fatal.lock().unwrap();
+        let is_fatal = fatal.is_some_and(|it| multihashes.contains(&it));
+        assert!(!is_fatal, "a fault of the test");
         let blocks = self.blocks.lock().unwrap();
         multihashes
             .iter()
