@@ -18,12 +18,14 @@ mod writer;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use carrack_formats::{Cid, Multihash};
+use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -298,9 +300,19 @@ impl<S: Store> Server<S> {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let gone = shared.stop.child_token();
         let stats = Arc::new(PeerStats::new(name));
-        let peer = Peer::new(Arc::clone(shared), Arc::clone(&stats), events);
-        let until = gone.clone();
-        shared.tasks.spawn(peer.run(until));
+        let mut peer = Peer::new(Arc::clone(shared), Arc::clone(&stats), events);
+        let (until, name) = (gone.clone(), Arc::clone(name));
+        shared.tasks.spawn(async move {
+            if AssertUnwindSafe(peer.run(until))
+                .catch_unwind()
+                .await
+                .is_err()
+            {
+                tracing::error!(peer = %name, "the task of a peer panicked; it may come back");
+            }
+            peer.leave();
+            // Its connections hear nothing more of it, and close.
+        });
         Present {
             events: sender,
             gone,

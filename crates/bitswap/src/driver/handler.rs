@@ -42,6 +42,8 @@ pub(crate) struct Handler<S: Store> {
     commands: mpsc::Receiver<Command>,
     /// Streams that are being opened, the oldest first.
     opening: VecDeque<Opened>,
+    /// It has asked to be closed.
+    is_closing: bool,
 }
 
 impl<S: Store> Handler<S> {
@@ -50,6 +52,7 @@ impl<S: Store> Handler<S> {
             connection,
             commands,
             opening: VecDeque::new(),
+            is_closing: false,
         }
     }
 }
@@ -133,7 +136,11 @@ impl<S: Store> ConnectionHandler for Handler<S> {
             Poll::Ready(Some(Command::Close)) => {
                 Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Ask::Close))
             }
-            // The peer's task has ended: the node is stopping.
+            // The peer's task has ended: the node is stopping, or it panicked.
+            Poll::Ready(None) if !self.is_closing => {
+                self.is_closing = true;
+                Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Ask::Close))
+            }
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }

@@ -207,8 +207,9 @@ impl<S: Store> Peer<S> {
         }
     }
 
-    /// Serves the peer until its last connection is closed.
-    pub(super) async fn run(mut self, gone: CancellationToken) {
+    /// Serves the peer until its last connection is closed. [`Self::leave`] is to follow, also if it
+    /// panics.
+    pub(super) async fn run(&mut self, gone: CancellationToken) {
         let mut ticks = tokio::time::interval_at(Instant::now() + TICK, TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mailbox = self.mailbox.clone();
@@ -231,7 +232,6 @@ impl<S: Store> Peer<S> {
                 }
             }
         }
-        self.leave();
     }
 
     /// Begins whatever can be begun now.
@@ -363,7 +363,7 @@ impl<S: Store> Peer<S> {
     }
 
     /// The peer is gone: nobody waits for anything of it.
-    fn leave(&mut self) {
+    pub(super) fn leave(&mut self) {
         let tickets = self.ledger.clear();
         self.unsubscribe(&tickets);
         self.presences.clear();

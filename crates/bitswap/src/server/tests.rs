@@ -1,5 +1,7 @@
 //! The server with a store in memory and peers on pipes.
 
+mod panics;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,6 +33,8 @@ struct Memory {
     checks: Arc<Mutex<Option<Arc<Semaphore>>>>,
     /// What is done when the next look-up has its answer.
     after_find: Arc<Mutex<Option<AfterFind>>>,
+    /// Whoever looks for it panics.
+    fatal: Arc<Mutex<Option<Multihash>>>,
 }
 
 type AfterFind = Box<dyn FnOnce() + Send>;
@@ -68,6 +72,9 @@ impl Memory {
 
 impl Store for Memory {
     fn find(&self, multihashes: &[Multihash]) -> Vec<Option<u64>> {
+        let fatal = *self.fatal.lock().unwrap();
+        let is_fatal = fatal.is_some_and(|it| multihashes.contains(&it));
+        assert!(!is_fatal, "a fault of the test");
         let blocks = self.blocks.lock().unwrap();
         let found = multihashes
             .iter()

@@ -1,27 +1,29 @@
 //! The body of a response: bytes at hand, or parts as they are read.
 //!
 //! In       [`Bytes`], or a stream of them whose error cuts the response.
-//! Out      frames for hyper. A known length becomes Content-Length, else the body is chunked.
+//! Out      [`Piece`]s for hyper, which tell the watch when they have left. A known length becomes Content-Length, else the body is chunked.
 //! Limits   on HTTP/2 a frame is at most `Limits::h2_piece_len`; the bytes themselves are in the
 //!          budget of `pool`.
 //! Not here what the bytes are (`raw`, `car`).
 //!
 //! An error that the body yields makes hyper end HTTP/1 without the final chunk and reset a stream
-//! of HTTP/2: a cut answer never looks whole.
+//! of HTTP/2; where there are no chunks, the socket is reset (`node::io`): a cut answer never looks
+//! whole.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures_util::Stream;
 use http::StatusCode;
 use http_body::{Frame, SizeHint};
 
 use crate::error::Error;
 use crate::node::access_log::Entry;
-use crate::node::watch::{Share, Watch};
+use crate::node::accounts::count_up;
+use crate::node::watch::{Generation, Share, Watch};
 
 /// Parts of a body that are read while it is sent.
 pub(crate) type Parts = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
@@ -42,14 +44,36 @@ enum Source {
     Parts { current: Bytes, parts: Parts },
 }
 
-/// One request's part in the node's accounts: dropped when its answer is handed over or given up.
+/// A part of a body on its way out. It is dropped when it is written, or given up.
+#[derive(Debug)]
+pub struct Piece {
+    bytes: Bytes,
+    /// Its body is under watch until then.
+    _share: Option<Arc<Share>>,
+    /// It is the last one: its request is over then.
+    _guard: Option<Guard>,
+}
+
+/// One request's part in the node's accounts: dropped when its answer is written or given up.
 #[derive(Debug)]
 pub struct Guard {
     /// The number of requests being answered, if this one counts.
     active: Option<Arc<AtomicUsize>>,
-    watch: Option<Arc<Watch>>,
+    watch: Arc<Watch>,
+    /// When its answer was given, if that is small.
+    generation: Option<Generation>,
+    is_head: bool,
     entry: Option<Box<Entry>>,
     bytes_sent: u64,
+}
+
+/// Whose places among the requests being answered are all taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// The node's.
+    Node,
+    /// Those of the client's address, or of its subnet.
+    Client,
 }
 
 impl Body {
@@ -100,12 +124,16 @@ impl Body {
         self
     }
 
-    /// Makes the body the end of a request's account.
-    pub(crate) fn guard(&mut self, guard: Guard) {
+    /// Makes the body the end of a request's account. What has no watch of its own yet is small,
+    /// and is watched as such.
+    pub(crate) fn guard(&mut self, mut guard: Guard) {
+        if self.watch.is_none() && !http_body::Body::is_end_stream(self) {
+            guard.generation = Some(guard.watch.small_answered());
+        }
         self.guard = Some(guard);
     }
 
-    fn next_piece(&mut self) -> Option<Bytes> {
+    fn next_piece(&mut self) -> Option<Piece> {
         let current = match &mut self.source {
             Source::Whole { current, next } => {
                 if current.is_empty() {
@@ -118,25 +146,45 @@ impl Body {
         if current.is_empty() {
             return None;
         }
-        let piece = current.split_to(current.len().min(self.piece_len));
-        if let Some((watch, share)) = &self.watch {
+        let bytes = current.split_to(current.len().min(self.piece_len));
+        let share = self.watch.as_ref().map(|(watch, share)| {
             watch.moved(share);
-        }
+            Arc::clone(share)
+        });
         if let Some(guard) = &mut self.guard {
-            guard.bytes_sent = guard.bytes_sent.saturating_add(piece.len() as u64);
+            guard.bytes_sent = guard.bytes_sent.saturating_add(bytes.len() as u64);
         }
-        Some(piece)
+        let is_last = http_body::Body::is_end_stream(self);
+        Some(Piece {
+            bytes,
+            _share: share,
+            _guard: if is_last { self.guard.take() } else { None },
+        })
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, len: usize) {
+        self.bytes.advance(len);
     }
 }
 
 impl http_body::Body for Body {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, Error>>> {
         let this = self.get_mut();
         loop {
             if let Some(piece) = this.next_piece() {
@@ -170,6 +218,12 @@ impl http_body::Body for Body {
     }
 }
 
+impl Default for Body {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
 impl std::fmt::Debug for Body {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let hint = http_body::Body::size_hint(self);
@@ -182,23 +236,38 @@ impl std::fmt::Debug for Body {
 impl Guard {
     /// An account that counts nothing yet.
     #[must_use]
-    pub const fn new(watch: Option<Arc<Watch>>, entry: Option<Box<Entry>>) -> Self {
+    pub const fn new(watch: Arc<Watch>, is_head: bool, entry: Option<Box<Entry>>) -> Self {
         Self {
             active: None,
             watch,
+            generation: None,
+            is_head,
             entry,
             bytes_sent: 0,
         }
     }
 
-    /// Takes one of `max` places among the requests being answered; `false`: all are taken.
-    pub fn enter(&mut self, active: &Arc<AtomicUsize>, max: usize) -> bool {
-        if active.fetch_add(1, Relaxed) >= max {
-            active.fetch_sub(1, Relaxed);
-            return false;
+    /// Takes one of `max` places among the requests being answered, and one of the client's.
+    ///
+    /// # Errors
+    /// All are taken.
+    pub fn enter(&mut self, active: &Arc<AtomicUsize>, max: usize) -> Result<(), Full> {
+        let account = self.watch.account();
+        if !account.begin_request() {
+            return Err(Full::Client);
+        }
+        if !count_up(active, max) {
+            account.end_request();
+            return Err(Full::Node);
         }
         self.active = Some(Arc::clone(active));
-        true
+        Ok(())
+    }
+
+    /// Whether the request asks for a head alone.
+    #[must_use]
+    pub const fn is_head(&self) -> bool {
+        self.is_head
     }
 
     /// The answer's status, for the access log.
@@ -213,10 +282,12 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(active) = &self.active {
             active.fetch_sub(1, Relaxed);
+            self.watch.account().end_request();
         }
-        if let Some(watch) = &self.watch {
-            watch.request_ended();
+        if let Some(generation) = self.generation {
+            self.watch.small_left(generation);
         }
+        self.watch.request_ended();
         if let Some(entry) = self.entry.take() {
             entry.finish(self.bytes_sent);
         }

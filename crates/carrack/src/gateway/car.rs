@@ -30,7 +30,8 @@ use super::service::{Answer, Job};
 use super::trailer::Trailer;
 use super::walks::Counted;
 use crate::error::{Error, ErrorKind, Result};
-use crate::node::watch::Share;
+use crate::node::accounts::Account;
+use crate::node::watch::{Share, Watch};
 use crate::store::car_stream::{CarRequest, walk_error};
 
 /// Bytes announced ahead to sources elsewhere at the start of an answer, and at most. A window of
@@ -127,9 +128,9 @@ async fn begin<B: Backend>(
         dups: options.dups,
     }));
     loop {
-        let pool = job.gateway.pool().clone();
+        let (pool, watch) = (job.gateway.pool().clone(), Arc::clone(&job.watch));
         let (visited, start) = pool::run(move || {
-            let start = first_visit(&mut plan, &pool)?;
+            let start = first_visit(&mut plan, &pool, watch.account())?;
             Ok((plan, start))
         })
         .await?;
@@ -142,7 +143,7 @@ async fn begin<B: Backend>(
     }
 }
 
-fn first_visit<P: Plan>(plan: &mut P, pool: &Pool) -> Result<Start<P>> {
+fn first_visit<P: Plan>(plan: &mut P, pool: &Pool, account: &Account) -> Result<Start<P>> {
     let first = match plan.next_batch()? {
         Next::Batch(first) => first,
         Next::Needs(cid) => return Ok(Start::Needs { cid }),
@@ -152,7 +153,7 @@ fn first_visit<P: Plan>(plan: &mut P, pool: &Pool) -> Result<Start<P>> {
         plan.issue();
         return Ok(Start::Unread { first });
     }
-    let Some(reserved) = pool.try_reserve(first.len()) else {
+    let Some(reserved) = pool.try_reserve(first.len(), account) else {
         return Ok(Start::Unread { first });
     };
     let frames = read(first, reserved)?;
@@ -245,6 +246,7 @@ fn body<B: Backend>(
     let mut stream = CarStream {
         backend: job.gateway.backend().clone(),
         pool,
+        watch: Arc::clone(&job.watch),
         share: Arc::clone(&share),
         batches_ahead_max: limits.batches_ahead_max.max(1),
         n_blocks_left: limits.car_blocks_max,
@@ -265,7 +267,7 @@ fn body<B: Backend>(
     });
     let first = match start {
         Start::Whole { frames } if !options.meta => {
-            let frames = frames.map_or_else(Bytes::new, |read| read.attach(&share).bytes);
+            let frames = frames.map_or_else(Bytes::new, |read| read.attach().bytes);
             return job.watched(Body::pair(header, frames), share);
         }
         Start::Resolved | Start::Unread { .. } | Start::Needs { .. } => None,
@@ -280,7 +282,7 @@ fn body<B: Backend>(
     };
     if let Some(first) = first {
         stream.n_blocks_left = stream.n_blocks_left.saturating_sub(first.n_blocks);
-        stream.ready.push_back(first.attach(&share));
+        stream.ready.push_back(first.attach());
     }
     let parts = futures_util::stream::unfold(Some(stream), |stream| async move {
         CarStream::next(stream?).await
@@ -299,9 +301,9 @@ struct Part {
 }
 
 impl Read {
-    fn attach(self, share: &Arc<Share>) -> Part {
+    fn attach(self) -> Part {
         Part {
-            bytes: self.reserved.attach(self.frames, Some(Arc::clone(share))),
+            bytes: self.reserved.attach(self.frames),
             n_blocks: self.n_blocks,
         }
     }
@@ -360,6 +362,7 @@ fn plan_some<P: Plan>(mut plan: P) -> Planned<P> {
 struct CarStream<B: Backend, P: Plan> {
     backend: B,
     pool: Pool,
+    watch: Arc<Watch>,
     share: Arc<Share>,
     batches_ahead_max: usize,
     n_blocks_left: u64,
@@ -432,7 +435,7 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
                 // Nothing of this stream is in the budget that the client could still take, so
                 // waiting here holds up nobody else.
                 self.share.set_waiting(true);
-                let reserved = self.pool.reserve(batch.len()).await;
+                let reserved = self.pool.reserve(batch.len(), self.watch.account()).await;
                 self.share.set_waiting(false);
                 let Some(reserved) = reserved else {
                     return Some(Err(stopping()));
@@ -509,7 +512,7 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
     fn top_up(&mut self) {
         while self.reads.len() < self.batches_ahead_max
             && let Some(batch) = self.planned.front()
-            && let Some(reserved) = self.pool.try_reserve_ahead(batch.len(), self.reads.len())
+            && let Some(reserved) = self.reserve_ahead(batch.len())
             && let Some(batch) = self.next_planned()
         {
             self.start_read(batch, reserved);
@@ -524,6 +527,11 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
             }
             other => other,
         };
+    }
+
+    fn reserve_ahead(&self, len: usize) -> Option<Reserved> {
+        let account = self.watch.account();
+        self.pool.try_reserve_ahead(len, self.reads.len(), account)
     }
 
     /// Whether another batch is to be planned now: one ahead of what is read here, a window of what
@@ -555,7 +563,7 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
         outcome: Result<Result<Read>, tokio::task::JoinError>,
     ) -> Result<Part> {
         self.reads.pop_front();
-        Ok(pool::finished(outcome)?.attach(&self.share))
+        Ok(pool::finished(outcome)?.attach())
     }
 
     /// A batch that the plan gave.

@@ -2,7 +2,8 @@
 //!
 //! In       closures that may wait for a disk; lengths of what they are about to read.
 //! Out      their results; [`Reserved`] bytes that give themselves back when they are written.
-//! Limits   bytes: `Limits::bytes_in_flight_max`, taken before a read is issued. Threads: those of
+//! Limits   bytes: `Limits::bytes_in_flight_max`, taken before a read is issued, and of it what the
+//!          account of a client's address may have. Threads: those of
 //!          the runtime, built with `max_blocking_threads(Limits::blocking_jobs_max)`. Queue: at
 //!          most `Limits::batches_ahead_max` + 2 jobs for each of `Limits::requests_max` requests.
 //! Not here which request comes first: first come, first served.
@@ -14,9 +15,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Context, ErrorKind, Result};
-use crate::node::watch::Share;
+use crate::node::accounts::{Account, Room, Waiting};
 
 /// Reads that each client may have ahead before the others' come first.
 const AHEAD_MIN: usize = 3;
@@ -36,13 +38,19 @@ pub struct Pool {
 #[derive(Debug)]
 pub struct Reserved {
     _permit: OwnedSemaphorePermit,
+    _room: Room,
+}
+
+/// Units of the budget that `len` bytes take.
+pub(crate) fn units(len: usize) -> usize {
+    len.div_ceil(UNIT).clamp(1, Semaphore::MAX_PERMITS)
 }
 
 impl Pool {
     /// A budget of `bytes_max` bytes.
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
-        let units_max = bytes_max.div_ceil(UNIT).clamp(1, Semaphore::MAX_PERMITS);
+        let units_max = units(bytes_max);
         Self {
             units: Arc::new(Semaphore::new(units_max)),
             units_max,
@@ -50,25 +58,32 @@ impl Pool {
         }
     }
 
-    /// Waits until there is room for `len` bytes. More than the whole budget counts as all of it.
+    /// Waits until there is room for `len` bytes, in the client's account and in the budget. More
+    /// than the whole budget counts as all of it.
     ///
     /// Cancel-safe. Must be polled until it ends or be dropped: room that was granted to a future
     /// which nobody polls is room for nobody.
-    pub async fn reserve(&self, len: usize) -> Option<Reserved> {
-        if let Some(reserved) = self.try_reserve(len) {
+    pub async fn reserve(&self, len: usize, account: &Account) -> Option<Reserved> {
+        if let Some(reserved) = self.try_reserve(len, account) {
             return Some(reserved);
         }
+        let _room = account.room(self.units_of(len)).await?;
         let _waiting = Waiting::new(&self.n_waiting);
         let permit = Arc::clone(&self.units)
             .acquire_many_owned(self.units_of(len))
             .await;
         // Only a closed semaphore fails, and nobody closes this one.
-        permit.ok().map(|_permit| Reserved { _permit })
+        permit.ok().map(|_permit| Reserved { _permit, _room })
     }
 
     /// As [`Self::reserve`], but no longer than `timeout`. For requests that have no answer yet.
-    pub async fn reserve_within(&self, len: usize, timeout: Duration) -> Option<Reserved> {
-        tokio::time::timeout(timeout, self.reserve(len))
+    pub async fn reserve_within(
+        &self,
+        len: usize,
+        account: &Account,
+        timeout: Duration,
+    ) -> Option<Reserved> {
+        tokio::time::timeout(timeout, self.reserve(len, account))
             .await
             .ok()
             .flatten()
@@ -76,9 +91,16 @@ impl Pool {
 
     /// Room for `len` bytes if there is some now.
     #[must_use]
-    pub fn try_reserve(&self, len: usize) -> Option<Reserved> {
+    pub fn try_reserve(&self, len: usize, account: &Account) -> Option<Reserved> {
+        self.try_reserve_in(len, account.try_room(self.units_of(len))?)
+    }
+
+    fn try_reserve_in(&self, len: usize, room: Room) -> Option<Reserved> {
         let permit = Arc::clone(&self.units).try_acquire_many_owned(self.units_of(len));
-        permit.ok().map(|_permit| Reserved { _permit })
+        permit.ok().map(|_permit| Reserved {
+            _permit,
+            _room: room,
+        })
     }
 
     /// Room for bytes that nobody waits for yet, behind `n_ahead` reads of the same client: only
@@ -86,7 +108,12 @@ impl Pool {
     /// wait for its first byte; from [`AHEAD_MIN`] reads on only while seven eighths are, so
     /// that a few who are read far ahead for leave the others room to be read ahead for at all.
     #[must_use]
-    pub fn try_reserve_ahead(&self, len: usize, n_ahead: usize) -> Option<Reserved> {
+    pub fn try_reserve_ahead(
+        &self,
+        len: usize,
+        n_ahead: usize,
+        account: &Account,
+    ) -> Option<Reserved> {
         let least = match n_ahead < AHEAD_MIN {
             true => self.units_max / 2,
             false => self.units_max / 8 * 7,
@@ -94,7 +121,7 @@ impl Pool {
         if self.units.available_permits() < least {
             return None;
         }
-        self.try_reserve(len)
+        self.try_reserve_in(len, account.try_room_ahead(self.units_of(len))?)
     }
 
     /// Whether somebody waits for room: those who hold it without moving are to go sooner.
@@ -116,31 +143,14 @@ impl Pool {
     }
 }
 
-/// Counts one who waits, until it is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
 impl Reserved {
     /// `bytes`, which give the room back when the last part of them is dropped, that is when the
-    /// socket has taken them. `share` tells the connection's watch that they are still waiting.
+    /// socket has taken them.
     #[must_use]
-    pub fn attach(self, bytes: Bytes, share: Option<Arc<Share>>) -> Bytes {
+    pub fn attach(self, bytes: Bytes) -> Bytes {
         struct Owner {
             bytes: Bytes,
             _reserved: Reserved,
-            _share: Option<Arc<Share>>,
         }
         impl AsRef<[u8]> for Owner {
             fn as_ref(&self) -> &[u8] {
@@ -150,7 +160,6 @@ impl Reserved {
         Bytes::from_owner(Owner {
             bytes,
             _reserved: self,
-            _share: share,
         })
     }
 }
@@ -161,12 +170,13 @@ pub fn start<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Joi
     tokio::task::spawn_blocking(job)
 }
 
-/// Runs `job` on a blocking thread. Cancel-safe in the sense of [`start`].
+/// Runs `job` on a blocking thread. A caller that goes away while it is queued takes it back: who
+/// asks and resets leaves no work behind. One that has begun ends by itself.
 ///
 /// # Errors
 /// `Internal` when the job panicked, else those of the job.
 pub async fn run<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    finished(start(job).await)
+    finished(AbortOnDropHandle::new(start(job)).await)
 }
 
 /// The result of a job that was started.
@@ -185,37 +195,79 @@ mod tests {
     async fn room_comes_back_when_the_last_slice_is_dropped() {
         let pool = Pool::new(4096);
         let bytes = pool
-            .reserve(3000)
+            .reserve(3000, &Account::default())
             .await
             .unwrap()
-            .attach(Bytes::from(vec![7; 3000]), None);
+            .attach(Bytes::from(vec![7; 3000]));
         let tail = bytes.slice(2999..);
         drop(bytes);
         assert_eq!(pool.bytes_in_use(), 3072);
-        assert!(pool.try_reserve(2000).is_none());
+        assert!(pool.try_reserve(2000, &Account::default()).is_none());
         drop(tail);
         assert_eq!(pool.bytes_in_use(), 0);
+    }
+
+    #[test]
+    fn who_asks_and_goes_away_leaves_no_work_behind() {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.max_blocking_threads(1).build().unwrap();
+        let (go_on, waits) = std::sync::mpsc::sync_channel::<()>(1);
+        let (did, done) = std::sync::mpsc::sync_channel(8);
+        runtime.block_on(async {
+            let first = start(move || waits.recv());
+            for number in 0..4 {
+                let did = did.clone();
+                let job = run(move || {
+                    did.send(number).unwrap();
+                    Ok(())
+                });
+                tokio::pin!(job);
+                assert!(futures_util::poll!(&mut job).is_pending());
+                // Dropped while it is queued.
+            }
+            go_on.send(()).unwrap();
+            first.await.unwrap().unwrap();
+            run(move || {
+                did.send(9).unwrap();
+                Ok(())
+            })
+            .await
+            .unwrap();
+        });
+        assert_eq!(done.iter().collect::<Vec<_>>(), [9]);
     }
 
     #[tokio::test]
     async fn more_than_the_budget_is_all_of_it() {
         let pool = Pool::new(4096);
-        let all = pool.reserve(1 << 30).await.unwrap();
-        assert!(pool.try_reserve(1).is_none());
+        let all = pool.reserve(1 << 30, &Account::default()).await.unwrap();
+        assert!(pool.try_reserve(1, &Account::default()).is_none());
         drop(all);
-        assert!(pool.try_reserve(1).is_some());
+        assert!(pool.try_reserve(1, &Account::default()).is_some());
     }
 
     #[tokio::test]
     async fn reading_ahead_leaves_half_of_the_budget() {
         let pool = Pool::new(8192);
-        let held = pool.try_reserve_ahead(5000, 0).unwrap();
-        assert!(pool.try_reserve_ahead(1, 0).is_none());
-        assert!(pool.try_reserve(1).is_some());
+        let held = pool
+            .try_reserve_ahead(5000, 0, &Account::default())
+            .unwrap();
+        assert!(pool.try_reserve_ahead(1, 0, &Account::default()).is_none());
+        assert!(pool.try_reserve(1, &Account::default()).is_some());
         drop(held);
-        let _held = pool.try_reserve_ahead(1000, AHEAD_MIN).unwrap();
-        let _more = pool.try_reserve_ahead(1000, AHEAD_MIN).unwrap();
-        assert!(pool.try_reserve_ahead(1, AHEAD_MIN).is_none());
-        assert!(pool.try_reserve_ahead(1, AHEAD_MIN - 1).is_some());
+        let _held = pool
+            .try_reserve_ahead(1000, AHEAD_MIN, &Account::default())
+            .unwrap();
+        let _more = pool
+            .try_reserve_ahead(1000, AHEAD_MIN, &Account::default())
+            .unwrap();
+        assert!(
+            pool.try_reserve_ahead(1, AHEAD_MIN, &Account::default())
+                .is_none()
+        );
+        assert!(
+            pool.try_reserve_ahead(1, AHEAD_MIN - 1, &Account::default())
+                .is_some()
+        );
     }
 }

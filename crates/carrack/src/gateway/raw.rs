@@ -6,6 +6,8 @@
 //!          the budget before it is read.
 //! Not here which bytes are right: the store gives verified ones.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use carrack_formats::cid;
 use carrack_formats::walk::Resolved;
@@ -44,7 +46,7 @@ pub(crate) fn try_answer<B: Backend>(job: &Job<B>) -> Option<Result<Answer, Refu
     };
     match job.gateway.backend().try_get(&root) {
         Ok(Some(bytes)) => {
-            let reserved = job.gateway.pool().try_reserve(bytes.len())?;
+            let reserved = job.try_reserve(bytes.len())?;
             Some(Ok(block(job, target, bytes, reserved)))
         }
         Ok(None) => None,
@@ -105,6 +107,7 @@ pub(crate) async fn answer<B: Backend>(job: &Job<B>) -> Result<Answer, Refusal> 
 /// One visit to the blocking pool for all that most requests need.
 async fn visit<B: Backend>(job: &Job<B>, wants_block: bool) -> Result<(Resolved, Visit), Refusal> {
     let (backend, pool) = (job.gateway.backend().clone(), job.gateway.pool().clone());
+    let watch = Arc::clone(&job.watch);
     let (root, segments) = (job.request.root, job.request.segments.clone());
     let wants_json = job.request.format == Format::Json;
     let resolved = if segments.is_empty() {
@@ -122,8 +125,8 @@ async fn visit<B: Backend>(job: &Job<B>, wants_block: bool) -> Result<(Resolved,
             return Ok((resolved, Visit::Absent));
         };
         let len = usize::try_from(len).unwrap_or(usize::MAX);
-        let reserved = wants_block.then(|| pool.try_reserve(len)).flatten();
-        let here = match reserved {
+        let reserve = || pool.try_reserve(len, watch.account());
+        let here = match wants_block.then(reserve).flatten() {
             Some(reserved) => backend
                 .get_here_blocking(&terminus)?
                 .map(|bytes| Visit::Block { bytes, reserved }),

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use http::StatusCode;
 
+use super::body::Full;
 use crate::error::{Error, ErrorKind};
 
 /// A status and one sentence for the client.
@@ -75,6 +76,30 @@ impl Refusal {
                 "the block is not here now: its source does not answer",
             ),
             _ => Self::from_error(error),
+        }
+    }
+
+    /// As many requests are being answered as may be.
+    #[must_use]
+    pub const fn too_many(full: Full) -> Self {
+        let sentence = match full {
+            Full::Node => "this node answers as many requests as it can",
+            Full::Client => "your address has as many requests under way here as it may",
+        };
+        Self {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            sentence: Cow::Borrowed(sentence),
+            retry: true,
+        }
+    }
+
+    /// The answer has not begun in the time that it may take.
+    #[must_use]
+    pub const fn late() -> Self {
+        Self {
+            status: StatusCode::GATEWAY_TIMEOUT,
+            sentence: Cow::Borrowed("the source of this content does not answer in time"),
+            retry: true,
         }
     }
 

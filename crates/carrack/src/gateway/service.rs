@@ -2,7 +2,8 @@
 //!
 //! In       request heads; bodies of requests are never read.
 //! Out      responses. What is in memory is answered at once, without a task or an await.
-//! Limits   `Limits::requests_max` requests for content at once, then 429.
+//! Limits   `Limits::requests_max` requests for content at once, and those of a client's address
+//!          (`node::accounts`), then 429; `Limits::answer_timeout` until an answer begins, then 504.
 //! Not here sockets (`node::listener`); what is served below `/ipfs/` (`raw`, `car`).
 
 use std::convert::Infallible;
@@ -10,12 +11,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use carrack_formats::Cid;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 
@@ -29,24 +30,8 @@ use super::walks::Walks;
 use super::{car, raw};
 use crate::node::access_log::AccessLog;
 use crate::node::limits::Limits;
+pub use crate::node::supervisor::Readiness;
 use crate::node::watch::{Share, Watch};
-
-/// Whether `/readyz` says yes. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicBool>);
-
-impl Readiness {
-    /// Sets what `/readyz` says.
-    pub fn set(&self, ready: bool) {
-        self.0.store(ready, Relaxed);
-    }
-
-    /// What `/readyz` says.
-    #[must_use]
-    pub fn get(&self) -> bool {
-        self.0.load(Relaxed)
-    }
-}
 
 /// Answers requests from a store. Clones share everything.
 #[derive(Debug)]
@@ -197,19 +182,14 @@ impl<B: Backend> Gateway<B> {
                 &parts.headers,
             )
         });
-        Guard::new(Some(Arc::clone(watch)), entry)
+        Guard::new(Arc::clone(watch), parts.method == Method::HEAD, entry)
     }
 
     /// Requests for content: admitted, parsed, answered at once if that takes no disk.
     fn content(&self, parts: &Parts, watch: &Arc<Watch>, mut guard: Guard) -> Reply {
         let limits = self.limits();
-        if !guard.enter(&self.inner.requests_active, limits.requests_max) {
-            let refusal = Refusal {
-                status: StatusCode::TOO_MANY_REQUESTS,
-                sentence: "this node answers as many requests as it can".into(),
-                retry: true,
-            };
-            return respond_now(self.refuse(&refusal), guard);
+        if let Err(full) = guard.enter(&self.inner.requests_active, limits.requests_max) {
+            return respond_now(self.refuse(&Refusal::too_many(full)), guard);
         }
         let parsed = request::parse(&parts.method, &parts.uri, &parts.headers, limits);
         let request = match parsed {
@@ -228,14 +208,14 @@ impl<B: Backend> Gateway<B> {
             Format::Raw | Format::Json => match raw::try_answer(&job) {
                 Some(outcome) => respond_now(self.settle(outcome), guard),
                 None => Reply::Later(Box::pin(async move {
-                    let outcome = raw::answer(&job).await;
+                    let outcome = job.in_time(raw::answer(&job)).await;
                     respond(job.gateway.settle(outcome), guard)
                 })),
             },
             Format::Car(options) => match job.require_root() {
                 Err(refusal) => respond_now(self.refuse(&refusal), guard),
                 Ok(()) => Reply::Later(Box::pin(async move {
-                    let outcome = car::answer(&job, options).await;
+                    let outcome = job.in_time(car::answer(&job, options)).await;
                     respond(job.gateway.settle(outcome), guard)
                 })),
             },
@@ -278,9 +258,10 @@ impl<B: Backend> Gateway<B> {
                 (StatusCode::SERVICE_UNAVAILABLE, text, sentence)
             }
             "/readyz" => {
-                // One source that is down leaves the others: the node is of use.
+                // One source or part that is down leaves the others: the node is of use.
                 let mut lines = "ready\n".to_owned();
-                for trouble in self.inner.backend.troubles() {
+                let parts = self.inner.readiness.troubles();
+                for trouble in parts.into_iter().chain(self.inner.backend.troubles()) {
                     lines.push_str("degraded: ");
                     lines.push_str(&trouble);
                     lines.push('\n');
@@ -326,6 +307,17 @@ impl Answer {
         }
     }
 
+    /// Leaves the head as it is: HTTP/2 would send the body even to HEAD.
+    fn without_body(&mut self) {
+        let body = std::mem::take(&mut self.body);
+        if let Some(len) = http_body::Body::size_hint(&body)
+            .exact()
+            .filter(|len| *len > 0)
+        {
+            self.headers.entry(CONTENT_LENGTH).or_insert(len.into());
+        }
+    }
+
     pub(crate) fn not_modified(etag: HeaderValue) -> Self {
         Self::new(
             StatusCode::NOT_MODIFIED,
@@ -342,6 +334,9 @@ fn respond_now(answer: Answer, guard: Guard) -> Reply {
 /// The response, which ends the account of its request when its body is gone.
 fn respond(mut answer: Answer, mut guard: Guard) -> Response<Body> {
     guard.answered(answer.status);
+    if guard.is_head() {
+        answer.without_body();
+    }
     answer.body.guard(guard);
     let mut response = Response::new(answer.body);
     *response.status_mut() = answer.status;
@@ -349,8 +344,9 @@ fn respond(mut answer: Answer, mut guard: Guard) -> Response<Body> {
     response
 }
 
-/// Bodies that fit one piece are not watched on their own: the socket's buffer takes them whole.
-const UNWATCHED_LEN_MAX: usize = 16 * 1024;
+/// Bodies up to this length are watched together with others of their time, and not by a share of
+/// their own.
+const SMALL_LEN_MAX: usize = 16 * 1024;
 
 impl<B: Backend> Job<B> {
     /// Whether the root is here, by one look-up in the index.
@@ -381,10 +377,26 @@ impl<B: Backend> Job<B> {
         refusal
     }
 
+    /// What `answer` comes to, or 504 if that takes too long: a request always ends.
+    async fn in_time(
+        &self,
+        answer: impl Future<Output = Result<Answer, Refusal>>,
+    ) -> Result<Answer, Refusal> {
+        let limit = self.gateway.limits().answer_timeout;
+        let outcome = tokio::time::timeout(limit, answer).await;
+        outcome.unwrap_or_else(|_| Err(Refusal::late()))
+    }
+
+    /// Room for `len` bytes if there is some now.
+    pub(crate) fn try_reserve(&self, len: usize) -> Option<Reserved> {
+        self.gateway.pool().try_reserve(len, self.watch.account())
+    }
+
     /// Room for `len` bytes, or 503.
     pub(crate) async fn reserve(&self, len: usize) -> Result<Reserved, Refusal> {
         let room_timeout = self.gateway.limits().room_timeout;
-        let reserved = self.gateway.pool().reserve_within(len, room_timeout).await;
+        let (pool, account) = (self.gateway.pool(), self.watch.account());
+        let reserved = pool.reserve_within(len, account, room_timeout).await;
         reserved.ok_or_else(Refusal::no_room)
     }
 
@@ -396,12 +408,11 @@ impl<B: Backend> Job<B> {
         bytes: Bytes,
         reserved: Reserved,
     ) -> Answer {
-        let body = if bytes.len() <= UNWATCHED_LEN_MAX {
-            Body::whole(reserved.attach(bytes, None))
-        } else {
-            let share = self.watch.share();
-            let bytes = reserved.attach(bytes, Some(Arc::clone(&share)));
-            self.watched(Body::whole(bytes), share)
+        let is_small = bytes.len() <= SMALL_LEN_MAX;
+        let body = Body::whole(reserved.attach(bytes));
+        let body = match is_small {
+            true => body,
+            false => self.watched(body, self.watch.share()),
         };
         Answer {
             status,

@@ -31,6 +31,10 @@ pub(crate) enum Fault {
     Unreadable,
     /// It is not in memory: [`Backend::try_get`] gives nothing.
     Cold,
+    /// It is not in memory, and its source never answers.
+    Silent,
+    /// Whoever reads it panics.
+    Panics,
 }
 
 /// Blocks in memory.
@@ -84,6 +88,7 @@ impl Memory {
         if self.has(cid, Fault::Changed) {
             return Err(Error::new(ErrorKind::Changed, "/secret/path has changed"));
         }
+        assert!(!self.has(cid, Fault::Panics), "a fault of the test");
         if self.has(cid, Fault::Unreadable) {
             return Err(Error::new(
                 ErrorKind::Unavailable,
@@ -110,17 +115,24 @@ impl Backend for Memory {
     }
 
     fn try_get(&self, cid: &Cid) -> Result<Option<Bytes>> {
-        if self.find(cid).is_some() && self.has(cid, Fault::Cold) {
+        let is_cold = self.has(cid, Fault::Cold) || self.has(cid, Fault::Silent);
+        if self.find(cid).is_some() && is_cold {
             return Ok(None);
         }
         self.find_good(cid).map(Some)
     }
 
     fn get_here_blocking(&self, cid: &Cid) -> Result<Option<Bytes>> {
+        if self.has(cid, Fault::Silent) {
+            return Ok(None);
+        }
         self.find_good(cid).map(Some)
     }
 
     async fn get(&self, cid: &Cid) -> Result<Bytes> {
+        if self.has(cid, Fault::Silent) && !self.has(cid, Fault::Panics) {
+            std::future::pending::<()>().await;
+        }
         self.find_good(cid)
     }
 

@@ -19,6 +19,7 @@ use carrack_bitswap::server::Options;
 use serde::Deserialize;
 
 use self::value::{Answer, Count, Net, Rate, Seconds, Size, SizeRate};
+use super::limits::Limits;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// The file in the data directory that is read if none is named.
@@ -33,6 +34,8 @@ pub struct Config {
     pub server: Options,
     /// `[bitswap.connections]`.
     pub connections: ConnectionLimits,
+    /// `[http]`. The budget of bytes in flight is for an argument to say.
+    pub http: Limits,
 }
 
 impl Config {
@@ -84,6 +87,7 @@ impl Config {
         })?;
         let mut config = Self::default();
         tables.bitswap.apply(&mut config);
+        tables.http.apply(&mut config.http);
         config.check()?;
         Ok(config)
     }
@@ -132,7 +136,26 @@ fn line_of(text: &str, offset: usize) -> usize {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 struct Tables {
+    http: HttpTable,
     bitswap: BitswapTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+struct HttpTable {
+    connections_max: Option<Count<1, 1_048_576>>,
+    connections_per_address_max: Option<Count<1, 1_048_576>>,
+    connections_per_subnet_max: Option<Count<1, 1_048_576>>,
+    requests_max: Option<Count<1, 1_048_576>>,
+    requests_per_address_max: Option<Count<1, 1_048_576>>,
+    requests_per_subnet_max: Option<Count<1, 1_048_576>>,
+    in_flight_per_address_percent: Option<Count<1, 100>>,
+    in_flight_per_subnet_percent: Option<Count<1, 100>>,
+    trusted: Option<Vec<Net>>,
+    progress_time_s: Option<Seconds<1, 3600>>,
+    answer_time_s: Option<Seconds<5, 3600>>,
+    request_time_s: Option<Seconds<60, 604_800>>,
+    idle_time_s: Option<Seconds<1, 86_400>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -209,6 +232,54 @@ fn set<T>(value: &mut T, said: Option<T>) {
 fn set_shares(shares: &mut Shares, address_max: Option<usize>, subnet_max: Option<usize>) {
     set(&mut shares.address_max, address_max);
     set(&mut shares.subnet_max, subnet_max);
+}
+
+impl HttpTable {
+    fn apply(self, to: &mut Limits) {
+        let counts = [
+            (&mut to.connections_max, self.connections_max),
+            (
+                &mut to.connections_per_address_max,
+                self.connections_per_address_max,
+            ),
+            (
+                &mut to.connections_per_subnet_max,
+                self.connections_per_subnet_max,
+            ),
+            (&mut to.requests_max, self.requests_max),
+            (
+                &mut to.requests_per_address_max,
+                self.requests_per_address_max,
+            ),
+            (
+                &mut to.requests_per_subnet_max,
+                self.requests_per_subnet_max,
+            ),
+        ];
+        for (value, said) in counts {
+            set(value, said.map(Count::get));
+        }
+        let (address, subnet) = (
+            self.in_flight_per_address_percent,
+            self.in_flight_per_subnet_percent,
+        );
+        set(
+            &mut to.in_flight_per_address_percent,
+            address.map(Count::get),
+        );
+        set(&mut to.in_flight_per_subnet_percent, subnet.map(Count::get));
+        set(&mut to.trusted, self.trusted.map(networks));
+        set(
+            &mut to.progress_timeout,
+            self.progress_time_s.map(Seconds::get),
+        );
+        set(&mut to.answer_timeout, self.answer_time_s.map(Seconds::get));
+        set(
+            &mut to.request_timeout,
+            self.request_time_s.map(Seconds::get),
+        );
+        set(&mut to.idle_timeout, self.idle_time_s.map(Seconds::get));
+    }
 }
 
 impl BitswapTable {

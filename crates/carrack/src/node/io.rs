@@ -1,6 +1,10 @@
-//! A socket that tells the watch of its connection what moves.
+//! A socket that tells the watch of its connection what moves, and whose end tells how it ended.
 //!
 //! In       a TCP stream. Out: the same stream. Not here any timeout (`watch`).
+//!
+//! A connection that is not shut down in order is reset when it is closed, whatever closes it: an
+//! error, a cut, a panic, the end of the process. An answer without a length and without chunks
+//! (HTTP/1.0) ends with the connection, and a cut one must not look whole.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,6 +13,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tracing::debug;
 
 use super::watch::Watch;
 
@@ -22,14 +27,30 @@ pub struct Socket {
 impl Socket {
     /// `stream`, of which `watch` hears.
     #[must_use]
-    pub const fn new(stream: TcpStream, watch: Arc<Watch>) -> Self {
+    pub fn new(stream: TcpStream, watch: Arc<Watch>) -> Self {
+        if let Err(error) = stream.set_zero_linger() {
+            debug!(%error, "no SO_LINGER");
+        }
         Self { stream, watch }
     }
 
-    /// The stream, watched no longer.
+    /// The stream, watched no longer, and closed in order: whoever has it has end marks of its own.
     #[must_use]
     pub fn into_stream(self) -> TcpStream {
+        self.close_in_order();
         self.stream
+    }
+
+    /// What has been written is to arrive although the socket is closed.
+    fn close_in_order(&self) {
+        #[expect(
+            deprecated,
+            reason = "a time to linger would block; none is what is asked for"
+        )]
+        let set = self.stream.set_linger(None);
+        if let Err(error) = set {
+            debug!(%error, "no SO_LINGER");
+        }
     }
 
     fn note(&self, outcome: &Poll<io::Result<usize>>) {
@@ -90,6 +111,8 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        this.close_in_order();
+        Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }

@@ -6,15 +6,21 @@
 
 use std::time::Duration;
 
+use carrack_bitswap::budget::{Budget, Network};
+
 /// Bounds on connections, requests and memory. All may be changed; none may be absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Open connections. Each costs about 20 KiB and a descriptor: 80 MiB and a quarter of the
     /// usual hard limit of descriptors at the most.
     pub connections_max: usize,
-    /// Open connections from one address, loopback left out: a quarter of all, so that one client
-    /// cannot keep the others away. A reverse proxy needs a few hundred.
+    /// Open connections from one address (an IPv6 /64): a quarter of all, so that one client cannot
+    /// keep the others away. A reverse proxy needs a few hundred.
     pub connections_per_address_max: usize,
+    /// Open connections from an IPv4 /24 or IPv6 /48: half of all, for who has many addresses.
+    pub connections_per_subnet_max: usize,
+    /// Networks whose addresses and subnets have no bound of their own: proxies bring everyone.
+    pub trusted: Vec<Network>,
     /// From accept to the first byte. Browsers open spare connections and use them soon or never.
     pub first_byte_timeout: Duration,
     /// From the first byte of a request head to its last one: a head fits one packet or two.
@@ -27,10 +33,18 @@ pub struct Limits {
     pub progress_timeout: Duration,
     /// The whole of one request. A client that needs longer asks for ranges.
     pub request_timeout: Duration,
+    /// From a request to the head of its answer, beyond it 504: two reads of a slow source, each of
+    /// which has a minute.
+    pub answer_timeout: Duration,
     /// Running responses get this long to end when the node stops.
     pub shutdown_timeout: Duration,
     /// Requests being answered at once; beyond it 429. What deployed gateways use.
     pub requests_max: usize,
+    /// The same of one address (an IPv6 /64): a quarter of all. A block client has 16 to 64 under
+    /// way.
+    pub requests_per_address_max: usize,
+    /// The same of an IPv4 /24 or IPv6 /48: half of all.
+    pub requests_per_subnet_max: usize,
     /// What a client that got 429 or 503 is told to wait, in seconds.
     pub retry_after_s: u32,
     /// Request line and headers of one request, in bytes: deep paths fit, header floods do not.
@@ -54,6 +68,11 @@ pub struct Limits {
     /// Bytes of blocks and CAR frames between being read and being written to a socket, over all
     /// responses. The node's memory is this, the connections, and the block cache.
     pub bytes_in_flight_max: usize,
+    /// What one address may have of `bytes_in_flight_max`, in percent: clients that take nothing
+    /// hold up nobody else.
+    pub in_flight_per_address_percent: usize,
+    /// The same of an IPv4 /24 or IPv6 /48: half of the memory stays for others.
+    pub in_flight_per_subnet_percent: usize,
     /// How long a request waits for room in `bytes_in_flight_max` before it gets 503. Deployed
     /// block clients give a request 5 s in all, and take silence worse than 503.
     pub room_timeout: Duration,
@@ -82,13 +101,18 @@ impl Default for Limits {
         Self {
             connections_max: 4096,
             connections_per_address_max: 1024,
+            connections_per_subnet_max: 2048,
+            trusted: Budget::default().trusted,
             first_byte_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(90),
             progress_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(3600),
+            answer_timeout: Duration::from_secs(120),
             shutdown_timeout: Duration::from_secs(30),
             requests_max: 4096,
+            requests_per_address_max: 1024,
+            requests_per_subnet_max: 2048,
             retry_after_s: 60,
             request_head_len_max: 16 * 1024,
             request_headers_max: 100,
@@ -99,6 +123,8 @@ impl Default for Limits {
             h2_local_resets_max: 128,
             h2_ping_interval: Duration::from_secs(15),
             bytes_in_flight_max: 128 * 1024 * 1024,
+            in_flight_per_address_percent: 25,
+            in_flight_per_subnet_percent: 50,
             room_timeout: Duration::from_secs(4),
             batches_ahead_max: 32,
             car_blocks_max: 16_000_000,

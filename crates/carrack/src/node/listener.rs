@@ -2,17 +2,20 @@
 //!
 //! In       a bound listener, a store, a future that says when to stop.
 //! Out      nothing until all connections are closed.
-//! Limits   connections in all and per address, all timeouts, the numbers of HTTP/2.
+//! Limits   connections in all, of an address and of a subnet (`accounts`), all timeouts, the
+//!          numbers of HTTP/2.
 //! Not here what requests mean (`gateway`); TLS.
 //!
 //! Each connection is one task in a [`JoinSet`]; the tasks of HTTP/2 streams are counted by a
 //! [`TaskTracker`] and end with their connection.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,9 +25,10 @@ use tokio::sync::oneshot;
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::access_log::AccessLog;
+use super::accounts::Accounts;
 use super::io::Socket;
 use super::limits::Limits;
 use super::watch::{Cut, Patience, Seen, Watch, tick_interval};
@@ -94,52 +98,11 @@ struct Connections<B> {
     tasks: JoinSet<()>,
     streams: TaskTracker,
     open: HashMap<Id, Open>,
-    per_address: PerAddress,
-}
-
-/// How many connections each address has. Loopback does not count: a proxy on this machine brings
-/// everyone.
-#[derive(Debug)]
-struct PerAddress {
-    n_open: HashMap<IpAddr, usize>,
-    max: usize,
-}
-
-impl PerAddress {
-    fn new(max: usize) -> Self {
-        Self {
-            n_open: HashMap::new(),
-            max,
-        }
-    }
-
-    /// Counts one more; `false`: the address has as many as it may.
-    fn enter(&mut self, address: IpAddr) -> bool {
-        if address.is_loopback() {
-            return true;
-        }
-        let n_open = self.n_open.entry(address).or_default();
-        if *n_open >= self.max {
-            return false;
-        }
-        *n_open += 1;
-        true
-    }
-
-    fn leave(&mut self, address: IpAddr) {
-        let Some(n_open) = self.n_open.get_mut(&address) else {
-            return;
-        };
-        *n_open = n_open.saturating_sub(1);
-        if *n_open == 0 {
-            self.n_open.remove(&address);
-        }
-    }
+    accounts: Accounts,
 }
 
 /// One connection, as seen from outside of its task.
 struct Open {
-    address: IpAddr,
     /// Dropped to ask the connection to end after the responses it is writing.
     _leave: oneshot::Sender<()>,
 }
@@ -153,7 +116,11 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn(future);
+        self.0.spawn(async move {
+            if AssertUnwindSafe(future).catch_unwind().await.is_err() {
+                error!("the task of a stream panicked");
+            }
+        });
     }
 }
 
@@ -165,7 +132,7 @@ impl<B: Backend> Connections<B> {
             builder: builder(limits, Tasks(streams.clone())),
             patience: Patience::new(limits),
             tick: tick_interval(limits),
-            per_address: PerAddress::new(limits.connections_per_address_max),
+            accounts: Accounts::new(limits),
             gateway,
             door,
             tasks: JoinSet::new(),
@@ -191,10 +158,13 @@ impl<B: Backend> Connections<B> {
             }
         };
         let address = remote.ip().to_canonical();
-        if !self.per_address.enter(address) {
-            debug!(%address, "connection refused");
-            return;
-        }
+        let account = match self.accounts.enter(address) {
+            Ok(account) => account,
+            Err(error) => {
+                debug!(%address, %error, "connection refused");
+                return;
+            }
+        };
         // Answers are written whole: waiting for more bytes would only delay the last ones.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "no TCP_NODELAY");
@@ -204,17 +174,14 @@ impl<B: Backend> Connections<B> {
             gateway: self.gateway.clone(),
             door: self.door.clone(),
             remote: SocketAddr::new(address, remote.port()),
+            watch: Arc::new(Watch::new(account, &self.patience)),
             patience: self.patience,
             tick: self.tick,
             asked_to_leave,
         };
         let builder = self.builder.clone();
         let task = self.tasks.spawn(connection.run(builder, stream));
-        let open = Open {
-            address,
-            _leave: leave,
-        };
-        self.open.insert(task.id(), open);
+        self.open.insert(task.id(), Open { _leave: leave });
     }
 
     fn ended(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
@@ -222,14 +189,12 @@ impl<B: Backend> Connections<B> {
             Ok((id, ())) => id,
             Err(error) => {
                 if error.is_panic() {
-                    warn!("a connection's task panicked");
+                    error!("the task of a connection panicked");
                 }
                 error.id()
             }
         };
-        if let Some(open) = self.open.remove(&id) {
-            self.per_address.leave(open.address);
-        }
+        self.open.remove(&id);
     }
 
     /// Asks every connection to end, waits, and cuts those that do not.
@@ -258,6 +223,7 @@ struct Connection<B> {
     gateway: Gateway<B>,
     door: Option<Door>,
     remote: SocketAddr,
+    watch: Arc<Watch>,
     patience: Patience,
     tick: Duration,
     /// Ends when the node stops.
@@ -265,18 +231,18 @@ struct Connection<B> {
 }
 
 impl<B: Backend> Connection<B> {
-    fn tick(&self, watch: &Watch, seen: &mut Seen) -> Option<Cut> {
-        watch.tick(seen, &self.patience, self.gateway.pool().is_pressed())
+    fn tick(&self, seen: &mut Seen) -> Option<Cut> {
+        let pressed = self.gateway.pool().is_pressed() || self.watch.account().is_pressed();
+        self.watch.tick(seen, &self.patience, pressed)
     }
 
     /// Serves the connection until it ends or the watch cuts it. Dropping it cuts it.
     async fn run(mut self, builder: Builder<Tasks>, stream: TcpStream) {
-        let watch = Arc::new(Watch::default());
-        let socket = TokioIo::new(Socket::new(stream, Arc::clone(&watch)));
+        let socket = TokioIo::new(Socket::new(stream, Arc::clone(&self.watch)));
         let (gateway, door, remote) = (self.gateway.clone(), self.door.take(), self.remote);
         let address = remote.ip();
         let service = {
-            let watch = Arc::clone(&watch);
+            let watch = Arc::clone(&self.watch);
             hyper::service::service_fn(move |mut request: Request<Incoming>| match &door {
                 Some(door) if Door::is_for(&request) => {
                     let answer = door.answer(&mut request, remote, &gateway);
@@ -304,7 +270,7 @@ impl<B: Backend> Connection<B> {
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                _ = ticks.tick() => match self.tick(&watch, &mut seen) {
+                _ = ticks.tick() => match self.tick(&mut seen) {
                     None => {}
                     // A request may be on its way: the client hears of the end first.
                     Some(Cut::Idle) if !leaving => {
@@ -344,5 +310,9 @@ fn builder(limits: &Limits, tasks: Tasks) -> Builder<Tasks> {
     builder
 }
 
+#[cfg(test)]
+mod overload_tests;
+#[cfg(test)]
+mod panic_tests;
 #[cfg(test)]
 mod tests;

@@ -4,12 +4,14 @@
 //! Not here what requests mean (`gateway`); arguments and signals' meaning (`cli`).
 
 pub mod access_log;
+pub mod accounts;
 pub mod config;
 pub mod identity;
 pub mod io;
 pub mod limits;
 pub mod listener;
 pub mod shutdown;
+pub mod supervisor;
 pub mod swarm;
 pub mod watch;
 pub mod websocket;

@@ -2,7 +2,8 @@
 //!
 //! In       a key, addresses, connections that the HTTP port took; the store's blocks.
 //! Out      the addresses in use, reports of peers; a future that drives it all.
-//! Limits   those of `carrack_bitswap::server::Options` and `driver::ConnectionLimits`.
+//! Limits   those of `carrack_bitswap::server::Options` and `driver::ConnectionLimits`. A driver
+//!          that panics is started again (`supervisor`), with the same server and addresses.
 //! Not here the protocol (`carrack_bitswap`), reading blocks (`store`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,13 +12,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use carrack_bitswap::driver::arrivals::Arrival;
 use carrack_bitswap::driver::{
-    Config, ConnectionLimits, Driver, Multiaddr, Protocol, StartError, address_of,
+    Config, ConnectionLimits, Driver, Keypair, Multiaddr, Protocol, StartError, address_of,
 };
 use carrack_bitswap::server::{Options, Server, Store};
 use carrack_formats::{Cid, Multihash};
+use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 
 use super::identity::Identity;
+use super::supervisor::{Part, Readiness, fail_points};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::block::{Blocks, block_len};
 
@@ -134,52 +137,140 @@ impl Store for WantedBlocks {
     }
 }
 
-/// Begins to listen; the future that is returned drives the node until `stop` ends.
+/// Begins to listen; the future that is returned drives the node until `stop` ends. `readiness` is
+/// told when it fails.
 ///
 /// # Errors
 /// `Unavailable`: an address cannot be listened on. `Corrupt`: the key cannot be used.
-pub fn start<F: Future<Output = ()> + Send>(
+pub fn start<F: Future<Output = ()> + Send + 'static>(
     identity: &Identity,
     blocks: &Blocks,
     options: P2pOptions,
+    readiness: &Readiness,
     stop: F,
 ) -> Result<(P2p, impl Future<Output = ()> + Send + use<F>)> {
     let server = Server::new(WantedBlocks(blocks.clone()), options.server);
-    let config = Config {
+    let (websocket, mut arrivals) = options.websockets.unzip();
+    let mut swarm = Swarm {
         key: identity.keypair().clone(),
         listen: options.listen,
-        websockets: options.websockets,
+        may_be_taken: options.may_be_taken,
+        websocket,
         connections: options.connections,
-        idle_time: IDLE_TIME,
-        agent: concat!("carrack/", env!("CARGO_PKG_VERSION")).to_owned(),
+        server: server.clone(),
+        addresses: watch::Sender::new(Vec::new()),
     };
-    let failed = |error: StartError| {
-        let kind = match error {
-            StartError::Key(_) => ErrorKind::Corrupt,
-            _ => ErrorKind::Unavailable,
-        };
-        Error::with(kind, "libp2p cannot be started", error)
-    };
-    let (driver, mut not_listening) = Driver::new(config, server.clone()).map_err(failed)?;
-    if !options.may_be_taken && !not_listening.is_empty() {
-        return Err(failed(not_listening.swap_remove(0)));
-    }
-    for error in not_listening {
-        tracing::warn!(%error, "choose others with --p2p, or none with --p2p off");
-    }
+    let mut begun = Some(swarm.begin()?);
     let p2p = P2p {
         peer_id: identity.peer_id().to_string(),
-        addresses: driver.addresses(),
+        addresses: swarm.addresses.subscribe(),
         server: server.clone(),
     };
-    let commits = blocks.store().commits();
+    let (commits, stop) = (blocks.store().commits(), stop.shared());
+    let mut part = Part::new("libp2p", readiness);
+    let driving = async move {
+        loop {
+            let driver = match begun.take() {
+                Some(driver) => Ok(driver),
+                None => swarm.begin(),
+            };
+            match driver {
+                Ok((driver, queue)) => {
+                    let run = swarm.drive(driver, queue, arrivals.as_mut(), stop.clone());
+                    if part.run(Box::pin(run)).await {
+                        return;
+                    }
+                }
+                Err(error) => part.cannot_start(&error).await,
+            }
+        }
+    };
     let running = async move {
         tokio::select! {
-            () = driver.run(stop) => {}
+            () = driving => {}
             () = tell_of_arrivals(server, commits) => {}
         }
     };
     Ok((p2p, running))
+}
+
+/// What a driver is made of, as often as one is needed.
+struct Swarm {
+    key: Keypair,
+    listen: Vec<Multiaddr>,
+    may_be_taken: bool,
+    websocket: Option<Multiaddr>,
+    connections: ConnectionLimits,
+    server: Server<WantedBlocks>,
+    /// Those of the driver that runs.
+    addresses: watch::Sender<Vec<Multiaddr>>,
+}
+
+type Begun = (Driver<WantedBlocks>, mpsc::Sender<Arrival>);
+
+impl Swarm {
+    /// Begins to listen. WebSockets go into the queue that is returned.
+    fn begin(&mut self) -> Result<Begun> {
+        let (queue, arrivals) = mpsc::channel(1);
+        let config = Config {
+            key: self.key.clone(),
+            listen: self.listen.clone(),
+            websockets: self.websocket.clone().map(|address| (address, arrivals)),
+            connections: self.connections.clone(),
+            idle_time: IDLE_TIME,
+            agent: concat!("carrack/", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        let failed = |error: StartError| {
+            let kind = match error {
+                StartError::Key(_) => ErrorKind::Corrupt,
+                _ => ErrorKind::Unavailable,
+            };
+            Error::with(kind, "libp2p cannot be started", error)
+        };
+        let (driver, mut not_listening) =
+            Driver::new(config, self.server.clone()).map_err(failed)?;
+        if !self.may_be_taken && !not_listening.is_empty() {
+            return Err(failed(not_listening.swap_remove(0)));
+        }
+        for error in not_listening {
+            tracing::warn!(%error, "choose others with --p2p, or none with --p2p off");
+        }
+        Ok((driver, queue))
+    }
+
+    /// Runs a driver until `stop` ends. A panic leaves what is borrowed as it is.
+    async fn drive(
+        &self,
+        driver: Driver<WantedBlocks>,
+        queue: mpsc::Sender<Arrival>,
+        arrivals: Option<&mut mpsc::Receiver<Arrival>>,
+        stop: impl Future<Output = ()> + Send,
+    ) {
+        let mut known = driver.addresses();
+        let pass_on = async {
+            if let Some(arrivals) = arrivals {
+                while let Some(arrival) = arrivals.recv().await {
+                    let _ = queue.send(arrival).await; // It runs beside the driver that takes them.
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        let tell = async {
+            loop {
+                self.addresses
+                    .send_replace(known.borrow_and_update().clone());
+                if known.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            () = driver.run(stop) => {}
+            () = pass_on => {}
+            () = tell => {}
+            () = fail_points("libp2p") => {}
+        }
+    }
 }
 
 /// Tells the server of each commit: something that a peer waits for may have come. Never ends.

@@ -2,14 +2,21 @@
 //!
 //! In       counts of bytes read and written, requests, pieces of bodies handed out.
 //! Out      a verdict at each tick: go on, ask the client to leave, or cut the connection.
-//! Limits   the five timeouts of [`Limits`], each kept to within a tick after it.
+//! Limits   five timeouts of [`Limits`], each kept to within a tick after it; for small answers to
+//!          within a quarter after it.
 //! Not here the clock: the listener calls [`Watch::tick`] at the interval of [`tick_interval`], so
-//!          that no request and no read asks for the time.
+//!          that no request and no read asks for the time. How long an answer may take to begin
+//!          (`gateway::service`).
+//!
+//! A request is watched from its answer's head on: a large body or a streamed one by a [`Share`] of
+//! its own, and a small one by being counted among those of its [`Generation`], which costs no
+//! allocation and no lock. Both last until the last byte has left for the socket.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use super::accounts::Account;
 use super::limits::Limits;
 
 /// Ticks in the shortest timeout: the shortest is kept to within a quarter of it.
@@ -19,9 +26,17 @@ const TICKS_PER_TIMEOUT: u32 = 4;
 /// its bytes take.
 const PRESSED_PART: u32 = 4;
 
+/// Generations of small answers that are told apart: one is cut when it is four old, or five, and
+/// its place is taken again when it is eight old.
+const GENERATIONS: u32 = 8;
+
 /// Shared by the socket, the requests and the task of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Watch {
+    /// What the client's address has of the node.
+    account: Account,
+    /// Ticks of a generation of small answers.
+    generation_ticks: u32,
     /// Ticks since the connection was accepted.
     now: AtomicU32,
     bytes_read: AtomicU64,
@@ -33,7 +48,13 @@ pub struct Watch {
     http2: AtomicBool,
     /// Bodies that are not wholly written. Pruned at each tick.
     bodies: Mutex<Vec<Weak<Share>>>,
+    /// Small answers that are not wholly written, by generation.
+    small: [AtomicU32; GENERATIONS as usize],
 }
+
+/// When a small answer was given.
+#[derive(Debug, Clone, Copy)]
+pub struct Generation(usize);
 
 /// One body's part in the watch. Held by the body and by each piece of it on its way out.
 #[derive(Debug)]
@@ -127,6 +148,30 @@ impl Patience {
 }
 
 impl Watch {
+    /// A watch over a connection that has just been accepted.
+    #[must_use]
+    pub fn new(account: Account, patience: &Patience) -> Self {
+        Self {
+            account,
+            generation_ticks: patience.pressed.max(1),
+            now: AtomicU32::new(0),
+            bytes_read: AtomicU64::new(0),
+            bytes_written: AtomicU64::new(0),
+            write_blocked: AtomicBool::new(false),
+            requests_started: AtomicU64::new(0),
+            requests_active: AtomicU32::new(0),
+            http2: AtomicBool::new(false),
+            bodies: Mutex::default(),
+            small: Default::default(),
+        }
+    }
+
+    /// What the client's address has of the node.
+    #[must_use]
+    pub const fn account(&self) -> &Account {
+        &self.account
+    }
+
     /// The client sent `len` bytes.
     pub fn read(&self, len: usize) {
         self.bytes_read.fetch_add(len as u64, Relaxed);
@@ -155,6 +200,35 @@ impl Watch {
     /// Its answer has been handed to the connection.
     pub fn request_ended(&self) {
         self.requests_active.fetch_sub(1, Relaxed);
+    }
+
+    /// Puts a small answer under watch, until [`Self::small_left`].
+    #[must_use]
+    pub fn small_answered(&self) -> Generation {
+        let generation = self.now.load(Relaxed) / self.generation_ticks % GENERATIONS;
+        let generation = Generation(generation as usize);
+        if let Some(count) = self.small.get(generation.0) {
+            count.fetch_add(1, Relaxed);
+        }
+        generation
+    }
+
+    /// A small answer is written, or given up.
+    pub fn small_left(&self, generation: Generation) {
+        if let Some(count) = self.small.get(generation.0) {
+            count.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Whether a small answer was given at least `ticks` ago and is not written.
+    fn has_small_of(&self, ticks: u32, now: u32) -> bool {
+        let generation = now / self.generation_ticks;
+        (1..GENERATIONS.min(generation + 1)).any(|n_ago| {
+            let first_of_next = (generation - n_ago + 1) * self.generation_ticks;
+            let slot = (generation - n_ago) % GENERATIONS;
+            let count = self.small.get(slot as usize);
+            now + 1 - first_of_next >= ticks && count.is_some_and(|count| count.load(Relaxed) > 0)
+        })
     }
 
     /// Puts a body under watch.
@@ -209,6 +283,9 @@ impl Watch {
         }
         let since_written = now.saturating_sub(seen.wrote);
         if now.saturating_sub(seen.flowed).min(since_written) >= progress {
+            return Some(Cut::NoProgress);
+        }
+        if self.has_small_of(progress, now) {
             return Some(Cut::NoProgress);
         }
         let http2 = self.http2.load(Relaxed);
@@ -280,6 +357,10 @@ mod tests {
         Patience::new(&limits)
     }
 
+    fn fresh() -> Watch {
+        Watch::new(Account::default(), &patience())
+    }
+
     /// Ticks until the connection is cut, with `act` before each.
     fn ticks_to_cut(watch: &Watch, act: impl Fn(u32)) -> (u32, Cut) {
         let (mut seen, patience) = (Seen::default(), patience());
@@ -294,15 +375,12 @@ mod tests {
 
     #[test]
     fn silence_after_accept_is_cut() {
-        assert_eq!(
-            ticks_to_cut(&Watch::default(), |_| ()),
-            (4, Cut::NoFirstByte)
-        );
+        assert_eq!(ticks_to_cut(&fresh(), |_| ()), (4, Cut::NoFirstByte));
     }
 
     #[test]
     fn a_head_that_dribbles_is_cut() {
-        let watch = Watch::default();
+        let watch = fresh();
         assert_eq!(
             ticks_to_cut(&watch, |_| watch.read(1)),
             (9, Cut::SlowHeader)
@@ -311,7 +389,7 @@ mod tests {
 
     #[test]
     fn a_second_head_that_dribbles_is_cut() {
-        let watch = Watch::default();
+        let watch = fresh();
         let cut = ticks_to_cut(&watch, |tick| {
             if tick == 1 {
                 watch.read(100);
@@ -326,7 +404,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_cut_whatever_frames_come() {
-        let watch = Watch::default();
+        let watch = fresh();
         let cut = ticks_to_cut(&watch, |tick| {
             watch.read(17);
             if tick == 1 {
@@ -339,7 +417,7 @@ mod tests {
 
     #[test]
     fn a_client_that_takes_nothing_is_cut_and_one_that_takes_little_is_not() {
-        let watch = Watch::default();
+        let watch = fresh();
         watch.read(1);
         watch.request_started(false);
         let (mut seen, patience) = (Seen::default(), patience());
@@ -354,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_stands_still_on_a_moving_connection_is_cut() {
-        let watch = Watch::default();
+        let watch = fresh();
         watch.read(1);
         watch.request_started(true);
         let share = watch.share();
@@ -373,7 +451,7 @@ mod tests {
 
     #[test]
     fn a_request_that_moves_for_ever_is_cut() {
-        let watch = Watch::default();
+        let watch = fresh();
         watch.read(1);
         watch.request_started(true);
         let share = watch.share();
@@ -384,8 +462,40 @@ mod tests {
     }
 
     #[test]
+    fn a_small_answer_that_stands_still_is_cut_whatever_else_moves() {
+        // Timeouts of 16 ticks, and generations of 4: within 16 to 20 ticks, whenever it began.
+        for begun in 1..70 {
+            let watch = fresh();
+            watch.read(1);
+            let (cut, why) = ticks_to_cut(&watch, |tick| {
+                watch.wrote(1);
+                watch.request_started(true);
+                if tick == begun {
+                    let _ = watch.small_answered();
+                } else {
+                    let generation = watch.small_answered();
+                    watch.small_left(generation);
+                    watch.request_ended();
+                }
+            });
+            assert_eq!(why, Cut::NoProgress);
+            assert!((16..=20).contains(&(cut + 1 - begun)), "{begun}: {cut}");
+        }
+    }
+
+    #[test]
+    fn while_others_wait_for_room_small_answers_go_sooner_too() {
+        let (watch, mut seen) = (fresh(), Seen::default());
+        watch.read(1);
+        watch.request_started(true);
+        let _ = watch.small_answered();
+        let cut = (1..).find(|_| watch.tick(&mut seen, &patience(), true).is_some());
+        assert!(cut.is_some_and(|cut| (4..=8).contains(&cut)), "{cut:?}");
+    }
+
+    #[test]
     fn while_others_wait_for_room_the_stalled_go_sooner_and_the_waiting_stay() {
-        let watch = Watch::default();
+        let watch = fresh();
         watch.read(1);
         watch.request_started(true);
         let share = watch.share();
@@ -394,7 +504,7 @@ mod tests {
         for _ in 0..39 {
             assert_eq!(watch.tick(&mut seen, &patience, true), None);
         }
-        let watch = Watch::default();
+        let watch = fresh();
         watch.read(1);
         watch.request_started(true);
         let share = watch.share();

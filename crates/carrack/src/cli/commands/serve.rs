@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,11 +33,12 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::gateway::service::Readiness;
 use crate::ingest::AddedRoot;
 use crate::ingest::remote::target::{is_url, target};
-use crate::ingest::rescan::Place;
+use crate::ingest::rescan::{Place, Rescanned};
 use crate::node::access_log::{AccessLog, LogFormat, LogWriter};
 use crate::node::config::Config;
 use crate::node::identity::Identity;
 use crate::node::limits::Limits;
+use crate::node::supervisor::{Part, fail_point, fail_points, run_again};
 use crate::node::swarm::{self, P2p, P2pOptions};
 use crate::node::{self, ServeOptions, websocket};
 use crate::source::Environment;
@@ -61,6 +63,10 @@ pub fn run(
     environment: Environment,
     out: &mut Output,
 ) -> Result<()> {
+    #[cfg(debug_assertions)]
+    if let Some(dir) = std::env::var_os("CARRACK_PANIC_DIR") {
+        node::supervisor::let_fail(dir.into());
+    }
     let config = Config::load(args.config.as_deref(), data_dir)?;
     let n_descriptors = raise_file_limit();
     store.begin_writing()?;
@@ -72,7 +78,7 @@ pub fn run(
     // their lengths.
     let limits = Limits {
         bytes_in_flight_max: budget / 4,
-        ..Limits::default()
+        ..config.http.clone()
     }
     .within_descriptors(n_descriptors);
     let (cache_len, extents_len) = (budget as u64 / 16 * 3, budget as u64 / 2);
@@ -102,7 +108,7 @@ pub fn run(
         http: address,
         websockets,
     };
-    let (p2p, p2p_running) = start_p2p(args, p2p, &runtime, stop.clone())?.unzip();
+    let (p2p, p2p_running) = start_p2p(args, p2p, &runtime, &readiness, stop.clone())?.unzip();
     if let Some(p2p) = &p2p {
         out.note(&format!("known to peers as {}", p2p.peer_id));
     }
@@ -127,10 +133,15 @@ pub fn run(
         listener,
         told_to_stop(stop.clone()),
     ));
-    let commands = listen_for_commands(&runtime, data_dir, &blocks, p2p, stop)?;
+    let commands = listen_for_commands(&runtime, data_dir, &blocks, p2p, &readiness, stop)?;
     let maintenance = std::thread::spawn({
         let (blocks, stopped) = (blocks.clone(), Arc::clone(&stopped));
-        move || maintain(&blocks, &stopped)
+        let readiness = readiness.clone();
+        move || {
+            run_again("maintenance", &readiness, &stopped, || {
+                maintain(&blocks, &stopped);
+            });
+        }
     });
 
     let added = add_all(args, &blocks, address, out, &stopped);
@@ -148,6 +159,7 @@ pub fn run(
             &blocks,
             address,
             out,
+            &readiness,
             &stopped,
         )),
         _ => None,
@@ -225,6 +237,7 @@ fn start_watching(
     blocks: &Blocks,
     address: SocketAddr,
     out: &mut Output,
+    readiness: &Readiness,
     stopped: &Arc<AtomicBool>,
 ) -> Result<std::thread::JoinHandle<()>> {
     let interval = Duration::from_secs(args.watch_interval);
@@ -253,30 +266,28 @@ fn start_watching(
         watched.push(Watched::new(where_it_is, how, &own_dir, interval));
     }
     let (blocks, stopped) = (blocks.clone(), Arc::clone(stopped));
+    let readiness = readiness.clone();
     let (stdout, is_terminal) = (Box::new(std::io::stdout()), out.out_is_terminal());
     let mut out = Output::new(out.json, stdout, is_terminal, out.screen().clone());
+    let mut tell = move |done: Result<Rescanned>| match done {
+        Ok(done) => {
+            let mut roots = done.report.roots.iter();
+            let printed = roots.try_for_each(|root| print_root(&mut out, root, address));
+            let changes = done.changes;
+            out.note(&format!(
+                "{} new, {} changed, {} moved, {} gone",
+                changes.added, changes.changed, changes.moved, changes.vanished
+            ));
+            if printed.and_then(|()| out.flush()).is_err() {
+                tracing::warn!("a new root could not be printed");
+            }
+        }
+        Err(error) => out.note(&format!("warning: {}", shown(error.chain().as_bytes()))),
+    };
     Ok(std::thread::spawn(move || {
-        watch::watch(
-            watched,
-            &blocks,
-            interval,
-            &stopped,
-            &mut |done| match done {
-                Ok(done) => {
-                    let mut roots = done.report.roots.iter();
-                    let printed = roots.try_for_each(|root| print_root(&mut out, root, address));
-                    let changes = done.changes;
-                    out.note(&format!(
-                        "{} new, {} changed, {} moved, {} gone",
-                        changes.added, changes.changed, changes.moved, changes.vanished
-                    ));
-                    if printed.and_then(|()| out.flush()).is_err() {
-                        tracing::warn!("a new root could not be printed");
-                    }
-                }
-                Err(error) => out.note(&format!("warning: {}", shown(error.chain().as_bytes()))),
-            },
-        );
+        run_again("watching", &readiness, &stopped, || {
+            watch::watch(&mut watched, &blocks, interval, &stopped, &mut tell);
+        });
     }))
 }
 
@@ -316,6 +327,7 @@ fn start_p2p(
     args: &ServeArgs,
     start: P2pStart<'_>,
     runtime: &Runtime,
+    readiness: &Readiness,
     stop: flag::Receiver<bool>,
 ) -> Result<Option<(P2p, tokio::task::JoinHandle<()>)>> {
     if args.p2p.contains(&P2pAddress::Off) {
@@ -342,7 +354,8 @@ fn start_p2p(
     };
     let identity = Identity::open_or_create(start.data_dir)?;
     let _guard = runtime.enter();
-    let (p2p, running) = swarm::start(&identity, start.blocks, options, told_to_stop(stop))?;
+    let stop = told_to_stop(stop);
+    let (p2p, running) = swarm::start(&identity, start.blocks, options, readiness, stop)?;
     Ok(Some((p2p, runtime.spawn(running))))
 }
 
@@ -381,6 +394,7 @@ fn listen_for_commands(
     data_dir: &Path,
     blocks: &Blocks,
     p2p: Option<P2p>,
+    readiness: &Readiness,
     stop: flag::Receiver<bool>,
 ) -> Result<tokio::task::JoinHandle<()>> {
     let cannot = || "cannot listen for commands".to_owned();
@@ -397,30 +411,62 @@ fn listen_for_commands(
         .context(ErrorKind::Unavailable, cannot)?;
     let blocks = blocks.clone();
     let clients = Arc::new(());
+    let mut part = Part::new("commands", readiness);
     Ok(runtime.spawn(async move {
         let _directory = directory; // The socket's path leads through it.
-        while !*stop.borrow() {
-            let Ok((stream, _)) = listener.accept().await else {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            };
-            let Ok(stream) = stream.into_std() else {
-                continue;
-            };
-            if Arc::strong_count(&clients) > CLIENTS_MAX || stream.set_nonblocking(false).is_err() {
-                continue; // The client sees a connection that ends.
-            }
-            let (blocks, counted, p2p) = (blocks.clone(), Arc::clone(&clients), p2p.clone());
-            // Ends with its command; a client that goes away stops its command.
-            std::thread::spawn(move || {
-                let _counted = counted;
-                match Client::accept(stream) {
-                    Ok(client) => run_for_client(client, &blocks, p2p.as_ref()),
-                    Err(error) => tracing::warn!(error = error.chain(), "no command"),
+        loop {
+            let accepting = async {
+                tokio::select! {
+                    () = accept_commands(&listener, &blocks, p2p.as_ref(), &clients, &stop) => {}
+                    () = fail_points("commands") => {}
                 }
-            });
+            };
+            if part.run(accepting).await {
+                return;
+            }
         }
     }))
+}
+
+async fn accept_commands(
+    listener: &UnixListener,
+    blocks: &Blocks,
+    p2p: Option<&P2p>,
+    clients: &Arc<()>,
+    stop: &flag::Receiver<bool>,
+) {
+    while !*stop.borrow() {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let Ok(stream) = stream.into_std() else {
+            continue;
+        };
+        if Arc::strong_count(clients) > CLIENTS_MAX || stream.set_nonblocking(false).is_err() {
+            continue; // The client sees a connection that ends.
+        }
+        let (blocks, counted, p2p) = (blocks.clone(), Arc::clone(clients), p2p.cloned());
+        // Ends with its command; a client that goes away stops its command, and so does a panic.
+        let command = move || {
+            let _counted = counted;
+            match Client::accept(stream) {
+                Ok(client) => {
+                    fail_point("command");
+                    run_for_client(client, &blocks, p2p.as_ref());
+                }
+                Err(error) => tracing::warn!(error = error.chain(), "no command"),
+            }
+        };
+        let started = std::thread::Builder::new().spawn(move || {
+            if catch_unwind(AssertUnwindSafe(command)).is_err() {
+                tracing::error!("a command panicked");
+            }
+        });
+        if let Err(error) = started {
+            tracing::warn!(%error, "no thread for a command");
+        }
+    }
 }
 
 fn maintain(blocks: &Blocks, stopped: &AtomicBool) {
@@ -428,6 +474,7 @@ fn maintain(blocks: &Blocks, stopped: &AtomicBool) {
     let _ = rustix::process::nice(5);
     let mut merger = Merger::default();
     while !stopped.load(Ordering::Relaxed) {
+        fail_point("maintenance");
         blocks.save_stale();
         if merger.step(blocks.store(), stopped) == Step::Idle {
             std::thread::sleep(MAINTENANCE_INTERVAL);

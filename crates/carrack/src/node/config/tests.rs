@@ -56,6 +56,7 @@ fn the_document_tells_every_key_and_its_default() {
     let rows = documented();
     assert_eq!(Config::parse(&file(&rows)).unwrap(), Config::default());
     for section in [
+        "http",
         "bitswap",
         "bitswap.budget",
         "bitswap.budget.peer",
@@ -140,7 +141,10 @@ fn values_have_the_forms_that_the_document_tells() {
 #[test]
 fn what_means_nothing_is_refused_with_its_line_and_what_is_allowed() {
     let cases = [
-        ("[bitswop]", "unknown field `bitswop`, expected `bitswap`"),
+        (
+            "[bitswop]",
+            "unknown field `bitswop`, expected `http` or `bitswap`",
+        ),
         (
             "[bitswap]\nwants = 1",
             "unknown field `wants`, expected one of `wants_per_peer_max`",

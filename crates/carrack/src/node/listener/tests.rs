@@ -291,22 +291,6 @@ async fn beyond_the_limit_of_requests_is_429() {
     timeout(PATIENCE, freed).await.expect("places come back");
 }
 
-#[test]
-fn one_address_cannot_take_all_connections() {
-    let mut addresses = super::PerAddress::new(2);
-    let (one, other) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
-    assert!(addresses.enter(one) && addresses.enter(one) && !addresses.enter(one));
-    assert!(addresses.enter(other));
-    addresses.leave(one);
-    assert!(addresses.enter(one));
-    for address in [one, one, other, other] {
-        addresses.leave(address);
-    }
-    assert!(addresses.n_open.is_empty());
-    let loopback = [127, 0, 0, 1].into();
-    assert!((0..10).all(|_| addresses.enter(loopback)));
-}
-
 #[tokio::test]
 async fn beyond_the_limit_of_connections_they_wait() {
     let limits = Limits {

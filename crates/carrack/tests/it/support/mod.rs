@@ -122,6 +122,11 @@ impl Carrack {
         carrack
     }
 
+    /// Puts a variable into the environment of its commands.
+    pub(crate) fn set_env(&mut self, name: &'static str, value: &str) {
+        self.environment.push((name, value.to_owned()));
+    }
+
     /// Lets its commands trust the certificates of an authority, a file in PEM.
     pub(crate) fn trust(&mut self, authority: &Path) {
         let file = authority.to_str().unwrap().to_owned();

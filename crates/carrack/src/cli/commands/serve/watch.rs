@@ -22,6 +22,7 @@ use crate::ingest::Quiet;
 use crate::ingest::add::AddOptions;
 use crate::ingest::import::ImportOptions;
 use crate::ingest::rescan::{Place, Rescanned, import_again, rescan_with};
+use crate::node::supervisor::fail_point;
 use crate::store::block::Blocks;
 use crate::store::catalog::RootId;
 
@@ -176,16 +177,18 @@ fn concerns(event: &notify::Result<notify::Event>, own_dir: &Path) -> bool {
     !event.kind.is_access() && (event.paths.is_empty() || !event.paths.iter().all(is_own))
 }
 
-/// Watches until `stop` is set. `told` gets what is new, and what goes wrong.
+/// Watches until `stop` is set. `told` gets what is new, and what goes wrong. Whoever panics with the
+/// places may go on with them.
 pub(super) fn watch(
-    mut places: Vec<Watched>,
+    places: &mut [Watched],
     blocks: &Blocks,
     interval: Duration,
     stop: &AtomicBool,
     told: &mut dyn FnMut(Result<Rescanned>),
 ) {
     while !stop.load(Ordering::Relaxed) {
-        for place in &mut places {
+        fail_point("watching");
+        for place in places.iter_mut() {
             if !place.is_due(interval) || stop.load(Ordering::Relaxed) {
                 continue;
             }
@@ -231,18 +234,18 @@ mod tests {
         fixture.add(&[&dir]);
         let (interval, stop) = (Duration::from_secs(300), AtomicBool::new(false));
         let own = fixture.store().dir().to_owned();
-        let watched = Watched::new(
+        let mut watched = [Watched::new(
             Place::Local(dir.clone()),
             How::Add(options()),
             &own,
             interval,
-        );
-        assert!(watched.kernel.is_some());
+        )];
+        assert!(watched[0].kernel.is_some());
         let (sender, receiver) = sync_channel(64);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut told = |done| sender.send(done).unwrap();
-                watch(vec![watched], &fixture.blocks, interval, &stop, &mut told);
+                watch(&mut watched, &fixture.blocks, interval, &stop, &mut told);
             });
             for n in 0..SUPERSEDED_MAX + 3 {
                 fixture.write("d/a", format!("version {n}").as_bytes());

@@ -1,0 +1,414 @@
+//! What an address and its subnet have of this node at once.
+//!
+//! In       addresses of connections that were accepted.
+//! Out      an [`Account`] a connection: its place among connections, and what its requests take.
+//! Limits   connections, requests and bytes on their way, of an address and of a subnet; who is
+//!          trusted has none. An address is remembered while it has a connection.
+//! Not here what all clients together may have (`listener`, `gateway`); what counts as one address
+//!          (`carrack_bitswap::budget`).
+//!
+//! A request costs two counters, and no look-up: the connection knows its accounts.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+
+use carrack_bitswap::budget::{Network, host, subnet};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::limits::Limits;
+use crate::gateway::pool::units;
+
+/// Addresses that are remembered without looking whether they have connections.
+const TIDY_LEN_MIN: usize = 64;
+
+/// The accounts of all who have a connection.
+#[derive(Debug)]
+pub struct Accounts {
+    trusted: Vec<Network>,
+    addresses: Table,
+    subnets: Table,
+}
+
+/// Those of addresses, or of subnets.
+#[derive(Debug)]
+struct Table {
+    bounds: Bounds,
+    spenders: HashMap<IpAddr, Weak<Spender>>,
+    /// With so many, those without a connection are forgotten.
+    tidy_at: usize,
+}
+
+/// What one spender may have at once.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    connections_max: usize,
+    requests_max: usize,
+    /// Units of the budget of bytes in flight.
+    room_max: usize,
+}
+
+/// An address or a subnet, and what it has.
+#[derive(Debug)]
+struct Spender {
+    bounds: Bounds,
+    n_connections: AtomicUsize,
+    n_requests: AtomicUsize,
+    room: Arc<Semaphore>,
+    /// How many of its requests wait for room that others of its own have.
+    n_waiting: AtomicUsize,
+}
+
+/// One connection's part in the accounts of its address and subnet; given back when dropped. The
+/// default is that of who is trusted.
+#[derive(Debug, Default)]
+pub struct Account {
+    spenders: Option<[Arc<Spender>; 2]>,
+}
+
+/// Bytes that an address and its subnet have on their way; given back when dropped.
+#[derive(Debug, Default)]
+pub struct Room {
+    _permits: Option<[OwnedSemaphorePermit; 2]>,
+}
+
+/// Why a connection is one too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TooMany {
+    /// Of its address.
+    #[error("as many connections from this address as there may be")]
+    Address,
+    /// Of its subnet.
+    #[error("as many connections from this subnet as there may be")]
+    Subnet,
+}
+
+impl Accounts {
+    /// Accounts within `limits`.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        let part = |percent: usize| limits.bytes_in_flight_max / 100 * percent.min(100);
+        let address = Bounds {
+            connections_max: limits.connections_per_address_max,
+            requests_max: limits.requests_per_address_max,
+            room_max: units(part(limits.in_flight_per_address_percent)),
+        };
+        let subnet = Bounds {
+            connections_max: limits.connections_per_subnet_max,
+            requests_max: limits.requests_per_subnet_max,
+            room_max: units(part(limits.in_flight_per_subnet_percent)),
+        };
+        Self {
+            trusted: limits.trusted.clone(),
+            addresses: Table::new(address),
+            subnets: Table::new(subnet),
+        }
+    }
+
+    /// Counts one more connection.
+    ///
+    /// # Errors
+    /// Its address or its subnet has as many as it may.
+    pub fn enter(&mut self, address: IpAddr) -> Result<Account, TooMany> {
+        let address = address.to_canonical();
+        if self.trusted.iter().any(|network| network.contains(address)) {
+            return Ok(Account::default());
+        }
+        let of_address = self.addresses.spender(host(address));
+        let of_subnet = self.subnets.spender(subnet(address));
+        let enter =
+            |spender: &Spender| count_up(&spender.n_connections, spender.bounds.connections_max);
+        if !enter(&of_address) {
+            return Err(TooMany::Address);
+        }
+        if !enter(&of_subnet) {
+            of_address.n_connections.fetch_sub(1, Relaxed);
+            return Err(TooMany::Subnet);
+        }
+        Ok(Account {
+            spenders: Some([of_address, of_subnet]),
+        })
+    }
+}
+
+impl Table {
+    fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            spenders: HashMap::new(),
+            tidy_at: TIDY_LEN_MIN,
+        }
+    }
+
+    /// The spender at `key`, who lives as long as its connections and their requests do.
+    fn spender(&mut self, key: IpAddr) -> Arc<Spender> {
+        if let Some(known) = self.spenders.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        if self.spenders.len() >= self.tidy_at {
+            self.spenders
+                .retain(|_, spender| spender.strong_count() > 0);
+            self.tidy_at = (2 * self.spenders.len()).max(TIDY_LEN_MIN);
+            self.spenders.shrink_to(self.tidy_at);
+        }
+        let spender = Arc::new(Spender {
+            bounds: self.bounds,
+            n_connections: AtomicUsize::new(0),
+            n_requests: AtomicUsize::new(0),
+            room: Arc::new(Semaphore::new(self.bounds.room_max)),
+            n_waiting: AtomicUsize::new(0),
+        });
+        self.spenders.insert(key, Arc::downgrade(&spender));
+        spender
+    }
+}
+
+impl Account {
+    /// Counts one more request; `false`: the address or the subnet has as many as it may.
+    #[must_use]
+    pub fn begin_request(&self) -> bool {
+        let Some([address, subnet]) = &self.spenders else {
+            return true;
+        };
+        if !count_up(&address.n_requests, address.bounds.requests_max) {
+            return false;
+        }
+        if !count_up(&subnet.n_requests, subnet.bounds.requests_max) {
+            address.n_requests.fetch_sub(1, Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// A request that was counted is over.
+    pub fn end_request(&self) {
+        for spender in self.spenders.iter().flatten() {
+            spender.n_requests.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Takes `n_units` of the budget of bytes if address and subnet may have them now. Who asks
+    /// for more than it may ever have takes all of it.
+    pub(crate) fn try_room(&self, n_units: u32) -> Option<Room> {
+        let Some([address, subnet]) = &self.spenders else {
+            return Some(Room::default());
+        };
+        let permits = [address.try_room(n_units)?, subnet.try_room(n_units)?];
+        Some(Room {
+            _permits: Some(permits),
+        })
+    }
+
+    /// The same for bytes that nobody waits for yet: half of what an address may have is left to
+    /// others of it.
+    pub(crate) fn try_room_ahead(&self, n_units: u32) -> Option<Room> {
+        let has_half = |spender: &Arc<Spender>| {
+            spender.room.available_permits() >= spender.bounds.room_max / 2
+        };
+        match self.spenders.iter().flatten().all(has_half) {
+            true => self.try_room(n_units),
+            false => None,
+        }
+    }
+
+    /// Waits until address and subnet may have them. Cancel-safe.
+    pub(crate) async fn room(&self, n_units: u32) -> Option<Room> {
+        let Some([address, subnet]) = &self.spenders else {
+            return Some(Room::default());
+        };
+        let permits = [address.room(n_units).await?, subnet.room(n_units).await?];
+        Some(Room {
+            _permits: Some(permits),
+        })
+    }
+
+    /// Whether others of the same address or subnet wait for room: those who hold it without
+    /// moving are to go sooner.
+    #[must_use]
+    pub fn is_pressed(&self) -> bool {
+        let mut spenders = self.spenders.iter().flatten();
+        spenders.any(|spender| spender.n_waiting.load(Relaxed) > 0)
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        for spender in self.spenders.iter().flatten() {
+            spender.n_connections.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+impl Spender {
+    fn clamped(&self, n_units: u32) -> u32 {
+        n_units.min(u32::try_from(self.bounds.room_max).unwrap_or(u32::MAX))
+    }
+
+    fn try_room(&self, n_units: u32) -> Option<OwnedSemaphorePermit> {
+        let room = Arc::clone(&self.room);
+        room.try_acquire_many_owned(self.clamped(n_units)).ok()
+    }
+
+    async fn room(&self, n_units: u32) -> Option<OwnedSemaphorePermit> {
+        if let Some(permit) = self.try_room(n_units) {
+            return Some(permit);
+        }
+        let _waiting = Waiting::new(&self.n_waiting);
+        let room = Arc::clone(&self.room);
+        // Only a closed semaphore fails, and nobody closes this one.
+        room.acquire_many_owned(self.clamped(n_units)).await.ok()
+    }
+}
+
+/// Counts one who waits, until it is dropped.
+pub(crate) struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    pub(crate) fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Counts one more of at most `max`; `false`: there are as many.
+pub(crate) fn count_up(count: &AtomicUsize, max: usize) -> bool {
+    if count.fetch_add(1, Relaxed) >= max {
+        count.fetch_sub(1, Relaxed);
+        return false;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accounts() -> Accounts {
+        Accounts::new(&Limits {
+            connections_per_address_max: 2,
+            connections_per_subnet_max: 4,
+            requests_per_address_max: 3,
+            requests_per_subnet_max: 4,
+            bytes_in_flight_max: 100 * 1024,
+            in_flight_per_address_percent: 10,
+            in_flight_per_subnet_percent: 15,
+            ..Limits::default()
+        })
+    }
+
+    fn at(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn one_address_cannot_take_all_connections() {
+        let mut accounts = accounts();
+        let one = [
+            accounts.enter(at("192.0.2.1")),
+            accounts.enter(at("::ffff:192.0.2.1")),
+        ];
+        assert!(one.iter().all(Result::is_ok));
+        assert_eq!(
+            accounts.enter(at("192.0.2.1")).unwrap_err(),
+            TooMany::Address
+        );
+        let other = [
+            accounts.enter(at("192.0.2.2")),
+            accounts.enter(at("192.0.2.3")),
+        ];
+        assert!(other.iter().all(Result::is_ok));
+        assert_eq!(
+            accounts.enter(at("192.0.2.4")).unwrap_err(),
+            TooMany::Subnet
+        );
+        let elsewhere = accounts.enter(at("192.0.3.1"));
+        assert!(elsewhere.is_ok());
+        drop(one);
+        assert!(accounts.enter(at("192.0.2.1")).is_ok());
+        let trusted: Vec<_> = (0..100).map(|_| accounts.enter(at("127.0.0.1"))).collect();
+        assert!(trusted.iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn a_64_of_ipv6_cannot_take_all_connections() {
+        let mut accounts = accounts();
+        let mut open = Vec::new();
+        for text in [
+            "2001:db8::1",
+            "2001:db8::2:3:4:5",
+            "2001:db8:0:1::1",
+            "2001:db8:0:1::2",
+        ] {
+            open.push(accounts.enter(at(text)).unwrap());
+        }
+        assert_eq!(
+            accounts.enter(at("2001:db8::ffff")).unwrap_err(),
+            TooMany::Address
+        );
+        assert_eq!(
+            accounts.enter(at("2001:db8:0:7::1")).unwrap_err(),
+            TooMany::Subnet
+        );
+        assert!(accounts.enter(at("2001:db8:1::1")).is_ok());
+    }
+
+    #[test]
+    fn requests_of_an_address_and_of_a_subnet_are_bounded_and_given_back() {
+        let mut accounts = accounts();
+        let mut account = |text: &str| accounts.enter(at(text)).unwrap();
+        let (one, again) = (account("192.0.2.1"), account("192.0.2.1"));
+        let (other, elsewhere) = (account("192.0.2.2"), account("192.0.3.1"));
+        assert!(one.begin_request() && again.begin_request() && one.begin_request());
+        assert!(!again.begin_request(), "of its address");
+        assert!(other.begin_request());
+        assert!(!other.begin_request(), "of its subnet");
+        assert!(elsewhere.begin_request());
+        one.end_request();
+        assert!(other.begin_request());
+        assert!(!again.begin_request());
+    }
+
+    #[tokio::test]
+    async fn bytes_of_an_address_and_of_a_subnet_are_bounded_and_given_back() {
+        let mut accounts = accounts();
+        let mut account = |text: &str| accounts.enter(at(text)).unwrap();
+        let (one, other) = (account("192.0.2.1"), account("192.0.2.2"));
+        let elsewhere = account("192.0.3.1");
+        let all = one.try_room(1000); // More than it may have is all of it.
+        assert!(all.is_some() && other.try_room(1).is_none());
+        drop(all);
+        let held = one.try_room(10).unwrap();
+        assert!(one.try_room(1).is_none() && other.try_room(6).is_none());
+        assert!(other.try_room(5).is_some() && elsewhere.try_room(10).is_some());
+        assert!(
+            other.try_room_ahead(1).is_none(),
+            "half of the subnet's is taken"
+        );
+        assert!(elsewhere.try_room_ahead(1).is_some());
+        let waits = one.room(1);
+        tokio::pin!(waits);
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        assert!(one.is_pressed() && !elsewhere.is_pressed());
+        drop(held);
+        assert!(waits.await.is_some());
+        assert!(!one.is_pressed());
+    }
+
+    #[test]
+    fn who_has_no_connection_is_forgotten() {
+        let mut accounts = accounts();
+        for number in 0..10_000_u32 {
+            let address = IpAddr::V4((0x0b00_0000 + number * 256).into());
+            let _ = accounts.enter(address).unwrap();
+        }
+        assert!(accounts.addresses.spenders.len() <= TIDY_LEN_MIN);
+        assert!(accounts.subnets.spenders.len() <= TIDY_LEN_MIN);
+    }
+}
