@@ -12,6 +12,7 @@
 //! goes on where it was.
 
 pub(super) mod files;
+mod stretch;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsString;
@@ -32,7 +33,7 @@ use crate::ingest::scan::{self, Ahead, Entry, EntryKind};
 use crate::ingest::sink::Origin;
 use crate::ingest::tree::Parent;
 use crate::ingest::{AddReport, Changes, Progress};
-use crate::source::local::validator_of;
+use crate::source::nofollow::{self, Kind};
 use crate::store::Store;
 
 /// How to add.
@@ -75,23 +76,36 @@ pub fn add_of(
     progress: &mut dyn Progress,
     stop: &AtomicBool,
 ) -> Result<AddReport> {
-    add_audited(store, origin, paths, options, progress, stop, false).map(|done| done.0)
+    let targets = Targets::named(paths, options.wrap)?;
+    add_targets(store, origin, &targets, options, progress, stop, false).map(|done| done.0)
 }
 
-/// Adds, and with `audit` compares with what earlier adds found.
+/// Adds what lies at `path` again, and compares with what earlier adds found. The path was resolved
+/// when it was named: it has no symlink in it.
 ///
 /// # Errors
-/// As [`add`].
-pub(in crate::ingest) fn add_audited(
+/// As [`add`]; `Invalid` if a symlink is in its place.
+pub(in crate::ingest) fn add_again(
     store: &Arc<Store>,
     origin: Origin,
-    paths: &[PathBuf],
+    path: &Path,
+    options: &AddOptions,
+    progress: &mut dyn Progress,
+    stop: &AtomicBool,
+) -> Result<(AddReport, Changes)> {
+    let targets = Targets::resolved(path);
+    add_targets(store, origin, &targets, options, progress, stop, true)
+}
+
+fn add_targets(
+    store: &Arc<Store>,
+    origin: Origin,
+    targets: &Targets,
     options: &AddOptions,
     progress: &mut dyn Progress,
     stop: &AtomicBool,
     audit: bool,
 ) -> Result<(AddReport, Changes)> {
-    let targets = Targets::new(paths, options.wrap)?;
     let total = Arc::new(AtomicU64::new(0));
     let measured = Arc::new(AtomicBool::new(false));
     let over = AtomicBool::new(false);
@@ -112,7 +126,7 @@ pub(in crate::ingest) fn add_audited(
             measured: &measured,
         };
         let adder = Adder::new(store, origin, options, watcher);
-        let outcome = adder.and_then(|mut adder| adder.run(&targets, audit));
+        let outcome = adder.and_then(|mut adder| adder.run(targets, audit));
         over.store(true, Ordering::Relaxed); // Nobody waits for an estimate any more.
         outcome
     })
@@ -127,7 +141,8 @@ struct Targets {
 }
 
 impl Targets {
-    fn new(paths: &[PathBuf], wrap: bool) -> Result<Self> {
+    /// What a person named: symlinks in the paths are followed, now and not again.
+    fn named(paths: &[PathBuf], wrap: bool) -> Result<Self> {
         let (mut unique, mut places) = (Vec::new(), Vec::new());
         let mut known: HashMap<(Option<OsString>, PathBuf), usize> = HashMap::new();
         let mut names = HashSet::new();
@@ -150,6 +165,14 @@ impl Targets {
             places.push(place);
         }
         Ok(Self { unique, places })
+    }
+
+    fn resolved(path: &Path) -> Self {
+        let name = path.file_name().unwrap_or_default().to_owned();
+        Self {
+            unique: vec![(name, path.to_owned())],
+            places: vec![0],
+        }
     }
 }
 
@@ -281,15 +304,18 @@ impl<'a> Adder<'a> {
     /// One argument, and everything below it.
     fn target(&mut self, path: &Path, place: Place) -> Result<()> {
         path.clone_into(&mut self.top);
-        let meta = std::fs::symlink_metadata(path).context(ErrorKind::Invalid, || {
-            format!("cannot add {}", path.display())
-        })?;
-        if meta.is_file() {
-            return self.file(path.to_owned(), &validator_of(&meta), place);
-        }
-        if !meta.is_dir() {
-            let what = format!("{} is neither a file nor a folder", path.display());
-            return Err(Error::new(ErrorKind::Invalid, what));
+        let cannot = || format!("cannot add {}", path.display());
+        let looked = nofollow::look(path).context(ErrorKind::Invalid, cannot)?;
+        match looked.kind {
+            Kind::File => return self.file(path.to_owned(), &looked.validator, place),
+            Kind::Directory => {}
+            Kind::Symlink => {
+                return Err(looked.kind.refused()).context(ErrorKind::Invalid, cannot);
+            }
+            Kind::Special => {
+                let what = format!("{} is neither a file nor a folder", path.display());
+                return Err(Error::new(ErrorKind::Invalid, what));
+            }
         }
         let mut ahead = Ahead::new(path, &self.own_dir, self.assembly.options.hidden);
         let first = self.enter(&mut ahead, path.to_owned(), place);

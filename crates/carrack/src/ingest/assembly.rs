@@ -9,6 +9,7 @@
 mod audit;
 pub(super) mod growing;
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use rustix::io::Errno;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::add::AddOptions;
 use crate::ingest::hash::LeafRule;
+use crate::ingest::journal;
 use crate::ingest::sink::{KnownFile, Origin, Sink};
 use crate::ingest::tree::{Directory, Parent, Sum, Tree};
 use crate::ingest::{AddReport, AddedRoot, LEFT_OUT_SHOWN_MAX, LeftOut, Progress};
@@ -75,6 +77,7 @@ impl<'a> Assembly<'a> {
             chunk_size: options.profile.chunk_size,
             raw: options.profile.raw_leaves,
         };
+        journal::sweep(store);
         Ok(Self {
             options,
             rule,
@@ -89,6 +92,14 @@ impl<'a> Assembly<'a> {
             bytes_seen: 0,
             audit: None,
         })
+    }
+
+    /// Leaves a file out that is too long to be served; whether it was.
+    pub(super) fn too_long(&mut self, path: &Path, len: u64, place: Place) -> Result<bool> {
+        match self.rule.too_long(len) {
+            Some(why) => self.left_out(path, why, place).map(|()| true),
+            None => Ok(false),
+        }
     }
 
     /// One more root that results may count for.
@@ -245,8 +256,8 @@ impl<'a> Assembly<'a> {
             fingerprint
                 .update(&entry.dag_len.to_le_bytes())
                 .update(&entry.cid.to_bytes());
-            sum.file_len += entry.file_len;
-            sum.n_blocks += entry.n_blocks;
+            sum.file_len = sum.file_len.saturating_add(entry.file_len); // Files may be sparse.
+            sum.n_blocks = sum.n_blocks.saturating_add(entry.n_blocks);
             sum.n_files += entry.n_files;
         }
         let fingerprint = *fingerprint.finalize().as_bytes();
@@ -324,7 +335,7 @@ impl<'a> Assembly<'a> {
     }
 
     pub(super) fn seen(&mut self, len: u64) {
-        self.bytes_seen += len;
+        self.bytes_seen = self.bytes_seen.saturating_add(len);
         let watcher = &mut self.watcher;
         let measured = watcher.measured.load(Ordering::Acquire);
         let total = measured.then(|| watcher.total.load(Ordering::Relaxed));
@@ -340,19 +351,25 @@ impl<'a> Assembly<'a> {
     }
 }
 
+/// Too many open files, or no memory: it says nothing of the file.
+fn is_exhausted(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+}
+
 /// The nodes that a builder gives: written at once, and the builder cannot fail.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     pub(super) n: u64,
     pub(super) pack: Option<ContainerId>,
     failure: Option<Error>,
+    /// The last that were written, one for each level that a file may have: above a hole all nodes
+    /// of a level are the same.
+    recent: VecDeque<Cid>,
 }
 
-/// Too many open files, or no memory: it says nothing of the file.
-fn is_exhausted(error: &io::Error) -> bool {
-    let errno = Errno::from_io_error(error);
-    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
-}
+/// Nodes that are known to be written already.
+const RECENT_MAX: usize = 8;
 
 impl Nodes {
     /// Where a builder's nodes go.
@@ -361,10 +378,16 @@ impl Nodes {
             if self.failure.is_some() {
                 return;
             }
+            if self.recent.contains(&cid) {
+                self.n += 1;
+                return;
+            }
             match sink.node(&cid, &block) {
                 Ok(pack) => (self.n, self.pack) = (self.n + 1, Some(pack)),
                 Err(error) => self.failure = Some(error),
             }
+            self.recent.truncate(RECENT_MAX - 1);
+            self.recent.push_front(cid);
         }
     }
 

@@ -16,12 +16,49 @@ use std::thread::JoinHandle;
 use carrack_formats::sha256::{digest_all, messages_at_once};
 use carrack_formats::unixfs::leaf;
 
+use crate::ingest::add::files::{RANGE_LEAVES_MAX, RANGE_LEN};
 use crate::source::local::LocalFile;
 use crate::store::catalog::Validator;
 use crate::store::hasher::Messages;
+use crate::store::location::Location;
 
 /// A leaf block's sha2-256 digest.
 pub type Digest = [u8; 32];
+
+/// Leaves one behind the other.
+#[derive(Debug)]
+pub enum Leaves {
+    /// The digest of each.
+    Each(Vec<Digest>),
+    /// The digest of all of them, and how many there are.
+    Repeated(Digest, u64),
+}
+
+impl Leaves {
+    /// How many there are.
+    #[must_use]
+    pub fn n(&self) -> u64 {
+        match self {
+            Self::Each(digests) => digests.len() as u64,
+            Self::Repeated(_, n) => *n,
+        }
+    }
+
+    /// Their digests: one if they are all the same.
+    #[must_use]
+    pub fn digests(&self) -> &[Digest] {
+        match self {
+            Self::Each(digests) => digests,
+            Self::Repeated(digest, _) => std::slice::from_ref(digest),
+        }
+    }
+}
+
+/// Longest file that can be served, in bytes: a record of the index cannot hold an offset behind.
+pub const FILE_LEN_MAX: u64 = Location::OFFSET_END;
+/// Most leaves of one file: as many as the longest has in chunks of 256 KiB. Each costs up to 46
+/// bytes of index and, while it is added, 32 of journal: 40 GiB for one file.
+pub const LEAVES_MAX: u64 = 1 << 29;
 
 /// Bytes that a worker reads before it hashes, for each message that is hashed at once.
 const LOT_LEN_PER_MESSAGE: usize = 512 << 10;
@@ -44,6 +81,30 @@ impl LeafRule {
     #[must_use]
     pub fn n_leaves(self, len: u64) -> u64 {
         len.div_ceil(u64::from(self.chunk_size)).max(1)
+    }
+
+    /// Why a file of `len` bytes cannot be added; `None`: it can.
+    #[must_use]
+    pub fn too_long(self, len: u64) -> Option<String> {
+        if len > FILE_LEN_MAX {
+            let max = FILE_LEN_MAX >> 40;
+            return Some(format!(
+                "{len} bytes: a file of at most {max} TiB can be served"
+            ));
+        }
+        let n = self.n_leaves(len);
+        (n > LEAVES_MAX).then(|| {
+            format!("{n} leaves: a file has at most {LEAVES_MAX}; larger chunks make fewer")
+        })
+    }
+
+    /// The digest of a leaf of `len` zeros.
+    #[must_use]
+    pub fn zeros(self, len: u32) -> Digest {
+        let mut hasher = LeafHasher::new(self);
+        let _ = hasher.leaf(len, |_| Ok(())); // Fresh bytes are zeros.
+        hasher.hash();
+        hasher.digests.pop().unwrap_or_default()
     }
 
     /// Number of leaves in a part of about `len` bytes, at least one and at most `max`.
@@ -251,8 +312,6 @@ struct LeafHasher {
     /// Bytes of a lot that is worth hashing.
     lot_len: usize,
     digests: Vec<Digest>,
-    /// Digest of a full leaf of zeros: holes of sparse files are not read.
-    zeros: Option<Digest>,
 }
 
 impl LeafHasher {
@@ -262,7 +321,6 @@ impl LeafHasher {
             lot: Lot::default(),
             lot_len: LOT_LEN_PER_MESSAGE * messages_at_once(),
             digests: Vec::new(),
-            zeros: None,
         }
     }
 
@@ -306,13 +364,17 @@ impl LeafHasher {
         Ok(std::mem::take(&mut self.digests))
     }
 
-    /// Opens and reads a file that stays the same meanwhile.
+    /// Opens and reads a file that stays the same meanwhile. `FileTooLarge`: it is to be read in
+    /// ranges.
     fn whole(&mut self, path: &std::path::Path) -> io::Result<Validator> {
         let first = self.n_leaves();
         for _ in 0..ATTEMPTS_MAX {
             self.truncate(first);
             let file = LocalFile::open_settled(path)?;
             let len = file.validator.size();
+            if len > RANGE_LEN || self.rule.n_leaves(len) > RANGE_LEAVES_MAX {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
             match self.read(&file, len, 0, self.rule.n_leaves(len)) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
                 result => result?,
@@ -326,36 +388,14 @@ impl LeafHasher {
 
     /// Reads leaves behind those that were read before.
     fn read(&mut self, file: &LocalFile, len: u64, first: u64, n: u64) -> io::Result<()> {
-        let mut hole_end = 0;
         for index in first..first.saturating_add(n) {
             let (offset, leaf_len) = self.rule.leaf(index, len);
-            if leaf_len == self.rule.chunk_size && len > (64 << 20) {
-                if offset >= hole_end {
-                    hole_end = file.next_data(offset).unwrap_or(0);
-                }
-                if offset + u64::from(leaf_len) <= hole_end {
-                    self.zeros(leaf_len);
-                    continue;
-                }
-            }
             self.leaf(leaf_len, |bytes| file.read_exact_at(bytes, offset))?;
             if self.lot.bytes.len() >= self.lot_len {
                 self.hash();
             }
         }
         Ok(())
-    }
-
-    /// A leaf of zeros, which nobody reads.
-    fn zeros(&mut self, len: u32) {
-        self.hash();
-        if let Some(zeros) = self.zeros {
-            self.digests.push(zeros);
-            return;
-        }
-        let _ = self.leaf(len, |_| Ok(())); // Fresh bytes are zeros.
-        self.hash();
-        self.zeros = self.digests.last().copied();
     }
 
     /// One more leaf, whose bytes `fill` brings.

@@ -109,21 +109,40 @@ pub fn import(
 ) -> Result<ImportReport> {
     let context = || format!("cannot import {}", path.display());
     let path = std::fs::canonicalize(path).context(ErrorKind::Invalid, context)?;
-    let file = LocalFile::open_settled(&path).context(ErrorKind::Invalid, context)?;
+    import_at(store, &path, options, progress, stop)
+}
+
+/// Imports the CAR at a path that was resolved when it was named: no symlink in it is followed.
+///
+/// # Errors
+/// As [`import`].
+pub fn import_at(
+    store: &Arc<Store>,
+    path: &Path,
+    options: &ImportOptions,
+    progress: &mut dyn Progress,
+    stop: &AtomicBool,
+) -> Result<ImportReport> {
+    let context = || format!("cannot import {}", path.display());
+    if !path.is_absolute() {
+        let what = format!("{}: it came from a stream, and lies nowhere", context());
+        return Err(Error::new(ErrorKind::Invalid, what));
+    }
+    let file = LocalFile::open_settled(path).context(ErrorKind::Invalid, context)?;
     let _ingest = store.ingest_lock();
     let mut sink = Sink::new(store)?;
-    if let Some(known) = sink.known_file(&path, CAR_PROFILE)?
+    if let Some(known) = sink.known_file(path, CAR_PROFILE)?
         && known.validator == file.validator
         && let Some(container) = known.container
     {
-        let roots = read_header(&file, options).map_err(|error| car_failed(&path, error))?;
+        let roots = read_header(&file, options).map_err(|error| car_failed(path, error))?;
         let mut report = ImportReport {
             n_blocks: known.sum.n_blocks,
             bytes: known.sum.file_len,
             unchanged: true,
             ..ImportReport::default()
         };
-        promise(&mut sink, &path, &roots, Some(container), &mut report)?; // One may be dropped.
+        promise(&mut sink, path, &roots, Some(container), &mut report)?; // One may be dropped.
         sink.finish()?;
         report.find_missing(store, Some(container));
         return Ok(report);
@@ -133,7 +152,7 @@ pub fn import(
     let mut report = ImportReport::default();
     let mut work = Import {
         file: &file,
-        path: &path,
+        path,
         container,
         options,
         sink: &mut sink,
@@ -148,12 +167,12 @@ pub fn import(
         return Err(Error::new(ErrorKind::Changed, what));
     }
     let roots = scanned?;
-    sink.container(container, ContainerKind::Car, &path, &file.validator);
+    sink.container(container, ContainerKind::Car, path, &file.validator);
     if report.n_bad == 0 {
         let (sum, validator) = (report.sum(cid::empty_identity()), &file.validator);
-        sink.file(&path, CAR_PROFILE, validator, Some(container), None, sum);
+        sink.file(path, CAR_PROFILE, validator, Some(container), None, sum);
     }
-    promise(&mut sink, &path, &roots, Some(container), &mut report)?;
+    promise(&mut sink, path, &roots, Some(container), &mut report)?;
     sink.finish()?;
     report.find_missing(store, Some(container));
     Ok(report)

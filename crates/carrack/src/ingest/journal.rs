@@ -2,8 +2,9 @@
 //!
 //! In       a file's path, validator and profile; leaf digests in order, as they become known.
 //! Out      the digests of an earlier, interrupted add of the very same version of the file.
-//! Limits   a journal is at most 32 bytes a leaf and 20 bytes a record; a damaged or cut record
-//!          ends what is believed.
+//! Limits   a journal is at most 32 bytes a leaf and 20 bytes a record; leaves of a hole are one
+//!          record, however many there are. One record is in memory. A damaged or cut record ends
+//!          what is believed.
 //! Not here small files: they are remembered by the catalog (`ingest::sink` commits them often).
 //!
 //! Format: `docs/formats/journal.md`. The digests are claims, as an index entry is: what they name
@@ -13,11 +14,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::ingest::hash::Digest;
+use crate::ingest::hash::{Digest, Leaves};
 use crate::store::catalog::{Validator, validator_bytes};
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+mod sweep;
+
+pub use self::sweep::sweep;
 
 /// First bytes of a journal: name and version.
 pub const MAGIC: &[u8; 8] = b"CRKJRN01";
@@ -27,7 +31,12 @@ pub const FILE_LEN_MIN: u64 = 256 << 20;
 const RECORD_LEAVES: usize = 128;
 /// Most leaves a record may claim, whatever wrote it.
 const RECORD_LEAVES_MAX: u32 = 1 << 16;
+/// Top bit of a record's number of leaves: it holds one digest, which is that of each of them.
+const REPEATED: u32 = 1 << 31;
 const CHECKSUM_LEN: usize = 8;
+/// What journals' names end in, and the hexadecimal digits before it.
+const EXTENSION: &str = ".journal";
+const NAME_DIGITS: usize = 32;
 
 /// A journal being written.
 #[derive(Debug)]
@@ -50,15 +59,24 @@ pub struct Subject<'a> {
 }
 
 impl Journal {
-    /// Opens the journal of `subject` in `dir`; gives the leaf digests it already holds.
-    /// A journal of another version is written over.
+    /// Opens the journal of `subject` in `dir`; calls `known` with the leaves that it holds, in
+    /// order. A journal of another version is written over.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn open(dir: &Path, subject: Subject<'_>) -> io::Result<(Self, Vec<Digest>)> {
-        let path = journal_path(dir, subject);
+    pub fn open(
+        dir: &Path,
+        subject: Subject<'_>,
+        known: &mut dyn FnMut(Leaves),
+    ) -> io::Result<Self> {
+        let path = dir.join(file_name(subject.profile, subject.path));
         let header = header(subject);
-        let (known, valid_len) = read(&path, &header).unwrap_or_default();
+        let (mut next_leaf, mut valid_len) = (0, 0);
+        // What is not there, or cannot be read, holds nothing.
+        let _ = read(&path, &header, &mut valid_len, &mut |leaves| {
+            next_leaf += leaves.n();
+            known(leaves);
+        });
         let mut options = OpenOptions::new();
         let file = options
             .write(true)
@@ -71,15 +89,12 @@ impl Journal {
         if valid_len == 0 {
             file.write_all(&header)?;
         }
-        Ok((
-            Self {
-                path,
-                file,
-                next_leaf: known.len() as u64,
-                pending: Vec::new(),
-            },
-            known,
-        ))
+        Ok(Self {
+            path,
+            file,
+            next_leaf,
+            pending: Vec::new(),
+        })
     }
 
     /// Adds the next leaf's digest. It is on its way to the disk once its record is full.
@@ -95,6 +110,22 @@ impl Journal {
         }
     }
 
+    /// Adds the next `n` leaves, which all have this digest.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn push_repeated(&mut self, digest: Digest, n: u64) -> io::Result<()> {
+        self.flush()?;
+        let mut left = n;
+        while left > 0 {
+            let n = u32::try_from(left).unwrap_or(u32::MAX).min(REPEATED - 1);
+            self.record(n | REPEATED, &[digest])?;
+            self.next_leaf += u64::from(n);
+            left -= u64::from(n);
+        }
+        Ok(())
+    }
+
     /// Writes the leaves pushed so far as a record.
     ///
     /// # Errors
@@ -103,37 +134,38 @@ impl Journal {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let n = u32::try_from(self.pending.len()).unwrap_or(RECORD_LEAVES_MAX);
-        let mut record = Vec::with_capacity(12 + self.pending.len() * 32 + CHECKSUM_LEN);
+        let digests = std::mem::take(&mut self.pending);
+        let n = u32::try_from(digests.len()).unwrap_or(RECORD_LEAVES_MAX);
+        self.record(n, &digests)?;
+        self.next_leaf += u64::from(n);
+        Ok(())
+    }
+
+    fn record(&mut self, n: u32, digests: &[Digest]) -> io::Result<()> {
+        let mut record = Vec::with_capacity(12 + digests.len() * 32 + CHECKSUM_LEN);
         record.extend_from_slice(&self.next_leaf.to_le_bytes());
         record.extend_from_slice(&n.to_le_bytes());
-        self.pending
-            .iter()
-            .for_each(|digest| record.extend_from_slice(digest));
+        record.extend_from_slice(digests.as_flattened());
         record.extend_from_slice(&checksum(&record));
         self.file.write_all(&record)?;
-        self.file.flush()?;
-        self.next_leaf += u64::from(n);
-        self.pending.clear();
-        Ok(())
+        self.file.flush()
     }
 
     /// Removes the journal: the catalog knows the file now, or the file changed.
     pub fn remove(self) {
         let path = self.path.clone();
         drop(self);
-        // One left behind costs some bytes and is written over by the next add of that file.
+        // One left behind is swept by a later add.
         let _ = std::fs::remove_file(path);
     }
 }
 
-fn journal_path(dir: &Path, subject: Subject<'_>) -> PathBuf {
+fn file_name(profile: u32, path: &[u8]) -> String {
     let mut hasher = blake3::Hasher::new();
-    hasher
-        .update(&subject.profile.to_le_bytes())
-        .update(subject.path);
-    let name: String = hasher.finalize().to_hex().chars().take(32).collect();
-    dir.join(format!("{name}.journal"))
+    hasher.update(&profile.to_le_bytes()).update(path);
+    let hash = hasher.finalize().to_hex();
+    let digits = hash.as_str().get(..NAME_DIGITS).unwrap_or_default();
+    format!("{digits}{EXTENSION}")
 }
 
 fn header(subject: Subject<'_>) -> Vec<u8> {
@@ -147,40 +179,57 @@ fn header(subject: Subject<'_>) -> Vec<u8> {
     header
 }
 
-/// The digests of the journal at `path` if it starts with `header`, and how many bytes are sound.
-fn read(path: &Path, header: &[u8]) -> io::Result<(Vec<Digest>, u64)> {
+/// Calls `known` with the leaves of the journal at `path` if it starts with `header`;
+/// `valid_len` is how many bytes are sound.
+fn read(
+    path: &Path,
+    header: &[u8],
+    valid_len: &mut u64,
+    known: &mut dyn FnMut(Leaves),
+) -> io::Result<()> {
     let mut file = BufReader::new(File::open(path)?);
     let mut found = vec![0; header.len()];
     file.read_exact(&mut found)?;
     if found != header {
-        return Ok((Vec::new(), 0));
+        return Ok(());
     }
-    let mut digests: Vec<Digest> = Vec::new();
-    let mut valid_len = header.len() as u64;
-    while let Ok(record) = read_record(&mut file, digests.len() as u64) {
-        valid_len += (12 + record.len() * 32 + CHECKSUM_LEN) as u64;
-        digests.extend(record);
+    *valid_len = header.len() as u64;
+    let mut n_leaves = 0;
+    while let Ok(leaves) = read_record(&mut file, n_leaves) {
+        let n_digests = leaves.digests().len();
+        *valid_len += (12 + n_digests * 32 + CHECKSUM_LEN) as u64;
+        n_leaves += leaves.n();
+        known(leaves);
     }
-    Ok((digests, valid_len))
+    Ok(())
 }
 
-fn read_record(file: &mut impl Read, first_expected: u64) -> io::Result<Vec<Digest>> {
+fn read_record(file: &mut impl Read, first_expected: u64) -> io::Result<Leaves> {
     let mut head = [0; 12];
     file.read_exact(&mut head)?;
     let (first, n) = head.split_at(8);
     let first = first.try_into().map(u64::from_le_bytes).unwrap_or(u64::MAX);
     let n = n.try_into().map(u32::from_le_bytes).unwrap_or(u32::MAX);
-    if first != first_expected || n == 0 || n > RECORD_LEAVES_MAX {
+    let repeats = (n & REPEATED != 0).then_some(n & !REPEATED);
+    let n_digests = repeats.map_or(n, |_| 1);
+    if first != first_expected || repeats == Some(0) || n_digests == 0 {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let mut body = vec![0; n as usize * 32];
+    if n_digests > RECORD_LEAVES_MAX {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut body = vec![0; n_digests as usize * 32];
     file.read_exact(&mut body)?;
     let mut sum = [0; CHECKSUM_LEN];
     file.read_exact(&mut sum)?;
     if checksum(&[head.as_slice(), &body].concat()) != sum {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    Ok(body.as_chunks::<32>().0.to_vec())
+    let digests = body.as_chunks::<32>().0;
+    Ok(match (repeats, digests) {
+        (Some(n), [digest]) => Leaves::Repeated(*digest, u64::from(n)),
+        _ => Leaves::Each(digests.to_vec()),
+    })
 }
 
 fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_LEN] {
@@ -190,8 +239,11 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_LEN] {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::path::Path;
+
     use super::{Journal, Subject};
-    use crate::ingest::hash::Digest;
+    use crate::ingest::hash::{Digest, Leaves};
     use crate::store::catalog::{FileStamp, FileTime, Validator};
 
     fn validator(size: u64) -> Validator {
@@ -206,6 +258,16 @@ mod tests {
             mtime,
             ctime,
         })
+    }
+
+    /// The journal, and the digest of each leaf that it knows.
+    fn open(dir: &Path, subject: Subject<'_>) -> io::Result<(Journal, Vec<Digest>)> {
+        let mut known = Vec::new();
+        let journal = Journal::open(dir, subject, &mut |leaves| match leaves {
+            Leaves::Each(digests) => known.extend(digests),
+            Leaves::Repeated(digest, n) => known.extend((0..n).map(|_| digest)),
+        })?;
+        Ok((journal, known))
     }
 
     fn digest(n: u64) -> Digest {
@@ -223,7 +285,7 @@ mod tests {
             validator: &version,
             profile: 7,
         };
-        let (mut journal, known) = Journal::open(dir.path(), subject).unwrap();
+        let (mut journal, known) = open(dir.path(), subject).unwrap();
         assert!(known.is_empty());
         for n in 0..300 {
             journal.push(digest(n)).unwrap();
@@ -234,7 +296,7 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         for cut in (0..=whole.len()).step_by(97).chain([whole.len()]) {
             std::fs::write(&path, &whole[..cut]).unwrap();
-            let (_, known) = Journal::open(dir.path(), subject).unwrap();
+            let (_, known) = open(dir.path(), subject).unwrap();
             assert!(
                 [0, 128, 256, 300].contains(&known.len()),
                 "cut at {cut}: {}",
@@ -248,7 +310,7 @@ mod tests {
             );
         }
         std::fs::write(&path, &whole).unwrap();
-        assert_eq!(Journal::open(dir.path(), subject).unwrap().1.len(), 300);
+        assert_eq!(open(dir.path(), subject).unwrap().1.len(), 300);
     }
 
     #[test]
@@ -260,7 +322,7 @@ mod tests {
             validator: &version,
             profile: 7,
         };
-        let (mut journal, _) = Journal::open(dir.path(), subject).unwrap();
+        let (mut journal, _) = open(dir.path(), subject).unwrap();
         (0..3).for_each(|n| journal.push(digest(n)).unwrap());
         journal.flush().unwrap();
         let path = journal.path.clone();
@@ -270,10 +332,7 @@ mod tests {
             let mut bad = whole.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             std::fs::write(&path, &bad).unwrap();
-            assert!(
-                Journal::open(dir.path(), subject).unwrap().1.is_empty(),
-                "bit {bit}"
-            );
+            assert!(open(dir.path(), subject).unwrap().1.is_empty(), "bit {bit}");
         }
     }
 
@@ -288,13 +347,13 @@ mod tests {
             validator: &version,
             profile: 7,
         };
-        let (mut journal, _) = Journal::open(dir.path(), subject).unwrap();
+        let (mut journal, _) = open(dir.path(), subject).unwrap();
         (0..5).for_each(|n| journal.push(digest(n)).unwrap());
         journal.flush().unwrap();
         let path = journal.path.clone();
         drop(journal);
         assert_eq!(std::fs::read(&path).unwrap(), fixture);
-        let (_, known) = Journal::open(dir.path(), subject).unwrap();
+        let (_, known) = open(dir.path(), subject).unwrap();
         assert_eq!(known, (0..5).map(digest).collect::<Vec<_>>());
     }
 
@@ -307,7 +366,7 @@ mod tests {
             validator: &old,
             profile: 7,
         };
-        let (mut journal, _) = Journal::open(dir.path(), subject).unwrap();
+        let (mut journal, _) = open(dir.path(), subject).unwrap();
         journal.push(digest(0)).unwrap();
         journal.flush().unwrap();
         drop(journal);
@@ -315,6 +374,30 @@ mod tests {
             validator: &new,
             ..subject
         };
-        assert!(Journal::open(dir.path(), subject).unwrap().1.is_empty());
+        assert!(open(dir.path(), subject).unwrap().1.is_empty());
+    }
+
+    #[test]
+    fn leaves_that_repeat_are_one_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let version = validator(1 << 40);
+        let subject = Subject {
+            path: b"/x",
+            validator: &version,
+            profile: 7,
+        };
+        let (mut journal, _) = open(dir.path(), subject).unwrap();
+        journal.push(digest(1)).unwrap();
+        journal.push_repeated(digest(2), 5).unwrap();
+        journal.push(digest(3)).unwrap();
+        journal.push_repeated(digest(2), (1 << 32) + 3).unwrap();
+        let path = journal.path.clone();
+        drop(journal);
+        let len = std::fs::metadata(&path).unwrap().len();
+        assert_eq!(len, 74 + 6 * 52);
+        let mut runs = Vec::new();
+        let journal = Journal::open(dir.path(), subject, &mut |leaves| runs.push(leaves.n()));
+        assert_eq!(runs, [1, 5, 1, (1 << 31) - 1, (1 << 31) - 1, 5]);
+        assert_eq!(journal.unwrap().next_leaf, (1 << 32) + 10);
     }
 }

@@ -37,6 +37,7 @@ use crate::ingest::add::AddOptions;
 use crate::ingest::add::files::{LEAVES_AHEAD_MAX, RANGE_LEAVES_MAX, RANGE_LEN};
 use crate::ingest::assembly::growing::Growing;
 use crate::ingest::assembly::{Assembly, HASHING, Place, Watcher};
+use crate::ingest::hash::Leaves;
 use crate::ingest::journal::Journal;
 use crate::ingest::sink::Origin;
 use crate::ingest::tree::Parent;
@@ -362,6 +363,10 @@ impl<'a> RemoteAdder<'a> {
     }
 
     fn file(&mut self, path: &[u8], stamp: ObjectStamp, place: Place) -> Result<()> {
+        if self.assembly.too_long(&path_of(path), stamp.size, place)? {
+            self.n_done += 1;
+            return Ok(());
+        }
         let total = self.assembly.watcher.total;
         total.fetch_add(stamp.size, Ordering::Relaxed);
         // A listing without tags may be a table for people: times to the minute.
@@ -539,7 +544,7 @@ impl<'a> RemoteAdder<'a> {
                 Ok(Found::Leaves(_, first, digests)) => {
                     self.n_failed_in_a_row = 0;
                     self.assembly
-                        .leaves_came(&mut big.growing, first, digests)?;
+                        .leaves_came(&mut big.growing, first, Leaves::Each(digests))?;
                     if let Some(journal) = &mut big.growing.journal {
                         let _ = journal.flush(); // A full disk is told by what must be written.
                     }
@@ -596,6 +601,11 @@ impl<'a> RemoteAdder<'a> {
                 known,
             };
             self.queue.push_back(Job { token, path, task });
+            return Ok(());
+        }
+        if self.assembly.too_long(&path, stamp.size, place)? {
+            self.objects.remove(&token);
+            self.n_done += 1;
             return Ok(());
         }
         let stamp = Arc::new(stamp);

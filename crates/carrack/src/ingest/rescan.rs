@@ -15,9 +15,9 @@ use std::sync::atomic::AtomicBool;
 use carrack_formats::unixfs::profile::{Profile, UNIXFS_V0_2015, UNIXFS_V1_2025};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::add::{AddOptions, add_audited};
+use crate::ingest::add::{AddOptions, add_again};
 use crate::ingest::import::remote::import_remote;
-use crate::ingest::import::{ImportOptions, import};
+use crate::ingest::import::{ImportOptions, import_at};
 use crate::ingest::remote::target::Target;
 use crate::ingest::sink::Origin;
 use crate::ingest::{AddReport, Changes, Progress, remote};
@@ -59,7 +59,8 @@ pub fn rescan(
     rescan_with(store, sources, &place, &options, progress, stop)
 }
 
-/// Where a root was made from.
+/// Where a root was made from. Paths of this machine were resolved when they were named: a symlink
+/// that is in one now is not followed.
 #[derive(Debug, Clone)]
 pub enum Place {
     /// A path of this machine.
@@ -84,12 +85,11 @@ pub fn rescan_with(
 ) -> Result<Rescanned> {
     let (report, changes) = match place {
         Place::Local(path) => {
-            let (origin, paths) = (Origin::default(), std::slice::from_ref(path));
-            add_audited(store, origin, paths, options, progress, stop, true)?
+            let origin = Origin::default();
+            add_again(store, origin, path, options, progress, stop)?
         }
         Place::Folder(origin, path) => {
-            let (origin, paths) = (origin.clone(), std::slice::from_ref(path));
-            add_audited(store, origin, paths, options, progress, stop, true)?
+            add_again(store, origin.clone(), path, options, progress, stop)?
         }
         Place::Elsewhere(target) => {
             let targets = std::slice::from_ref(target);
@@ -113,7 +113,7 @@ pub fn import_again(
 ) -> Result<Rescanned> {
     let imported = match place {
         Place::Local(path) | Place::Folder(_, path) => {
-            import(store, path, options, progress, stop)?
+            import_at(store, path, options, progress, stop)?
         }
         Place::Elsewhere(target) => {
             import_remote(store, sources, target, options, false, progress, stop)?

@@ -1,6 +1,6 @@
 //! What a directory holds, in the order of a UnixFS directory.
 //!
-//! In       a directory's path.
+//! In       a directory's path, without symlinks.
 //! Out      its entries, sorted by name as bytes: files with validators, directories, symlinks;
 //!          how many were hidden or had no bytes.
 //! Limits   one directory's entries are held at a time for each level of the tree.
@@ -8,14 +8,15 @@
 
 mod ahead;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use self::ahead::Ahead;
-use crate::source::local::validator_of;
+use crate::ingest::hash::FILE_LEN_MAX;
+use crate::source::nofollow::{self, Directory, Kind};
 use crate::store::catalog::Validator;
 
 /// One entry that takes part.
@@ -54,32 +55,23 @@ pub struct Listing {
 /// Lists `directory`.
 ///
 /// # Errors
-/// Those of opening and reading it.
+/// Those of opening and reading it; `InvalidInput` if there is a symlink in its path.
 pub fn list(directory: &Path, with_hidden: bool) -> io::Result<Listing> {
     let mut listing = Listing::default();
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
+    let mut directory = Directory::open(directory)?;
+    while let Some(entry) = directory.next_entry() {
+        let (name, kind) = entry?;
         if !with_hidden && name.as_bytes().starts_with(b".") {
             listing.hidden += 1;
             continue;
         }
-        let kind = match entry.file_type() {
-            Ok(kind) if kind.is_dir() => EntryKind::Directory,
-            // One lstat a file, relative to the open directory.
-            Ok(kind) if kind.is_file() => match entry.metadata() {
-                Ok(meta) => EntryKind::File(validator_of(&meta)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => EntryKind::Unreadable(error),
-            },
-            Ok(kind) if kind.is_symlink() => match std::fs::read_link(entry.path()) {
-                Ok(target) => EntryKind::Symlink(target.into_os_string().into_vec()),
-                Err(error) => EntryKind::Unreadable(error),
-            },
-            Ok(_) => {
+        let kind = match kind_of(&directory, &name, kind) {
+            Ok(Some(kind)) => kind,
+            Ok(None) => {
                 listing.special += 1;
                 continue;
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => EntryKind::Unreadable(error),
         };
         listing.entries.push(Entry { name, kind });
@@ -90,6 +82,27 @@ pub fn list(directory: &Path, with_hidden: bool) -> io::Result<Listing> {
     Ok(listing)
 }
 
+/// What an entry is, by at most one look relative to the open directory; `None`: it has no bytes.
+fn kind_of(
+    directory: &Directory,
+    name: &OsStr,
+    kind: Option<Kind>,
+) -> io::Result<Option<EntryKind>> {
+    let looked = match kind {
+        // Files are looked at for their validators.
+        Some(Kind::File) | None => directory.look(name)?,
+        Some(Kind::Directory) => return Ok(Some(EntryKind::Directory)),
+        Some(Kind::Symlink) => {
+            return Ok(Some(EntryKind::Symlink(directory.read_link(name)?)));
+        }
+        Some(Kind::Special) => return Ok(None),
+    };
+    match looked.kind {
+        Kind::File => Ok(Some(EntryKind::File(looked.validator))),
+        kind => kind_of(directory, name, Some(kind)), // It was swapped, or nothing was told of it.
+    }
+}
+
 /// Adds up the lengths of all files, for an estimate of the time left.
 pub fn measure(roots: Vec<PathBuf>, with_hidden: bool, total: &AtomicU64, stop: &AtomicBool) {
     let mut left = roots;
@@ -97,24 +110,29 @@ pub fn measure(roots: Vec<PathBuf>, with_hidden: bool, total: &AtomicU64, stop: 
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let Ok(meta) = std::fs::symlink_metadata(&path) else {
+        let Ok(looked) = nofollow::look(&path) else {
             continue;
         };
-        if meta.is_file() {
-            total.fetch_add(meta.len(), Ordering::Relaxed);
-        } else if meta.is_dir() {
+        if looked.kind == Kind::File {
+            count(&looked.validator, total);
+        } else if looked.kind == Kind::Directory {
             let Ok(listing) = list(&path, with_hidden) else {
                 continue;
             };
             for entry in listing.entries {
                 match entry.kind {
-                    EntryKind::File(validator) => {
-                        total.fetch_add(validator.size(), Ordering::Relaxed);
-                    }
+                    EntryKind::File(validator) => count(&validator, total),
                     EntryKind::Directory => left.push(path.join(entry.name)),
                     EntryKind::Symlink(_) | EntryKind::Unreadable(_) => {}
                 }
             }
         }
+    }
+}
+
+fn count(file: &Validator, total: &AtomicU64) {
+    let len = file.size();
+    if len <= FILE_LEN_MAX {
+        total.fetch_add(len, Ordering::Relaxed); // Longer ones are left out.
     }
 }

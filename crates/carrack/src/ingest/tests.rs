@@ -3,6 +3,8 @@
 mod add;
 mod import;
 mod sink;
+mod sparse;
+mod swapped;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

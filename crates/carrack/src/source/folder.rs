@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +17,8 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use crate::source::http::check_bounds;
-use crate::source::local::{LocalFile, validator_at};
+use crate::source::local::LocalFile;
+use crate::source::nofollow::{self, Directory, Kind, Looked};
 use crate::source::url::odd_key;
 use crate::source::validator::{ObjectStamp, Validator};
 use crate::source::{
@@ -204,17 +205,17 @@ impl Walk<'_> {
 
 /// What lies at a path: files that are told at once, and directories to go into.
 fn look(full: &Path, path: &[u8]) -> Result<(Vec<Listed>, VecDeque<Vec<u8>>), SourceError> {
-    let meta = std::fs::symlink_metadata(full).map_err(|error| refused(full, &error))?;
     let mut listed = Vec::new();
     let mut directories = VecDeque::new();
-    if !meta.is_dir() {
-        listed.extend(entry(full, path.to_vec()));
+    let looked = nofollow::look(full).map_err(|error| refused(full, &error))?;
+    if looked.kind != Kind::Directory {
+        listed.push(entry(path.to_vec(), &looked));
         return Ok((listed, directories));
     }
+    let mut directory = Directory::open(full).map_err(|error| refused(full, &error))?;
     let mut names = Vec::new();
-    for name in std::fs::read_dir(full).map_err(|error| refused(full, &error))? {
-        let name = name.map_err(|error| refused(full, &error))?;
-        names.push(name.file_name().into_vec());
+    while let Some(entry) = directory.next_entry() {
+        names.push(entry.map_err(|error| refused(full, &error))?.0);
     }
     names.sort_unstable();
     for name in names {
@@ -222,34 +223,30 @@ fn look(full: &Path, path: &[u8]) -> Result<(Vec<Listed>, VecDeque<Vec<u8>>), So
         if !below.is_empty() {
             below.push(b'/');
         }
-        below.extend_from_slice(&name);
-        let full = full.join(OsStr::from_bytes(&name));
-        match std::fs::symlink_metadata(&full) {
-            Ok(meta) if meta.is_dir() => directories.push_back(below),
-            Ok(_) => listed.extend(entry(&full, below)),
+        below.extend_from_slice(name.as_bytes());
+        match directory.look(&name) {
+            Ok(looked) if looked.kind == Kind::Directory => directories.push_back(below),
+            Ok(looked) => listed.push(entry(below, &looked)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(refused(&full, &error)),
+            Err(error) => return Err(refused(&full.join(name), &error)),
         }
     }
     Ok((listed, directories))
 }
 
-/// `None`: it is there no more.
-fn entry(full: &Path, path: Vec<u8>) -> Option<Listed> {
-    let meta = std::fs::symlink_metadata(full).ok()?;
-    if meta.is_file() {
-        let stamp = stamp_of(&validator_at(full).ok()?);
-        return Some(Listed::Object { path, stamp });
-    }
-    let what = if meta.is_symlink() {
-        "a symlink"
-    } else {
-        "no regular file"
+fn entry(path: Vec<u8>, looked: &Looked) -> Listed {
+    let what = match looked.kind {
+        Kind::File => {
+            let stamp = stamp_of(&looked.validator);
+            return Listed::Object { path, stamp };
+        }
+        Kind::Symlink => "a symlink",
+        Kind::Directory | Kind::Special => "no regular file",
     };
-    Some(Listed::Odd {
+    Listed::Odd {
         path,
         why: format!("is {what}"),
-    })
+    }
 }
 
 fn stamp_of(validator: &Validator) -> ObjectStamp {

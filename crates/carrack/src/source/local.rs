@@ -2,24 +2,46 @@
 //!
 //! In       a path; for reads an offset and a buffer to fill.
 //! Out      bytes, and the [`Validator`] of the file that was really opened.
-//! Limits   only regular files: a FIFO, socket, device or symlink in the last component is refused
-//!          without blocking on it. Nothing is mapped: a file that others may cut must not be.
+//! Limits   only regular files: a FIFO, socket or device is refused without blocking on it, and so
+//!          is a symlink in any part of the path (`source::nofollow`). What is to be remembered is
+//!          no file that the kernel makes up as it is read. Nothing is mapped: a file that others
+//!          may cut must not be.
 //! Not here hashing; whether a validator is the expected one.
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::ReadWriteFlags;
 
+use crate::source::nofollow::{self, Kind};
 use crate::source::validator::{FileStamp, FileTime, Validator};
 
 /// Longer than the tick by which any common kernel stamps files (4 or 10 ms).
 const SETTLE_TIME: Duration = Duration::from_millis(20);
+
+/// Magic numbers of file systems that make up their bytes as they are read, in the order of
+/// `linux/magic.h`: proc, sysfs, debugfs, tracefs, securityfs, selinux, cgroup and cgroup2,
+/// configfs, bpf, pstore, efivarfs, nsfs.
+const MADE_UP: [u64; 13] = [
+    0x9fa0,
+    0x6265_6572,
+    0x6462_6720,
+    0x7472_6163,
+    0x7363_6673,
+    0xf97c_ff8c,
+    0x0027_e0eb,
+    0x6367_7270,
+    0x6265_6570,
+    0xcafe_4a11,
+    0x6165_676c,
+    0xde5e_81e4,
+    0x6e73_6673,
+];
 
 /// One open version of one file.
 #[derive(Debug)]
@@ -30,20 +52,30 @@ pub struct LocalFile {
 }
 
 impl LocalFile {
-    /// Opens a regular file for reading.
+    /// Opens a regular file of somebody's for reading, by a path that was resolved when it was
+    /// named.
     ///
     /// # Errors
-    /// Those of `open` and `fstat`; `InvalidInput` if it is not a regular file.
+    /// Those of `open` and `fstat`; `InvalidInput` if it is not a regular file, or if there is a
+    /// symlink in the path.
     pub fn open(path: &Path) -> io::Result<Self> {
-        // NONBLOCK: opening a FIFO must not wait for its writer.
+        Self::of(nofollow::open(path)?)
+    }
+
+    /// Opens a file of the store's own: its directory may lie behind symlinks.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_own(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        Self::of(rustix::fs::open(path, flags, Mode::empty())?)
+    }
+
+    fn of(file: OwnedFd) -> io::Result<Self> {
+        let file = File::from(file);
         let meta = file.metadata()?;
         if !meta.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not a regular file",
-            ));
+            return Err(Kind::Special.refused());
         }
         Ok(Self {
             file,
@@ -56,9 +88,10 @@ impl LocalFile {
     /// time: file systems stamp with the time of the last tick.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// As [`Self::open`]; `Unsupported` if the kernel makes up its bytes as they are read.
     pub fn open_settled(path: &Path) -> io::Result<Self> {
         let mut file = Self::open(path)?;
+        file.check_bytes_are_kept()?;
         let changed = stamp_of(&file.file.metadata()?).ctime;
         let changed_ns = i128::from(changed.secs) * 1_000_000_000 + i128::from(changed.nanos);
         let age_ns = crate::clock::unix_nanoseconds() - changed_ns;
@@ -69,6 +102,22 @@ impl LocalFile {
             file.validator = file.current_validator()?;
         }
         Ok(file)
+    }
+
+    /// Nothing tells what such a file comes to: not its length, not its times.
+    fn check_bytes_are_kept(&self) -> io::Result<()> {
+        let Validator::File(stamp) = &self.validator else {
+            return Ok(());
+        };
+        // Such file systems have no disk, and so no major number. A file of any other that has
+        // bytes but no length is as little worth.
+        let is_theirs =
+            rustix::fs::major(stamp.dev) == 0 && MADE_UP.contains(&magic_of(&self.file)?);
+        if is_theirs || (stamp.size == 0 && self.read_at(&mut [0], 0)? > 0) {
+            let what = "the kernel makes up its bytes as they are read";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, what));
+        }
+        Ok(())
     }
 
     /// The validator as it is now, of the file that is open.
@@ -117,9 +166,19 @@ impl LocalFile {
     /// there is none. `None`: the file system does not tell, so everything is to be read.
     #[must_use]
     pub fn next_data(&self, offset: u64) -> Option<u64> {
+        self.seek(SeekFrom::Data(offset))
+    }
+
+    /// Where the first hole at or after `offset` begins; the file's length if there is none.
+    #[must_use]
+    pub fn next_hole(&self, offset: u64) -> Option<u64> {
+        self.seek(SeekFrom::Hole(offset))
+    }
+
+    fn seek(&self, to: SeekFrom) -> Option<u64> {
         // Moves the descriptor's own position, which no read here uses.
-        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(offset)) {
-            Ok(data) => Some(data),
+        match rustix::fs::seek(&self.file, to) {
+            Ok(offset) => Some(offset),
             Err(rustix::io::Errno::NXIO) => Some(self.validator.size()),
             Err(_) => None,
         }
@@ -132,12 +191,23 @@ impl LocalFile {
     }
 }
 
-/// The validator of the file at `path`, without opening it or following a last symlink.
-///
-/// # Errors
-/// Those of `lstat`.
+/// The validator of what is at `path`.
+#[cfg(test)]
 pub fn validator_at(path: &Path) -> io::Result<Validator> {
-    Ok(validator_of(&std::fs::symlink_metadata(path)?))
+    Ok(nofollow::look(path)?.validator)
+}
+
+/// Whether `path` leads to just this version, and be it through symlinks: a file that is open is
+/// the same whichever way leads to it.
+#[must_use]
+pub fn leads_to(path: &Path, version: &Validator) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| validator_of(&meta) == *version)
+}
+
+/// `f_type` of the file system of an open file.
+fn magic_of(file: &File) -> io::Result<u64> {
+    let magic = rustix::fs::fstatfs(file)?.f_type;
+    Ok(u64::from(u32::try_from(magic).unwrap_or(0)))
 }
 
 /// The validator that `meta` describes.

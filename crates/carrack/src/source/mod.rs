@@ -22,6 +22,7 @@ mod listing;
 pub(crate) use listing::fuzz;
 pub mod local;
 pub mod look;
+pub mod nofollow;
 mod object;
 pub mod retry;
 mod s3;

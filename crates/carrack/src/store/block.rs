@@ -475,7 +475,11 @@ impl Blocks {
         }
         let path = self.path_of(&record);
         let is_pack = record.kind == ContainerKind::Pack;
-        let file = LocalFile::open(&path).map_err(|error| self.lost(id, &path, is_pack, error))?;
+        let opened = match is_pack {
+            true => LocalFile::open_own(&path),
+            false => LocalFile::open(&path),
+        };
+        let file = opened.map_err(|error| self.lost(id, &path, is_pack, error))?;
         if !is_pack && file.validator.size() != record.size {
             // Another length is another file, even where some of its bytes are the same.
             let observed = Some(file.validator.clone());
@@ -514,7 +518,8 @@ impl Blocks {
     fn lost(&self, id: ContainerId, path: &Path, is_pack: bool, error: io::Error) -> Miss {
         let reason = match Errno::from_io_error(&error) {
             Some(Errno::NOENT | Errno::NOTDIR) => Some(StaleReason::Missing),
-            // A directory, a FIFO or the like has no errno: it is no regular file.
+            // A directory, a FIFO or the like has no errno: it is no regular file. Nor has a
+            // symlink in the path.
             None => Some(StaleReason::Unreadable),
             Some(Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::NXIO | Errno::NAMETOOLONG) => {
                 Some(StaleReason::Unreadable)
@@ -625,7 +630,7 @@ impl Blocks {
 impl OpenContainer {
     /// Whether the path still leads to the version that is open. Packs never change.
     fn is_current(&self) -> bool {
-        self.is_pack || local::validator_at(&self.path).is_ok_and(|now| now == self.file.validator)
+        self.is_pack || local::leads_to(&self.path, &self.file.validator)
     }
 }
 

@@ -27,7 +27,8 @@ use tokio::runtime::Handle;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::look::{answers, look};
-use crate::source::{Source, SourceError, SourceErrorKind, local};
+use crate::source::nofollow::{self, Kind};
+use crate::source::{Source, SourceError, SourceErrorKind};
 use crate::store::block::Blocks;
 use crate::store::catalog::{
     Batch, ContainerKind, ContainerRecord, FileStamp, ObjectStamp, PathKey, SOURCE_LOCAL,
@@ -214,9 +215,8 @@ fn find_again(
                 if stop.load(Ordering::Relaxed) {
                     return Err(interrupted());
                 }
-                let is_file = std::fs::symlink_metadata(join(base, &one.below));
-                match is_file {
-                    Ok(meta) if meta.is_file() => one.found(local::validator_of(&meta), report),
+                match nofollow::look(&join(base, &one.below)) {
+                    Ok(looked) if looked.kind == Kind::File => one.found(looked.validator, report),
                     Ok(_) => one.lost("it is no file there", report),
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                         one.lost("it is not there", report);

@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch as flag};
 
-use self::watch::{How, Watched};
+use self::watch::{How, Name, Spot, Watched};
 use crate::cli::args::{P2pAddress, ServeArgs};
 use crate::cli::commands::{add, import};
 use crate::cli::control::{self, CLIENTS_MAX, Client, SOCKET_NAME};
@@ -33,7 +33,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::gateway::service::Readiness;
 use crate::ingest::AddedRoot;
 use crate::ingest::remote::target::{is_url, target};
-use crate::ingest::rescan::{Place, Rescanned};
+use crate::ingest::rescan::Rescanned;
 use crate::node::access_log::{AccessLog, LogFormat, LogWriter};
 use crate::node::config::Config;
 use crate::node::identity::Identity;
@@ -144,6 +144,8 @@ pub fn run(
         }
     });
 
+    // Before anything of them is read: what is a symlink later was none when it was named.
+    let names = args.watch.then(|| names(&args.paths));
     let added = add_all(args, &blocks, address, out, &stopped);
     if added.is_ok() {
         readiness.set(true);
@@ -152,15 +154,9 @@ pub fn run(
         stopped.store(true, Ordering::Relaxed);
         serving.abort();
     }
-    let watching = match &added {
-        Ok(_) if args.watch => Some(start_watching(
-            args,
-            &args.paths,
-            &blocks,
-            address,
-            out,
-            &readiness,
-            &stopped,
+    let watching = match (&added, names) {
+        (Ok(_), Some(names)) => Some(start_watching(
+            args, names, &blocks, address, out, &readiness, &stopped,
         )),
         _ => None,
     };
@@ -230,10 +226,16 @@ fn close(blocks: &Blocks, runtime: Runtime) {
     extents.sources().close(CLOSE_TIME_MAX);
 }
 
+/// What the paths among `places` lead to; `None` for a URL.
+fn names(places: &[OsString]) -> Vec<Option<std::io::Result<Name>>> {
+    let name = |place: &OsString| (!is_url(place)).then(|| Name::new(Path::new(place)));
+    places.iter().map(name).collect()
+}
+
 /// Watches what was added, on a thread that ends with the flag.
 fn start_watching(
     args: &ServeArgs,
-    places: &[OsString],
+    names: Vec<Option<std::io::Result<Name>>>,
     blocks: &Blocks,
     address: SocketAddr,
     out: &mut Output,
@@ -244,20 +246,17 @@ fn start_watching(
     let own_dir = std::fs::canonicalize(blocks.store().dir()).unwrap_or_default();
     let environment = blocks.extents().sources().environment();
     let mut watched = Vec::new();
-    for place in places {
+    for (place, name) in args.paths.iter().zip(names) {
         let is_car = is_car(Path::new(place)) || (is_url(place) && ends_with_car(Path::new(place)));
         let (store, sources) = (blocks.store(), blocks.extents().sources());
-        let where_it_is = if is_url(place) {
-            Place::Elsewhere(target(store, sources, place, &environment)?)
-        } else {
-            match std::fs::canonicalize(place) {
-                Ok(path) => Place::Local(path),
-                Err(error) => {
-                    let place = shown(place.as_encoded_bytes());
-                    out.note(&format!("warning: {place} is not watched: {error}"));
-                    continue;
-                }
+        let where_it_is = match name {
+            Some(Ok(name)) => Spot::Here(name),
+            Some(Err(error)) => {
+                let place = shown(place.as_encoded_bytes());
+                out.note(&format!("warning: {place} is not watched: {error}"));
+                continue;
             }
+            None => Spot::Elsewhere(target(store, sources, place, &environment)?),
         };
         let how = match is_car {
             true => How::Import(import::options(&args.car)),

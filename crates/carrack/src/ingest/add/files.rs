@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Adder;
+use super::stretch::{Stretch, Stretches};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::assembly::Place;
 use crate::ingest::assembly::growing::Growing;
-use crate::ingest::hash::{self, Done, Job};
+use crate::ingest::hash::{self, Done, Job, Leaves};
 use crate::ingest::journal;
 use crate::source::local::LocalFile;
 use crate::store::catalog::Validator;
@@ -52,6 +53,9 @@ impl Adder<'_> {
         validator: &Validator,
         place: Place,
     ) -> Result<()> {
+        if self.assembly.too_long(&path, validator.size(), place)? {
+            return Ok(());
+        }
         let (rule, sink) = (self.assembly.rule, &self.assembly.sink);
         if let Some(known) = sink.known_file(&path, self.assembly.profile)?
             && known.validator == *validator
@@ -91,6 +95,9 @@ impl Adder<'_> {
             Ok(file) => Arc::new(file),
             Err(error) => return self.assembly.unread(path, error, place),
         };
+        if self.assembly.too_long(path, file.validator.size(), place)? {
+            return Ok(());
+        }
         file.advise_sequential();
         let growing = self
             .assembly
@@ -108,7 +115,7 @@ impl Adder<'_> {
                 failure: None,
             },
         );
-        let range_leaves = self.assembly.rule.leaves_of(RANGE_LEN, RANGE_LEAVES_MAX);
+        let mut stretches = Stretches::new(self.assembly.rule, &file);
         while first < n_leaves {
             self.assembly.check_stop()?;
             self.make_room()?;
@@ -119,17 +126,26 @@ impl Adder<'_> {
                 self.drain_one()?; // Its first missing range is under way.
                 continue;
             }
-            let n = range_leaves.min(n_leaves - first);
-            big.ranges_out += 1;
-            let n_leaves_32 = u32::try_from(n).unwrap_or(u32::MAX);
-            let file = Arc::clone(&file);
-            self.pool.submit(Job::Range {
-                token,
-                file,
-                first,
-                n: n_leaves_32,
-            });
-            first += n;
+            match stretches.next(first) {
+                Stretch::Zeros(digest, n) => {
+                    let leaves = Leaves::Repeated(digest, n);
+                    self.assembly.leaves_came(&mut big.growing, first, leaves)?;
+                    self.assembly.checkpoint_if_due()?;
+                    first += n;
+                }
+                Stretch::Data(n) => {
+                    big.ranges_out += 1;
+                    let file = Arc::clone(&file);
+                    let job = Job::Range {
+                        token,
+                        file,
+                        first,
+                        n,
+                    };
+                    self.pool.submit(job);
+                    first += u64::from(n);
+                }
+            }
         }
         if let Some(big) = self.big.get_mut(&token) {
             big.fed = true;
@@ -167,6 +183,9 @@ impl Adder<'_> {
                         self.assembly
                             .whole_file(&path, place, &validator, &digests)?;
                     }
+                    Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                        self.again.push_back((place, path, 1)); // It grew since it was listed.
+                    }
                     Err(error) => self.assembly.unread(&path, error, place)?,
                 },
                 None => self.range_done(done)?,
@@ -184,8 +203,9 @@ impl Adder<'_> {
         match done.result {
             Err(error) => big.failure = Some(error),
             Ok((_, digests)) => {
+                let leaves = Leaves::Each(digests);
                 self.assembly
-                    .leaves_came(&mut big.growing, done.first, digests)?;
+                    .leaves_came(&mut big.growing, done.first, leaves)?;
             }
         }
         self.conclude(token)

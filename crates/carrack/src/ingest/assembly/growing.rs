@@ -16,7 +16,7 @@ use carrack_formats::unixfs::leaf;
 
 use super::{Assembly, Nodes, Place};
 use crate::error::Result;
-use crate::ingest::hash::Digest;
+use crate::ingest::hash::{Digest, Leaves};
 use crate::ingest::journal::{Journal, Subject};
 use crate::ingest::tree::Sum;
 use crate::store::catalog::{ContainerKind, Validator};
@@ -33,8 +33,10 @@ pub(in crate::ingest) struct Growing {
     pub(in crate::ingest) next_leaf: u64,
     container: ContainerId,
     builder: FileBuilder,
-    waiting: BTreeMap<u64, Vec<Digest>>,
+    waiting: BTreeMap<u64, Leaves>,
     nodes: Nodes,
+    /// The digest of the last leaf: one that repeats it is found where that lies.
+    last: Option<Digest>,
 }
 
 impl Assembly<'_> {
@@ -52,10 +54,13 @@ impl Assembly<'_> {
         self.seen(len);
         let mut builder = FileBuilder::new(&self.options.profile);
         let mut nodes = Nodes::default();
-        // An empty leaf lies nowhere: it is a node like any other.
         let container = (len > 0).then(|| self.sink.new_container());
         for (index, digest) in digests.iter().enumerate() {
-            let leaf = self.leaf(container, digest, index as u64, len)?;
+            let leaf = self.leaf_of(digest, index as u64, len);
+            match container {
+                Some(container) => self.list_leaf(&leaf, container, index as u64, len)?,
+                None => self.empty_leaf(&leaf)?,
+            }
             builder.push_leaf(leaf, &mut nodes.written_to(&mut self.sink));
         }
         let built = builder.finish(&mut nodes.written_to(&mut self.sink));
@@ -82,47 +87,53 @@ impl Assembly<'_> {
         journal_len_min: u64,
     ) -> Result<Growing> {
         let n_leaves = self.rule.n_leaves(validator.size());
-        let (journal, known) = self.journal(path, validator, journal_len_min);
         let mut growing = Growing {
             place,
             path: path.to_owned(),
             validator: validator.clone(),
-            journal,
+            journal: None,
             n_leaves,
             next_leaf: 0,
             container: self.sink.new_container(),
             builder: FileBuilder::new(&self.options.profile),
             waiting: BTreeMap::new(),
             nodes: Nodes::default(),
+            last: None,
         };
-        self.push_leaves(&mut growing, &known, true)?;
+        if validator.size() >= journal_len_min {
+            growing.journal = self.journal(path, validator, &mut growing)?;
+        }
         let known_len = self.rule.leaf(growing.next_leaf, validator.size()).0;
         self.seen(known_len.min(validator.size()));
         Ok(growing)
     }
 
+    /// The journal of a file; what it tells is pushed.
     fn journal(
-        &self,
+        &mut self,
         path: &Path,
         validator: &Validator,
-        len_min: u64,
-    ) -> (Option<Journal>, Vec<Digest>) {
-        if validator.size() < len_min {
-            return (None, Vec::new());
-        }
+        growing: &mut Growing,
+    ) -> Result<Option<Journal>> {
         let path = self.sink.shown(path);
         let subject = Subject {
             path: path.as_os_str().as_bytes(),
             validator,
             profile: self.profile,
         };
-        match Journal::open(self.sink.journal_dir(), subject) {
-            Ok((journal, known)) => (Some(journal), known),
-            Err(error) => {
-                tracing::warn!(%error, "no journal: an interrupted add of this file starts over");
-                (None, Vec::new())
+        let mut pushed = Ok(());
+        let dir = self.sink.journal_dir().to_owned();
+        let opened = Journal::open(&dir, subject, &mut |leaves| {
+            if pushed.is_ok() {
+                pushed = self.push_leaves(growing, &leaves, true);
             }
-        }
+        });
+        pushed?;
+        Ok(opened
+            .inspect_err(|error| {
+                tracing::warn!(%error, "no journal: an interrupted add of this file starts over");
+            })
+            .ok())
     }
 
     /// Leaves from `first` on. They are used as soon as all before them are there.
@@ -130,17 +141,17 @@ impl Assembly<'_> {
         &mut self,
         growing: &mut Growing,
         first: u64,
-        digests: Vec<Digest>,
+        leaves: Leaves,
     ) -> Result<()> {
         let file_len = growing.validator.size();
         let start = self.rule.leaf(first, file_len).0;
-        let end = self.rule.leaf(first + digests.len() as u64, file_len).0;
+        let end = self.rule.leaf(first + leaves.n(), file_len).0;
         let len = end.min(file_len).saturating_sub(start);
         self.report.bytes_hashed += len;
         self.seen(len);
-        growing.waiting.insert(first, digests);
-        while let Some(digests) = growing.waiting.remove(&growing.next_leaf) {
-            self.push_leaves(growing, &digests, false)?;
+        growing.waiting.insert(first, leaves);
+        while let Some(leaves) = growing.waiting.remove(&growing.next_leaf) {
+            self.push_leaves(growing, &leaves, false)?;
         }
         Ok(())
     }
@@ -149,26 +160,46 @@ impl Assembly<'_> {
     fn push_leaves(
         &mut self,
         growing: &mut Growing,
-        digests: &[Digest],
+        leaves: &Leaves,
         journalled: bool,
     ) -> Result<()> {
-        for digest in digests {
-            if growing.next_leaf >= growing.n_leaves {
-                break;
+        match leaves {
+            Leaves::Each(digests) => {
+                for digest in digests {
+                    self.push_leaf(growing, digest)?;
+                }
             }
-            let (container, len) = (growing.container, growing.validator.size());
-            let leaf = self.leaf(Some(container), digest, growing.next_leaf, len)?;
-            let mut nodes = growing.nodes.written_to(&mut self.sink);
-            growing.builder.push_leaf(leaf, &mut nodes);
-            growing.next_leaf += 1;
-            if !journalled
-                && let Some(journal) = &mut growing.journal
-                && journal.push(*digest).is_err()
-            {
+            Leaves::Repeated(digest, n) => {
+                for _ in 0..*n {
+                    self.push_leaf(growing, digest)?;
+                }
+            }
+        }
+        if !journalled && let Some(journal) = &mut growing.journal {
+            let written = match leaves {
+                Leaves::Each(digests) => digests.iter().try_for_each(|one| journal.push(*one)),
+                Leaves::Repeated(digest, n) => journal.push_repeated(*digest, *n),
+            };
+            if written.is_err() {
                 growing.journal = None; // A full disk is told by what must be written.
             }
         }
         growing.nodes.check()
+    }
+
+    fn push_leaf(&mut self, growing: &mut Growing, digest: &Digest) -> Result<()> {
+        if growing.next_leaf >= growing.n_leaves {
+            return Ok(()); // A journal that claims more than there are.
+        }
+        let (index, len) = (growing.next_leaf, growing.validator.size());
+        let leaf = self.leaf_of(digest, index, len);
+        if growing.last.replace(*digest) != Some(*digest) {
+            self.list_leaf(&leaf, growing.container, index, len)?;
+        }
+        let mut nodes = growing.nodes.written_to(&mut self.sink);
+        growing.builder.push_leaf(leaf, &mut nodes);
+        growing.next_leaf += 1;
+        Ok(())
     }
 
     /// A big file, all of whose leaves are known.
@@ -196,50 +227,49 @@ impl Assembly<'_> {
         )
     }
 
-    /// Records where a leaf lies and gives it to the builder.
-    fn leaf(
-        &mut self,
-        container: Option<ContainerId>,
-        digest: &Digest,
-        index: u64,
-        file_len: u64,
-    ) -> Result<Leaf> {
-        let (offset, len) = self.rule.leaf(index, file_len);
+    fn leaf_of(&self, digest: &Digest, index: u64, file_len: u64) -> Leaf {
+        let len = self.rule.leaf(index, file_len).1;
         let (version, codec) = match self.rule.raw {
             true => (Version::V1, cid::RAW),
             false => (self.options.profile.cid_version, cid::DAG_PB),
         };
-        let cid = cid::from_sha256(version, codec, digest);
-        let block_len = if self.rule.raw {
-            u64::from(len)
-        } else {
-            leaf::block_len(len as usize) as u64
+        let block_len = match self.rule.raw {
+            true => u64::from(len),
+            false => leaf::block_len(len as usize) as u64,
         };
-        match container {
-            Some(container) => {
-                let location = Location {
-                    container,
-                    offset,
-                    len,
-                    wrapped: !self.rule.raw,
-                };
-                self.sink.range(&cid, location)?;
-            }
-            None => {
-                let (mut block, suffix) = if self.rule.raw {
-                    (Vec::new(), Vec::new())
-                } else {
-                    leaf::frame(0)
-                };
-                block.extend_from_slice(&suffix);
-                self.sink.node(&cid, &block)?;
-            }
-        }
-        Ok(Leaf {
-            cid,
+        Leaf {
+            cid: cid::from_sha256(version, codec, digest),
             file_len: u64::from(len),
             block_len,
-        })
+        }
+    }
+
+    /// Records where a leaf lies.
+    fn list_leaf(
+        &mut self,
+        leaf: &Leaf,
+        container: ContainerId,
+        index: u64,
+        file_len: u64,
+    ) -> Result<()> {
+        let (offset, len) = self.rule.leaf(index, file_len);
+        let location = Location {
+            container,
+            offset,
+            len,
+            wrapped: !self.rule.raw,
+        };
+        self.sink.range(&leaf.cid, location)
+    }
+
+    /// An empty leaf lies nowhere: it is a node like any other.
+    fn empty_leaf(&mut self, leaf: &Leaf) -> Result<()> {
+        let (mut block, suffix) = match self.rule.raw {
+            true => (Vec::new(), Vec::new()),
+            false => leaf::frame(0),
+        };
+        block.extend_from_slice(&suffix);
+        self.sink.node(&leaf.cid, &block).map(|_| ())
     }
 
     fn file_done(

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::source::health::Health;
 use crate::source::local;
 use crate::source::look::{Seen, look};
+use crate::source::nofollow::{self, Kind};
 use crate::source::{SourceError, SourceErrorKind};
 use crate::store::catalog::{
     Batch, ContainerKind, ContainerRecord, ObjectStamp, SOURCE_LOCAL, SOURCE_STORE, SourceRecord,
@@ -255,11 +256,15 @@ impl Blocks {
         status: &mut SourceStatus,
     ) {
         let path = self.path_of(record);
-        let seen = local::validator_at(&path);
         let is_pack = record.kind == ContainerKind::Pack;
+        let seen = seen(&path, is_pack);
         let refuted = |now: &Validator| mark.filter(|mark| mark.observed.as_ref() == Some(now));
         let (state, reason) = match &seen {
             Err(error) if is_gone(error) => (State::Missing, "it is not there".to_owned()),
+            // Something else is there, or a symlink on the way.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                (State::Stale, error.to_string())
+            }
             Err(error) => (State::Unreachable, format!("it cannot be read: {error}")),
             Ok(now) if is_pack && now.size() < record.size => {
                 let what = format!("{} of {} bytes are left", now.size(), record.size);
@@ -483,9 +488,21 @@ fn mark_now(reason: StaleReason, observed: Option<Validator>) -> StaleMark {
     mark(reason, observed, None)
 }
 
-fn as_path(path: &[u8]) -> &std::path::Path {
+fn as_path(path: &[u8]) -> &Path {
     use std::os::unix::ffi::OsStrExt;
-    std::path::Path::new(std::ffi::OsStr::from_bytes(path))
+    Path::new(std::ffi::OsStr::from_bytes(path))
+}
+
+/// What is at a path, if it is something that would be read.
+fn seen(path: &Path, is_pack: bool) -> io::Result<Validator> {
+    if is_pack {
+        return Ok(local::validator_of(&std::fs::symlink_metadata(path)?));
+    }
+    let looked = nofollow::look(path)?;
+    match looked.kind {
+        Kind::File => Ok(looked.validator),
+        kind => Err(kind.refused()),
+    }
 }
 
 fn is_gone(error: &io::Error) -> bool {

@@ -267,3 +267,40 @@ fn a_location_of_another_length_is_an_error() {
     }
     assert_eq!(setup.kind(0), None);
 }
+
+/// The very bytes that were added lie behind the symlink: it is not followed all the same.
+#[test]
+fn what_lies_behind_a_symlink_now_is_not_served() {
+    for is_folder in [true, false] {
+        let fixture = Fixture::new();
+        let file = fixture.write("tree/a/file", b"data");
+        fixture.add(&[&fixture.path("tree")]);
+        let place = if is_folder {
+            fixture.path("tree/a")
+        } else {
+            file
+        };
+        let away = fixture.path("away");
+        fs::rename(&place, &away).unwrap();
+        symlink(&away, &place).unwrap();
+        for _ in 0..2 {
+            let error = fixture.blocks.get_blocking(&raw(b"data")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Changed);
+            assert_eq!(fixture.blocks.stat(&raw(b"data")).unwrap(), None);
+        }
+        let stop = false.into();
+        let found = fixture.blocks.survey(Scope::default(), &stop).unwrap();
+        let states: Vec<_> = found
+            .iter()
+            .flat_map(|one| &one.changes)
+            .map(|one| one.state)
+            .collect();
+        assert_eq!(states, [State::Stale]);
+        fs::remove_file(&place).unwrap();
+        fs::rename(&away, &place).unwrap();
+        assert_eq!(
+            fixture.blocks.get_blocking(&raw(b"data")).unwrap(),
+            b"data"[..]
+        );
+    }
+}

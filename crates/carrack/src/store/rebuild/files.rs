@@ -90,7 +90,7 @@ impl<'a> FileWalk<'a> {
         stop: &AtomicBool,
     ) -> Result<()> {
         let File { cid, file_len, .. } = file;
-        let mut offset = 0;
+        let mut at = At::default();
         let mut levels = Vec::new();
         if self.is_leaf(&file)? {
             let whole = Child {
@@ -98,7 +98,7 @@ impl<'a> FileWalk<'a> {
                 file_len,
                 dag_len: None,
             };
-            add_leaf(whole, container, &mut offset, builder)?;
+            add_leaf(whole, container, &mut at, builder)?;
         } else {
             levels.push(self.children(&cid)?.into_iter());
         }
@@ -108,7 +108,7 @@ impl<'a> FileWalk<'a> {
                 continue;
             };
             if child.is_leaf() {
-                add_leaf(child, container, &mut offset, builder)?;
+                add_leaf(child, container, &mut at, builder)?;
                 continue;
             }
             if stop.load(Ordering::Relaxed) {
@@ -119,7 +119,7 @@ impl<'a> FileWalk<'a> {
             }
             levels.push(self.children(&child.cid)?.into_iter());
         }
-        if offset == file_len {
+        if at.offset == file_len {
             Ok(())
         } else {
             Err(odd(&cid))
@@ -232,14 +232,20 @@ impl<'a> FileWalk<'a> {
         } else {
             let gone = || Error::new(ErrorKind::NotFound, "its container is gone");
             let record = self.catalog.container(id)?.ok_or_else(gone)?;
-            let path = match record.kind {
-                ContainerKind::Pack => self.store.pack_path(&record),
+            let (path, opened) = match record.kind {
+                ContainerKind::Pack => {
+                    let path = self.store.pack_path(&record);
+                    let opened = LocalFile::open_own(&path);
+                    (path, opened)
+                }
                 _ => {
                     use std::os::unix::ffi::OsStrExt;
-                    PathBuf::from(std::ffi::OsStr::from_bytes(&record.path))
+                    let path = PathBuf::from(std::ffi::OsStr::from_bytes(&record.path));
+                    let opened = LocalFile::open(&path);
+                    (path, opened)
                 }
             };
-            let file = LocalFile::open(&path).map_err(|error| {
+            let file = opened.map_err(|error| {
                 let what = format!("{} cannot be opened", path.display());
                 Error::with(ErrorKind::Corrupt, what, error)
             })?;
@@ -253,21 +259,31 @@ impl<'a> FileWalk<'a> {
     }
 }
 
+/// How far a file was gone through.
+#[derive(Default)]
+struct At {
+    offset: u64,
+    /// The last leaf: one that repeats it, as in a hole, is found where that lies.
+    last: Option<Cid>,
+}
+
 fn add_leaf(
     leaf: Child,
     container: ContainerId,
-    offset: &mut u64,
+    at: &mut At,
     builder: &mut Builder<'_>,
 ) -> Result<()> {
     let len = u32::try_from(leaf.file_len).map_err(|_| odd(&leaf.cid))?;
     let location = Location {
         container,
-        offset: *offset,
+        offset: at.offset,
         len,
         wrapped: leaf.cid.codec() == DAG_PB,
     };
-    builder.push(&leaf.cid, location)?;
-    *offset = offset.saturating_add(leaf.file_len);
+    if at.last.replace(leaf.cid) != Some(leaf.cid) {
+        builder.push(&leaf.cid, location)?;
+    }
+    at.offset = at.offset.saturating_add(leaf.file_len);
     Ok(())
 }
 

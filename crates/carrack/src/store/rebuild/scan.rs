@@ -57,8 +57,12 @@ pub(super) fn scan(
     go_on: &mut dyn FnMut(u64) -> bool,
 ) -> Result<u64, ScanError> {
     let unread = |error: std::io::Error| ScanError::Unread(error.to_string());
-    let file = LocalFile::open(path).map_err(unread)?;
     let is_pack = record.kind == ContainerKind::Pack;
+    let opened = match is_pack {
+        true => LocalFile::open_own(path),
+        false => LocalFile::open(path),
+    };
+    let file = opened.map_err(unread)?;
     let len = file.validator.size();
     if len < record.size || (!is_pack && len != record.size) {
         return Err(ScanError::Unread(

@@ -49,6 +49,7 @@ fn filled() -> Fixture {
     let tree = fixture.path("tree");
     fixture.write("tree/empty", b"");
     fixture.write("tree/small", b"small");
+    fixture.write("tree/zeros", &vec![0; 5 << 20]); // One leaf, five times.
     fixture.write("tree/sub/large", &bytes(1, (9 << 20) + 17));
     for index in 0..3000 {
         let name = format!("tree/many/{index:0>90}");

@@ -1,26 +1,34 @@
 //! `serve --watch`: what appears, changes or vanishes becomes part of a new root.
 //!
-//! In       the places that were added; what the kernel tells of folders; the time for others.
+//! In       the places that were named; what the kernel tells of folders; what their names lead to,
+//!          looked at once a second; the time for others.
 //! Out      new roots, printed; of those that a newer one replaced the newest [`SUPERSEDED_MAX`].
 //! Limits   a place is gone through at most once a second, [`SETTLE_MAX`] after its first change at
 //!          the latest; one place at a time.
 //! Not here going through a place (`ingest::rescan`).
 //!
-//! Where the kernel does not tell (a bucket, a web server, no inotify watches left) a place is gone
-//! through each interval: what has not changed is listed and not read.
+//! What a name leads to is what is watched. The kernel tells of a folder, whatever it is called, so
+//! its name is looked at as well (`name`): when it leads to another folder, that is watched from
+//! then on. Where the kernel does not tell (a bucket, a web server, no inotify watches left) a
+//! place is gone through each interval: what has not changed is listed and not read.
+
+mod kernel;
+mod name;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-
-use crate::error::Result;
+use self::kernel::Kernel;
+pub(super) use self::name::Name;
+use self::name::Seen;
+use crate::error::{Context, ErrorKind, Result};
 use crate::ingest::Quiet;
 use crate::ingest::add::AddOptions;
 use crate::ingest::import::ImportOptions;
+use crate::ingest::remote::target::Target;
 use crate::ingest::rescan::{Place, Rescanned, import_again, rescan_with};
 use crate::node::supervisor::fail_point;
 use crate::store::block::Blocks;
@@ -32,20 +40,41 @@ const SUPERSEDED_MAX: usize = 8;
 const SETTLE: Duration = Duration::from_secs(1);
 /// A folder that never rests is gone through after this.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
+/// Time between two looks at what a name leads to.
+const NAME_INTERVAL: Duration = Duration::from_secs(1);
+/// Looks in a row that find nothing before that is told: a name may be on its way to another file.
+const LOOKS_MAX: u32 = 2;
 /// Time between two looks at the clock and at the flag.
 const TICK: Duration = Duration::from_millis(100);
 
 /// One place that is watched.
 #[derive(Debug)]
 pub(super) struct Watched {
-    place: Place,
+    place: Spot,
     how: How,
-    /// What the kernel tells; `None`: only time does.
+    /// The store's directory.
+    own_dir: PathBuf,
+    /// What the name led to when it was last looked at; `None`: nothing that can be watched.
+    seen: Option<Seen>,
+    n_failed: u32,
+    next_look: Instant,
+    /// What the kernel tells of a folder; `None`: only time does.
     kernel: Option<Kernel>,
-    due: Instant,
+    changed: Option<Changed>,
+    /// When it is gone through whatever is told: a failure may be over, or nothing is told.
+    due: Option<Instant>,
     superseded: VecDeque<RootId>,
     /// Said once, not each interval.
     last_trouble: String,
+}
+
+/// Where a place is.
+#[derive(Debug)]
+pub(super) enum Spot {
+    /// On this machine.
+    Here(Name),
+    /// In a source elsewhere.
+    Elsewhere(Target),
 }
 
 /// How a place becomes roots.
@@ -57,71 +86,156 @@ pub(super) enum How {
     Import(ImportOptions),
 }
 
-#[derive(Debug)]
-struct Kernel {
-    _watcher: RecommendedWatcher,
-    changed: Arc<Mutex<Option<Changed>>>,
-}
-
+/// When something happened.
 #[derive(Debug, Clone, Copy)]
 struct Changed {
     first: Instant,
     last: Instant,
 }
 
+impl Changed {
+    /// One more change, just now.
+    fn note(changed: &mut Option<Self>) {
+        let now = Instant::now();
+        let first = changed.map_or(now, |changed| changed.first);
+        *changed = Some(Self { first, last: now });
+    }
+
+    fn is_settled(self, now: Instant) -> bool {
+        now.duration_since(self.last) > SETTLE || now.duration_since(self.first) > SETTLE_MAX
+    }
+}
+
 impl Watched {
     /// Begins to watch: what changes from here on is seen. `own_dir` is the store's.
     #[must_use]
-    pub(super) fn new(place: Place, how: How, own_dir: &Path, interval: Duration) -> Self {
-        let kernel = match &place {
-            Place::Local(path) | Place::Folder(_, path) => Kernel::of(path, own_dir)
-                .inspect_err(|error| {
-                    let path = path.display();
-                    tracing::warn!(%path, %error, "not watched: it is looked at each interval");
-                })
-                .ok(),
-            Place::Elsewhere(_) => None,
-        };
-        Self {
+    pub(super) fn new(place: Spot, how: How, own_dir: &Path, interval: Duration) -> Self {
+        let mut watched = Self {
+            due: matches!(place, Spot::Elsewhere(_)).then(|| Instant::now() + interval),
             place,
             how,
-            kernel,
-            due: Instant::now() + interval,
+            own_dir: own_dir.to_owned(),
+            seen: None,
+            n_failed: 0,
+            next_look: Instant::now(),
+            kernel: None,
+            changed: None,
             superseded: VecDeque::new(),
             last_trouble: String::new(),
+        };
+        // What changed since it was added is looked for once.
+        if let Err(error) = watched.follow(interval) {
+            tracing::debug!(error = error.chain(), "nothing to watch yet");
+        }
+        watched
+    }
+
+    /// Looks where the name leads now, and watches that. An error if it leads to nothing, or to
+    /// what must not be followed.
+    fn follow(&mut self, interval: Duration) -> Result<()> {
+        let now = Instant::now();
+        let Spot::Here(name) = &mut self.place else {
+            return Ok(());
+        };
+        if now < self.next_look {
+            return Ok(());
+        }
+        self.next_look = now + NAME_INTERVAL;
+        let seen = match name.look() {
+            Ok(seen) => seen,
+            Err(error) => {
+                (self.seen, self.kernel, self.due) = (None, None, None);
+                self.n_failed += 1;
+                let cannot = || format!("cannot watch {}", name.path().display());
+                return match self.n_failed < LOOKS_MAX {
+                    true => Ok(()),
+                    false => Err(error).context(ErrorKind::Unavailable, cannot),
+                };
+            }
+        };
+        if std::mem::take(&mut self.n_failed) >= LOOKS_MAX {
+            tracing::info!(path = %name.path().display(), "it is there again, and watched");
+        }
+        let before = self.seen.replace(seen.clone());
+        let is_same = before.as_ref().is_some_and(|before| before.is_same(&seen));
+        if before.is_some() && !is_same {
+            let (path, real) = (name.path().display(), seen.real.display());
+            tracing::info!(%path, %real, "the name leads to something else now, which is watched");
+        }
+        if before.as_ref() != Some(&seen) && self.kernel.is_none() {
+            Changed::note(&mut self.changed);
+        }
+        let is_told = self.kernel.as_ref().is_some_and(|kernel| !kernel.is_over());
+        let retries = self.kernel.is_none() && self.due.is_some_and(|due| now >= due);
+        if seen.is_folder && (!is_same || (!is_told && self.kernel.is_some()) || retries) {
+            self.watch_folder(&seen.real, interval);
+        }
+        if !seen.is_folder && !is_same {
+            (self.kernel, self.due) = (None, None);
+        }
+        Ok(())
+    }
+
+    /// Lets the kernel tell of a folder from now on.
+    fn watch_folder(&mut self, real: &Path, interval: Duration) {
+        // Dropped first: its watches are there for the next one.
+        if let Some(kernel) = self.kernel.take() {
+            kernel.take(&mut self.changed);
+            Changed::note(&mut self.changed);
+        }
+        let path = real.display();
+        match Kernel::of(real, &self.own_dir) {
+            Ok(kernel) => {
+                self.kernel = Some(kernel);
+                self.due = None;
+                Changed::note(&mut self.changed);
+            }
+            Err(error) if self.due.is_none() => {
+                tracing::warn!(%path, %error, "not watched: it is looked at each interval");
+                self.due = Some(Instant::now() + interval);
+            }
+            Err(_) => {} // As before.
         }
     }
 
     /// Whether it is time to go through it.
     fn is_due(&mut self, interval: Duration) -> bool {
         let now = Instant::now();
-        let Some(kernel) = &self.kernel else {
-            let due = now >= self.due;
-            if due {
-                self.due = now + interval;
-            }
-            return due;
-        };
-        let mut changed = hold(&kernel.changed);
-        let due = changed.is_some_and(|changed| {
-            now.duration_since(changed.last) > SETTLE
-                || now.duration_since(changed.first) > SETTLE_MAX
-        });
-        if due {
-            *changed = None;
+        if matches!(self.place, Spot::Here(_)) && self.seen.is_none() {
+            return false; // There is nothing.
         }
-        due
+        if let Some(kernel) = &self.kernel {
+            kernel.take(&mut self.changed);
+        }
+        let is_settled = self.changed.is_some_and(|changed| changed.is_settled(now));
+        let is_due = is_settled || self.due.is_some_and(|due| now >= due);
+        if is_due {
+            self.changed = None;
+            let by_time = match &self.place {
+                Spot::Elsewhere(_) => true,
+                Spot::Here(_) => self.seen.as_ref().is_some_and(|seen| seen.is_folder),
+            };
+            let by_time = by_time && self.kernel.is_none();
+            self.due = by_time.then(|| now + interval);
+        }
+        is_due
+    }
+
+    fn where_it_is(&self) -> Place {
+        match &self.place {
+            Spot::Here(name) => Place::Local(name.real().to_owned()),
+            Spot::Elsewhere(target) => Place::Elsewhere(target.clone()),
+        }
     }
 
     /// Goes through it again; gives what it came to if that is something new.
     fn look(&mut self, blocks: &Blocks, stop: &AtomicBool) -> Result<Option<Rescanned>> {
         let (store, sources) = (blocks.store(), blocks.extents().sources());
+        let place = self.where_it_is();
         let done = match &self.how {
-            How::Add(options) => {
-                rescan_with(store, sources, &self.place, options, &mut Quiet, stop)?
-            }
+            How::Add(options) => rescan_with(store, sources, &place, options, &mut Quiet, stop)?,
             How::Import(options) => {
-                import_again(store, sources, &self.place, options, &mut Quiet, stop)?
+                import_again(store, sources, &place, options, &mut Quiet, stop)?
             }
         };
         if done.changes.is_empty() {
@@ -146,37 +260,6 @@ impl Watched {
     }
 }
 
-impl Kernel {
-    fn of(path: &Path, own_dir: &Path) -> notify::Result<Self> {
-        let (first, last) = (Instant::now(), Instant::now());
-        // What changed since it was added, before the kernel was asked, is looked for once.
-        let changed = Arc::new(Mutex::new(Some(Changed { first, last })));
-        let (told, own_dir) = (Arc::clone(&changed), own_dir.to_owned());
-        let mut watcher = notify::recommended_watcher(move |event| {
-            if concerns(&event, &own_dir) {
-                let now = Instant::now();
-                let mut told = hold(&told);
-                let first = told.map_or(now, |told: Changed| told.first);
-                *told = Some(Changed { first, last: now });
-            }
-        })?;
-        watcher.watch(path, RecursiveMode::Recursive)?;
-        Ok(Self {
-            _watcher: watcher,
-            changed,
-        })
-    }
-}
-
-/// Whether an event may change what a folder comes to: not reading, and not the store's own doing.
-fn concerns(event: &notify::Result<notify::Event>, own_dir: &Path) -> bool {
-    let Ok(event) = event else {
-        return true; // Something was missed.
-    };
-    let is_own = |path: &PathBuf| path.starts_with(own_dir);
-    !event.kind.is_access() && (event.paths.is_empty() || !event.paths.iter().all(is_own))
-}
-
 /// Watches until `stop` is set. `told` gets what is new, and what goes wrong. Whoever panics with the
 /// places may go on with them.
 pub(super) fn watch(
@@ -189,17 +272,21 @@ pub(super) fn watch(
     while !stop.load(Ordering::Relaxed) {
         fail_point("watching");
         for place in places.iter_mut() {
-            if !place.is_due(interval) || stop.load(Ordering::Relaxed) {
-                continue;
+            let looked = match place.follow(interval) {
+                Ok(()) if !place.is_due(interval) => continue,
+                Ok(()) => place.look(blocks, stop),
+                Err(error) => Err(error),
+            };
+            if stop.load(Ordering::Relaxed) {
+                return;
             }
-            match place.look(blocks, stop) {
+            match looked {
                 Ok(done) => {
                     place.last_trouble.clear();
                     done.into_iter().for_each(|done| told(Ok(done)));
                 }
-                Err(_) if stop.load(Ordering::Relaxed) => {}
                 Err(error) => {
-                    place.due = Instant::now() + interval;
+                    place.due = Some(Instant::now() + interval);
                     let trouble = error.chain();
                     if trouble != place.last_trouble {
                         place.last_trouble = trouble;
@@ -217,50 +304,4 @@ fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::mpsc::sync_channel;
-    use std::time::Duration;
-
-    use super::{How, SUPERSEDED_MAX, Watched, watch};
-    use crate::ingest::rescan::Place;
-    use crate::ingest::tests::{Fixture, options};
-
-    #[test]
-    fn a_folder_that_changes_becomes_new_roots_and_old_ones_go() {
-        let fixture = Fixture::new();
-        fixture.write("d/a", b"first");
-        let dir = fixture.path("d");
-        fixture.add(&[&dir]);
-        let (interval, stop) = (Duration::from_secs(300), AtomicBool::new(false));
-        let own = fixture.store().dir().to_owned();
-        let mut watched = [Watched::new(
-            Place::Local(dir.clone()),
-            How::Add(options()),
-            &own,
-            interval,
-        )];
-        assert!(watched[0].kernel.is_some());
-        let (sender, receiver) = sync_channel(64);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut told = |done| sender.send(done).unwrap();
-                watch(&mut watched, &fixture.blocks, interval, &stop, &mut told);
-            });
-            for n in 0..SUPERSEDED_MAX + 3 {
-                fixture.write("d/a", format!("version {n}").as_bytes());
-                let done = receiver
-                    .recv_timeout(Duration::from_secs(60))
-                    .unwrap()
-                    .unwrap();
-                assert_eq!((done.changes.changed, done.report.roots.len()), (1, 1));
-            }
-            std::fs::remove_dir_all(&dir).unwrap();
-            let trouble = receiver.recv_timeout(Duration::from_secs(60)).unwrap();
-            assert!(trouble.is_err());
-            stop.store(true, Ordering::Relaxed);
-        });
-        // The one that was added, the newest, and those before it.
-        assert_eq!(fixture.n_roots(), 1 + 1 + SUPERSEDED_MAX);
-    }
-}
+mod tests;

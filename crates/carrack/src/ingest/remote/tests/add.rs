@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Bucket;
 use crate::error::ErrorKind;
+use crate::ingest::LeftOut;
 use crate::ingest::add::AddOptions;
 use crate::ingest::tests::{bytes, options};
 use crate::source::SourceErrorKind;
@@ -327,4 +328,26 @@ fn several_targets_are_roots_or_wrapped_into_one() {
     assert_eq!(report.roots[0].path.to_str(), Some("s3://fake"));
     let error = bucket.add_with(&["x/one", "x/one"], &wrap).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn an_object_that_claims_exbibytes_is_left_out_at_once() {
+    for sizes_only in [false, true] {
+        let bucket = Bucket::new();
+        bucket
+            .fake
+            .lists_sizes_only
+            .store(sizes_only, Ordering::SeqCst);
+        bucket.fake.claim("d/long", 7 << 60);
+        bucket.fake.claim("d/other", (1 << 47) + 1);
+        bucket.fake.put("d/small", b"data");
+        let report = bucket.add(&["d"]).unwrap();
+        assert_eq!((report.n_left_out, report.files_hashed), (2, 1));
+        let is_named = |left: &LeftOut| left.why.contains("128 TiB");
+        assert!(report.left_out.iter().all(is_named), "{report:?}");
+        assert_eq!(journal_len(&bucket), 0);
+        // Known to be longer only when it is asked for itself.
+        bucket.fake.claim("small", 7 << 60);
+        assert_eq!(bucket.add(&["small"]).unwrap().n_left_out, 1);
+    }
 }
