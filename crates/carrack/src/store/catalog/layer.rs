@@ -6,9 +6,9 @@
 //! Not here what becomes of a transaction that met a failure (`catalog`).
 //!
 //! redb refuses everything after one failed write, reads among it, and those who read then would
-//! get errors for a disk that is merely full. So a failure is noted and not told: nothing reaches the
-//! file from then on, whatever redb writes, and whoever commits looks at the note. What was read
-//! before goes on being read. A layer that is frozen from the start lets redb repair, in memory, a
+//! get errors for a disk that is merely full. So a failure is noted and not told: nothing reaches
+//! the file from then on, whatever redb writes, and whoever commits looks at the note. What was
+//! read before goes on being read. A layer that is frozen from the start lets redb repair, in memory, a
 //! file that cannot be written.
 
 use std::collections::HashMap;

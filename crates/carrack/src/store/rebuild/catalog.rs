@@ -8,7 +8,8 @@
 //!          They are added again, and come to the same CIDs.
 //!
 //! Nothing is written over or removed: the old catalog, old segments and packs without a sound
-//! block stay beside under other names. Until the new catalog has its name, the old state is what counts.
+//! block stay beside under other names. Until the new catalog has its name, the old state is what
+//! counts.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
