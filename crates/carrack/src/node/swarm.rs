@@ -108,6 +108,14 @@ fn on_each(address: &Multiaddr, known: &[IpAddr]) -> Vec<Multiaddr> {
     addresses.into_iter().filter_map(at).collect()
 }
 
+impl WantedBlocks {
+    /// What peers see of `blocks`.
+    #[must_use]
+    pub(crate) fn new(blocks: Blocks) -> Self {
+        Self(blocks)
+    }
+}
+
 impl Store for WantedBlocks {
     fn find(&self, multihashes: &[Multihash]) -> Vec<Option<u64>> {
         let found = self.0.store().index().get_many(multihashes);
@@ -120,6 +128,7 @@ impl Store for WantedBlocks {
 
     async fn check(&self, cids: Vec<Cid>) -> Vec<bool> {
         let (blocks, n_cids) = (self.0.clone(), cids.len());
+        blocks.look_again(&cids).await;
         // An error is about one container, and says that it cannot be served now.
         let check = move || {
             let is_served = |cid| matches!(blocks.stat(cid), Ok(Some(_)));
@@ -144,7 +153,7 @@ pub fn start<F: Future<Output = ()> + Send>(
     options: P2pOptions,
     stop: F,
 ) -> Result<(P2p, impl Future<Output = ()> + Send + use<F>)> {
-    let server = Server::new(WantedBlocks(blocks.clone()), options.server);
+    let server = Server::new(WantedBlocks::new(blocks.clone()), options.server);
     let config = Config {
         key: identity.keypair().clone(),
         listen: options.listen,
