@@ -406,3 +406,32 @@ fn nothing_is_promised_of_a_damaged_file_unread() {
     let len = BLOCK as u64;
     assert_eq!(found[0].changes[0].ranges, [len..2 * len, 3 * len..4 * len]);
 }
+
+/// A CAR that stays where it is, damaged in one of its blocks.
+#[test]
+fn a_damaged_car_serves_its_other_blocks() {
+    let fixture = Fixture::new();
+    let data: Vec<Vec<u8>> = (0..6).map(|seed| bytes(seed, BLOCK)).collect();
+    let blocks: Vec<(Cid, Vec<u8>)> = data.iter().map(|one| (raw(one), one.clone())).collect();
+    let whole = car(&[blocks[0].0], &blocks);
+    let path = fixture.write("six.car", &whole);
+    fixture.import(&path, &import_options()).unwrap();
+    let mut damaged = whole.clone();
+    let at = fixture.blocks.locate(blocks[4].0.hash()).unwrap()[0];
+    damaged[usize::try_from(at.offset).unwrap() + 9] ^= 1;
+    fs::write(&path, &damaged).unwrap();
+    let served = |fixture: &Fixture| -> Vec<bool> {
+        let get = |(cid, _): &(Cid, Vec<u8>)| fixture.blocks.get_blocking(cid).is_ok();
+        blocks.iter().map(get).collect()
+    };
+    let others = [true, true, true, true, false, true];
+    assert_eq!(served(&fixture), others);
+    let fixture = fixture.reopened();
+    assert_eq!(served(&fixture), others, "after a restart");
+    let stop = false.into();
+    let found = fixture.blocks.survey(Scope::default(), &stop).unwrap();
+    let end = at.offset + u64::from(at.len);
+    assert_eq!(found[0].changes[0].ranges, [at.offset..end]);
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(served(&fixture), [true; 6]);
+}
