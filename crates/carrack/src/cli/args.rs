@@ -81,7 +81,7 @@ pub struct ServeArgs {
     pub watch: bool,
     /// Seconds between two looks at what lies elsewhere; folders of this machine are seen at once.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub watch_interval: u64,
     /// Address and port to listen on; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR:PORT")]

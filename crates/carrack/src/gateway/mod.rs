@@ -29,3 +29,5 @@ pub(crate) mod testing;
 mod tests;
 #[cfg(test)]
 mod vectors;
+#[cfg(test)]
+mod ways_in_tests;

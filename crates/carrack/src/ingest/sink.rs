@@ -367,7 +367,7 @@ impl<'a> Sink<'a> {
         let record = record.filter(|record| {
             // Other bytes, and the times do not tell.
             let marks = self.store.stale();
-            let refuted = |id| marks.is_refuted(id, Some(&record.validator));
+            let refuted = |id| marks.is_refuted(id, &record.validator);
             !record.container.is_some_and(refuted)
         });
         Ok(record.map(|record| KnownFile {

@@ -111,6 +111,14 @@ fn on_each(address: &Multiaddr, known: &[IpAddr]) -> Vec<Multiaddr> {
     addresses.into_iter().filter_map(at).collect()
 }
 
+impl WantedBlocks {
+    /// What peers see of `blocks`.
+    #[must_use]
+    pub(crate) fn new(blocks: Blocks) -> Self {
+        Self(blocks)
+    }
+}
+
 impl Store for WantedBlocks {
     fn find(&self, multihashes: &[Multihash]) -> Vec<Option<u64>> {
         let found = self.0.store().index().get_many(multihashes);
@@ -123,6 +131,7 @@ impl Store for WantedBlocks {
 
     async fn check(&self, cids: Vec<Cid>) -> Vec<bool> {
         let (blocks, n_cids) = (self.0.clone(), cids.len());
+        blocks.look_again(&cids).await;
         // An error is about one container, and says that it cannot be served now.
         let check = move || {
             let is_served = |cid| matches!(blocks.stat(cid), Ok(Some(_)));
@@ -149,7 +158,7 @@ pub fn start<F: Future<Output = ()> + Send + 'static>(
     readiness: &Readiness,
     stop: F,
 ) -> Result<(P2p, impl Future<Output = ()> + Send + use<F>)> {
-    let server = Server::new(WantedBlocks(blocks.clone()), options.server);
+    let server = Server::new(WantedBlocks::new(blocks.clone()), options.server);
     let (websocket, mut arrivals) = options.websockets.unzip();
     let mut swarm = Swarm {
         key: identity.keypair().clone(),

@@ -418,7 +418,9 @@ fn decimal(text: &str) -> Option<u64> {
 
 /// What an answer that is no success means, when nothing more is known of the server.
 pub(super) fn status_error(status: StatusCode, headers: &HeaderMap, what: &str) -> SourceError {
-    let retry_after = text(headers, &RETRY_AFTER).and_then(retry_after);
+    let now_unix = crate::clock::unix_seconds();
+    let asked = text(headers, &RETRY_AFTER);
+    let retry_after = asked.and_then(|text| retry_after(text, now_unix));
     let kind = match status.as_u16() {
         404 | 410 => SourceErrorKind::Missing,
         412 | 416 => SourceErrorKind::Changed,
@@ -447,15 +449,13 @@ fn unexpected(status: StatusCode) -> String {
     format!("the server answers {} {reason}", status.as_u16())
 }
 
-/// Seconds, or a date.
-fn retry_after(text: &str) -> Option<Duration> {
+/// Seconds, or a date. Whoever waits bounds it: the clock may be wrong by years.
+fn retry_after(text: &str, now_unix: u64) -> Option<Duration> {
     if let Some(seconds) = decimal(text) {
         return Some(Duration::from_secs(seconds));
     }
     let until = u64::try_from(date::from_http(text)?.secs).ok()?;
-    Some(Duration::from_secs(
-        until.saturating_sub(crate::clock::unix_seconds()),
-    ))
+    Some(Duration::from_secs(until.saturating_sub(now_unix)))
 }
 
 /// A header's value, if it is plain text.

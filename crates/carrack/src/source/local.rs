@@ -93,11 +93,7 @@ impl LocalFile {
         let mut file = Self::open(path)?;
         file.check_bytes_are_kept()?;
         let changed = stamp_of(&file.file.metadata()?).ctime;
-        let changed_ns = i128::from(changed.secs) * 1_000_000_000 + i128::from(changed.nanos);
-        let age_ns = crate::clock::unix_nanoseconds() - changed_ns;
-        // A change time in the future says that the clock was set back: it settles nothing.
-        let age = Duration::from_nanos(u64::try_from(age_ns).unwrap_or(u64::MAX));
-        if let Some(rest) = SETTLE_TIME.checked_sub(age) {
+        if let Some(rest) = unsettled(changed, crate::clock::unix_nanoseconds()) {
             std::thread::sleep(rest);
             file.validator = file.current_validator()?;
         }
@@ -191,6 +187,15 @@ impl LocalFile {
     }
 }
 
+/// How long a file that was `changed` then has to be left alone: at most [`SETTLE_TIME`].
+fn unsettled(changed: FileTime, now_ns: i128) -> Option<Duration> {
+    let changed_ns = i128::from(changed.secs) * 1_000_000_000 + i128::from(changed.nanos);
+    // A change time in the future says that the clock was set back: any later write has another.
+    let age_ns = u64::try_from(now_ns - changed_ns).ok()?;
+    let rest = SETTLE_TIME.checked_sub(Duration::from_nanos(age_ns));
+    rest.filter(|rest| !rest.is_zero())
+}
+
 /// The validator of what is at `path`.
 #[cfg(test)]
 pub fn validator_at(path: &Path) -> io::Result<Validator> {
@@ -230,5 +235,30 @@ fn file_time(secs: i64, nanos: i64) -> FileTime {
     FileTime {
         secs,
         nanos: u32::try_from(nanos).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FileTime, SETTLE_TIME, unsettled};
+
+    /// Whatever clock and file system say of each other, the wait is short.
+    #[test]
+    fn no_change_time_makes_an_add_wait_for_long() {
+        let now = 1_800_000_000_i64;
+        let now_ns = i128::from(now) * 1_000_000_000;
+        let year = 365 * 86_400;
+        for secs in [now + 10 * year, now - 10 * year, 0, -1, i64::MIN, i64::MAX] {
+            for nanos in [0, 999_999_999] {
+                assert_eq!(unsettled(FileTime { secs, nanos }, now_ns), None);
+                assert_eq!(unsettled(FileTime { secs, nanos }, i128::MAX / 2), None);
+            }
+        }
+        let just_now = FileTime {
+            secs: now,
+            nanos: 0,
+        };
+        assert_eq!(unsettled(just_now, now_ns), Some(SETTLE_TIME));
+        assert_eq!(unsettled(just_now, now_ns + 20_000_000), None);
     }
 }

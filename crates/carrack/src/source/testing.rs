@@ -59,6 +59,10 @@ pub(crate) struct MemorySource {
     /// Reads that start here or behind never give a byte.
     pub(crate) hangs_from: AtomicU64,
     pub(crate) n_reads: AtomicU64,
+    /// Questions what an object is.
+    pub(crate) n_stats: AtomicU64,
+    /// They take so many milliseconds.
+    pub(crate) stat_latency_ms: AtomicU64,
     pub(crate) n_bytes: Arc<AtomicU64>,
     pub(crate) n_under_way: Arc<AtomicUsize>,
     pub(crate) n_under_way_max: AtomicUsize,
@@ -101,6 +105,8 @@ impl MemorySource {
             latency_ms: AtomicU64::default(),
             hangs_from: AtomicU64::new(u64::MAX),
             n_reads: AtomicU64::default(),
+            n_stats: AtomicU64::default(),
+            stat_latency_ms: AtomicU64::default(),
             n_bytes: Arc::default(),
             n_under_way: Arc::default(),
             n_under_way_max: AtomicUsize::default(),
@@ -135,6 +141,13 @@ impl MemorySource {
         if let Some(object) = objects.get_mut(path.as_bytes()) {
             object.1 = stamp;
         }
+    }
+
+    /// The object as it was: these bytes under that version.
+    pub(crate) fn put_back(&self, path: &str, data: impl AsRef<[u8]>, stamp: &ObjectStamp) {
+        let object = (Bytes::copy_from_slice(data.as_ref()), stamp.clone());
+        let path = path.as_bytes().to_vec();
+        self.objects.lock().unwrap().insert(path, object);
     }
 
     /// Other bytes under the same version.
@@ -204,6 +217,11 @@ impl MemorySource {
         self.n_reads.load(Ordering::SeqCst)
     }
 
+    /// Requests of either kind so far, counted anew.
+    pub(crate) fn take_requests(&self) -> u64 {
+        self.n_reads.swap(0, Ordering::SeqCst) + self.n_stats.swap(0, Ordering::SeqCst)
+    }
+
     /// Reads so far and their bytes, counted anew.
     pub(crate) fn take_counts(&self) -> (u64, u64) {
         let n_reads = self.n_reads.swap(0, Ordering::SeqCst);
@@ -255,7 +273,14 @@ impl Source for MemorySource {
     }
 
     fn stat<'a>(&'a self, path: &'a [u8]) -> BoxFuture<'a, Result<ObjectStamp, SourceError>> {
-        Box::pin(async move { self.find(path).map(|found| found.1) })
+        Box::pin(async move {
+            self.n_stats.fetch_add(1, Ordering::SeqCst);
+            let latency = self.stat_latency_ms.load(Ordering::SeqCst);
+            if latency > 0 {
+                tokio::time::sleep(Duration::from_millis(latency)).await;
+            }
+            self.find(path).map(|found| found.1)
+        })
     }
 
     fn read<'a>(

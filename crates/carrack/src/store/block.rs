@@ -8,8 +8,8 @@
 //!
 //! A file of another length than when it was added is refused. One of the same length whose times
 //! or inode differ is not refused for that: its bytes are read and hashed. If they are still the
-//! block's, they are served (the file was touched, or put back); if not, the container is out of
-//! service until the file changes again.
+//! block's, they are served (the file was touched, or put back); if not, this block is out of
+//! service until the file changes again, or somebody looks and finds it sound (`store::stale`).
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -20,7 +20,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use carrack_formats::cid::identity_data;
 use carrack_formats::unixfs::leaf;
-use carrack_formats::verify::HashError;
 use carrack_formats::{Cid, Multihash};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -31,19 +30,18 @@ use crate::source::Environment;
 use crate::source::local::{self, LocalFile};
 use crate::store::Store;
 use crate::store::buffers::{BUFFER_LEN, Buffer, BufferPool};
-use crate::store::catalog::{
-    ContainerKind, ContainerRecord, SOURCE_LOCAL, StaleMark, StaleReason, Validator,
-};
+use crate::store::catalog::{ContainerKind, ContainerRecord, SOURCE_LOCAL, StaleMark, StaleReason};
 use crate::store::extent::{ExtentLimits, Extents};
 use crate::store::hasher::Hasher;
 use crate::store::location::{ContainerId, Location};
 use crate::store::sources::Sources;
 
+mod look_again;
 mod read;
 pub(crate) mod remote;
 mod survey;
 
-use self::read::{ReadError, read_verified};
+use self::look_again::Looks;
 pub use self::remote::Elsewhere;
 pub use self::survey::{Change, Scope, SourceStatus, State};
 
@@ -74,6 +72,7 @@ struct Inner {
     extents: Extents,
     hasher: Hasher,
     elsewhere: Cache<ContainerId, Arc<Elsewhere>>,
+    looks: Looks,
 }
 
 /// One open version of a container.
@@ -85,7 +84,8 @@ pub struct OpenContainer {
     is_pack: bool,
     /// [`Store::epoch`] before its row was read.
     epoch: u64,
-    /// The file is the version that was added, or a block of it was found good as it is now.
+    /// The file is the version that was added, or a block of it was found good as it is now; and
+    /// none was found wrong.
     proved: AtomicBool,
 }
 
@@ -157,6 +157,7 @@ impl Blocks {
                 extents,
                 hasher: Hasher::default(),
                 elsewhere: Cache::new(ELSEWHERE_MAX),
+                looks: Looks::default(),
                 store,
             }),
         })
@@ -191,14 +192,14 @@ impl Blocks {
         }
         let locations = self.locate(cid.hash())?;
         let known = self.first_good(cid, &locations, true, |location, container| {
-            if !container.proved.load(Ordering::Acquire) {
+            if !self.is_proved(container, location) {
                 self.read(cid, location, container)?;
             }
             Ok(block_len(location) as u64)
         });
         match known {
             Ok(Found::Here(len)) => Ok(Some(len)),
-            Ok(Found::Elsewhere(locations)) => self.stat_elsewhere(&locations),
+            Ok(Found::Elsewhere(locations)) => self.stat_elsewhere(cid, &locations),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Changed) => {
                 Ok(None)
             }
@@ -246,7 +247,7 @@ impl Blocks {
             let Some(container) = self.opened(location.container) else {
                 continue;
             };
-            if !container.proved.load(Ordering::Acquire) || self.is_refuted(&container) {
+            if !self.is_proved(&container, location) {
                 continue;
             }
             if let Some(block) = self.cached(cid) {
@@ -293,7 +294,7 @@ impl Blocks {
         }
         let locations = self.locate(cid.hash())?;
         self.first_good(cid, &locations, false, |location, container| {
-            if container.proved.load(Ordering::Acquire)
+            if self.is_proved(container, location)
                 && let Some(block) = self.cached(cid)
             {
                 return Ok(block);
@@ -401,7 +402,7 @@ impl Blocks {
         for location in locations {
             // A file read whole is not read again soon; big ones are kept open.
             let keep = keeps_all || location.offset > 0 || location.len > INLINE_LEN_MAX;
-            let error = match self.open(location.container, keep) {
+            let error = match self.open(*location, keep) {
                 Ok(container) => match read(*location, &container) {
                     Ok(value) => return Ok(value),
                     Err(error) => error,
@@ -444,21 +445,30 @@ impl Blocks {
         None
     }
 
-    fn open(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
+    /// The container of a block that is in service, or that it is time to look at again.
+    fn open(&self, location: Location, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
+        let id = location.container;
         let container = match self.opened(id) {
             Some(container) => container,
             None => self.open_anew(id, keep)?,
         };
-        if self.is_refuted(&container) {
-            return Err(Miss::Bad(changed(&container.path)));
+        if self.is_out_here(&container, location)
+            && !self.inner.store.stale().claim_look(id, SOURCE_LOCAL)
+        {
+            return Err(Miss::Bad(damaged(&container.path)));
         }
         Ok(container)
     }
 
-    /// Whether other bytes than were added have been read from this very version.
-    fn is_refuted(&self, container: &OpenContainer) -> bool {
-        let observed = Some(&container.file.validator);
-        !container.is_pack && self.inner.store.stale().is_refuted(container.id, observed)
+    /// Whether a block can be promised without reading it.
+    fn is_proved(&self, container: &OpenContainer, location: Location) -> bool {
+        container.proved.load(Ordering::Acquire) && !self.is_out_here(container, location)
+    }
+
+    /// Whether other bytes than were added have been read there from this very version.
+    fn is_out_here(&self, container: &OpenContainer, location: Location) -> bool {
+        let (marks, version) = (self.inner.store.stale(), &container.file.validator);
+        !container.is_pack && marks.is_out(container.id, version, location)
     }
 
     fn open_anew(&self, id: ContainerId, keep: bool) -> Result<Arc<OpenContainer>, Miss> {
@@ -483,23 +493,17 @@ impl Blocks {
         if !is_pack && file.validator.size() != record.size {
             // Another length is another file, even where some of its bytes are the same.
             let observed = Some(file.validator.clone());
-            self.inner
-                .store
-                .stale()
-                .mark(id, mark(StaleReason::Changed, observed, None));
+            let mark = StaleMark::new(StaleReason::Changed, observed, None);
+            self.inner.store.stale().mark(id, mark);
             return Err(Miss::Bad(changed(&path)));
         }
-        let unchanged = is_pack || file.validator == record.validator;
-        if unchanged
-            && !self
-                .inner
-                .store
-                .stale()
-                .is_refuted(id, Some(&file.validator))
-        {
-            self.inner.store.stale().clear(id); // It was missing or changed, and is back.
+        let marks = self.inner.store.stale();
+        let is_sound = is_pack
+            || (file.validator == record.validator && !marks.is_refuted(id, &file.validator));
+        if is_sound {
+            marks.clear(id); // It was missing or changed, and is back.
         }
-        let proved = AtomicBool::new(unchanged);
+        let proved = AtomicBool::new(is_sound);
         let container = Arc::new(OpenContainer {
             id,
             path,
@@ -536,83 +540,10 @@ impl Blocks {
                 Err(error) => Miss::Bad(error),
             },
             Some(reason) => {
-                self.inner.store.stale().mark(id, mark(reason, None, None));
+                let mark = StaleMark::new(reason, None, None);
+                self.inner.store.stale().mark(id, mark);
                 Miss::Bad(Error::with(ErrorKind::Changed, what, error))
             }
-        }
-    }
-
-    fn read(&self, cid: &Cid, location: Location, container: &Arc<OpenContainer>) -> Result<Bytes> {
-        let len = block_len(location);
-        if len > BUFFER_LEN / 2 {
-            // What fits a pooled buffer well is spared the clearing of fresh memory.
-            let mut block = self.buffer(len);
-            self.fill(cid, location, container, block.as_mut_slice())?;
-            return Ok(block.freeze());
-        }
-        let mut block = vec![0; len];
-        self.fill(cid, location, container, &mut block)?;
-        Ok(Bytes::from(block))
-    }
-
-    /// Reads and verifies one block. `out` is as long as the block.
-    fn fill(
-        &self,
-        cid: &Cid,
-        location: Location,
-        container: &Arc<OpenContainer>,
-        out: &mut [u8],
-    ) -> Result<()> {
-        if out.len() != block_len(location) {
-            return Err(two_lengths(cid));
-        }
-        let (file, offset) = (&container.file, location.offset);
-        let outcome = read_verified(cid, location, file, out);
-        let reason = match outcome {
-            Ok(()) => {
-                self.found_good_here(container, offset);
-                return Ok(());
-            }
-            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                StaleReason::Short
-            }
-            Err(ReadError::Io(error)) => {
-                let what = format!("cannot read {}", container.path.display());
-                return Err(Error::with(ErrorKind::Unavailable, what, error));
-            }
-            Err(ReadError::Hash(HashError::Mismatch)) => StaleReason::Mismatch,
-            Err(ReadError::Hash(error)) => {
-                return Err(Error::with(
-                    ErrorKind::Invalid,
-                    format!("{cid} is not served"),
-                    error,
-                ));
-            }
-        };
-        if container.is_pack {
-            let what = format!("{} does not hold {cid} any more", container.path.display());
-            return Err(Error::new(ErrorKind::Corrupt, what));
-        }
-        // A damaged index is not to be taken for a changed file.
-        self.inner.store.index().vouch(cid.hash())?;
-        container.proved.store(false, Ordering::Release);
-        // A version that came up since the file was opened may not be the one that was read.
-        let now = file.current_validator().ok();
-        let observed = now.filter(|now| *now == file.validator);
-        self.inner
-            .store
-            .stale()
-            .mark(container.id, mark(reason, observed, Some(location)));
-        self.inner.open.remove(&container.id);
-        Err(changed(&container.path))
-    }
-
-    /// A block at `offset` of an open container was found to be what it should be.
-    pub(super) fn found_good_here(&self, container: &OpenContainer, offset: u64) {
-        if !container.proved.load(Ordering::Acquire) {
-            let (marks, version) = (self.inner.store.stale(), &container.file.validator);
-            let is_good = marks.absolve(container.id, version, offset);
-            container.proved.store(is_good, Ordering::Release);
         }
     }
 
@@ -652,16 +583,6 @@ pub fn block_len(location: Location) -> usize {
     }
 }
 
-fn mark(reason: StaleReason, observed: Option<Validator>, at: Option<Location>) -> StaleMark {
-    StaleMark {
-        reason,
-        observed,
-        since_unix: crate::clock::unix_seconds(),
-        offset: at.map_or(0, |at| at.offset),
-        len: at.map_or(0, |at| at.len),
-    }
-}
-
 fn cache_key(cid: &Cid) -> Option<CacheKey> {
     let hash = cid.hash();
     let mut digest = [0; CACHED_DIGEST_LEN_MAX];
@@ -684,6 +605,11 @@ pub fn not_found(cid: &Cid) -> Error {
 fn two_lengths(cid: &Cid) -> Error {
     let what = format!("the index gives {cid} two lengths");
     Error::new(ErrorKind::Corrupt, what)
+}
+
+fn damaged(path: &Path) -> Error {
+    let what = format!("{} has other bytes there than were added", path.display());
+    Error::new(ErrorKind::Changed, what)
 }
 
 fn changed(path: &Path) -> Error {

@@ -420,13 +420,7 @@ fn of_kind(place: &NewPlace, was: &Validator) -> Validator {
 }
 
 fn gone() -> StaleMark {
-    StaleMark {
-        reason: StaleReason::Missing,
-        observed: None,
-        since_unix: crate::clock::unix_seconds(),
-        offset: 0,
-        len: 0,
-    }
+    StaleMark::new(StaleReason::Missing, None, None)
 }
 
 /// Lets everybody who remembers the old place forget it.

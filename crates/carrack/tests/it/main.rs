@@ -15,6 +15,7 @@
 mod attacks;
 mod bad_cars;
 mod budgets;
+mod clocks;
 mod commands;
 mod crash;
 mod cut_answers;

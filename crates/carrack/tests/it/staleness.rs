@@ -6,7 +6,7 @@ use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Carrack, Server, data};
+use crate::support::{Carrack, Server, car, data, http};
 
 /// Exit code for a source that changed.
 const CHANGED: i32 = 7;
@@ -227,4 +227,71 @@ fn a_change_after_the_first_byte_cuts_the_stream() {
         answer.status == 409 || !answer.whole,
         "a CAR with a changed file looks whole"
     );
+}
+
+/// Six bytes in the third of five leaves: it is refused and named, and whatever needs it; the other
+/// leaves are served, also after a restart. Put back, all is served.
+#[test]
+fn a_damaged_range_is_named_and_the_rest_is_served() {
+    const LEAF: u64 = 1 << 20;
+    let carrack = Carrack::new();
+    let file = carrack.path("five leaves");
+    data::file(&file, 46, 5 * LEAF);
+    let before = fs::read(&file).unwrap();
+    let root = carrack.add_one(&file);
+    let leaves: Vec<String> = before
+        .chunks(LEAF as usize)
+        .map(|leaf| car::raw(leaf).to_string())
+        .collect();
+    let write = |bytes: &[u8]| {
+        let handle = File::options().write(true).open(&file).unwrap();
+        handle.write_all_at(bytes, 2 * LEAF + 500).unwrap();
+    };
+    write(b"rotten");
+    let check = |server: &Server, bad: Option<usize>| {
+        for (index, leaf) in leaves.iter().enumerate() {
+            let expected = if bad == Some(index) { 404 } else { 200 };
+            for _ in 0..2 {
+                let raw = server.get(&format!("/ipfs/{leaf}?format=raw"));
+                assert_eq!(raw.status, expected, "{index}");
+                let head = http::request(
+                    &server.url,
+                    "HEAD",
+                    &format!("/ipfs/{leaf}?format=raw"),
+                    &[],
+                );
+                assert_eq!(head.status, expected, "HEAD {index}");
+                let one = server.get(&format!("/ipfs/{leaf}?format=car"));
+                assert_eq!(one.status, if bad == Some(index) { 409 } else { 200 });
+            }
+        }
+        let whole = server.get(&format!("/ipfs/{root}?format=car"));
+        assert_eq!(whole.status == 200 && whole.whole, bad.is_none());
+        let tail = format!("/ipfs/{root}?format=car&entity-bytes={}:*", 3 * LEAF);
+        let tail = server.get(&tail);
+        assert!(tail.status == 200 && tail.whole, "beside the damage");
+    };
+    let server = carrack.serve::<&str>(&[]);
+    check(&server, Some(2));
+    let status = carrack.run(&["status", "--json"]).ok().json();
+    let ranges = &status[0]["stale"][0]["ranges"];
+    assert_eq!(ranges[0]["offset"], 2 * LEAF);
+    assert_eq!(ranges[0]["len"], LEAF);
+    assert_eq!(ranges.as_array().unwrap().len(), 1);
+    let named = format!("bytes {}..{}", 2 * LEAF, 3 * LEAF);
+    assert!(carrack.run(&["status"]).ok().text().contains(&named));
+    let verify = carrack.run(&["verify"]);
+    assert!(verify.code() != 0 && verify.text().contains(&named));
+    let verify = carrack.run(&["verify", "--json"]).json();
+    assert_eq!(
+        (&verify[0]["offset"], &verify[0]["len"]),
+        (&ranges[0]["offset"], &ranges[0]["len"])
+    );
+    let (status, _) = server.terminate();
+    assert!(status.success());
+    let server = carrack.serve::<&str>(&[]);
+    check(&server, Some(2));
+    write(&before[2 * LEAF as usize + 500..][..6]);
+    check(&server, None);
+    carrack.run(&["verify"]).ok();
 }

@@ -1,5 +1,7 @@
 //! `carrack status`.
 
+use std::ops::Range;
+
 use serde_json::json;
 
 use crate::cli::Env;
@@ -8,8 +10,11 @@ use crate::cli::output::{bytes, shown};
 use crate::error::Result;
 use crate::node::swarm::P2p;
 use crate::store::DiskUse;
-use crate::store::block::{Scope, SourceStatus, State};
+use crate::store::block::{Change, Scope, SourceStatus, State};
 use crate::store::catalog::SOURCE_FIRST;
+
+/// Ranges of one file that are named to people.
+const RANGES_NAMED: usize = 8;
 
 /// Says what the store holds, and what changed since it was added. Looks at every file of this
 /// machine (one `lstat` each) so that a change is seen before a client meets it; of sources
@@ -34,8 +39,7 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
                     "path": change.path.to_string_lossy(),
                     "state": name_of(change.state),
                     "since": change.since_unix,
-                    "offset": change.offset,
-                    "len": change.len,
+                    "ranges": ranges_json(change),
                 })
             })
             .collect();
@@ -80,7 +84,8 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
     for change in &changed {
         let path = shown(change.path.as_os_str().as_encoded_bytes());
         let state = name_of(change.state);
-        env.out.line(&format!("  {state:<10}  {path}"))?;
+        let ranges = ranges_text(change);
+        env.out.line(&format!("  {state:<10}  {path}{ranges}"))?;
     }
     env.out
         .note("put such a file back as it was, or add it again to serve what it is now");
@@ -108,6 +113,28 @@ pub(super) fn disk_line(used: &DiskUse) -> String {
         bytes(used.packs),
         bytes(used.journal)
     )
+}
+
+/// The ranges of a file that are out of service, for programs; none: all of it.
+pub(super) fn ranges_json(change: &Change) -> Vec<serde_json::Value> {
+    let one = |range: &Range<u64>| json!({ "offset": range.start, "len": range.end - range.start });
+    change.ranges.iter().map(one).collect()
+}
+
+/// The same for people, behind the name of the file.
+pub(super) fn ranges_text(change: &Change) -> String {
+    let named = change.ranges.iter().take(RANGES_NAMED);
+    let named: Vec<String> = named
+        .map(|range| format!("{}..{}", range.start, range.end))
+        .collect();
+    match change.ranges.len() {
+        0 => String::new(),
+        n if n > RANGES_NAMED => {
+            let rest = n - RANGES_NAMED;
+            format!("  bytes {} and {rest} more", named.join(", "))
+        }
+        _ => format!("  bytes {}", named.join(", ")),
+    }
 }
 
 /// A state as this command calls it.

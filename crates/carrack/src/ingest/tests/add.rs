@@ -305,6 +305,7 @@ fn a_file_found_bad_is_not_taken_for_known() {
         since_unix: 1,
         offset: 0,
         len: 4,
+        ranges: std::iter::once(0..4).collect(),
     };
     fixture.store().stale().mark(location.container, mark);
     let fixture = fixture.reopened(); // What was found survives a restart.

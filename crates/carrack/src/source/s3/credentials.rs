@@ -4,7 +4,7 @@
 //! Out      keys, as fresh as they have to be.
 //! Limits   a file of [`FILE_LEN_MAX`] bytes, read again after [`FILE_AGE_MAX`]; services that give
 //!          out keys have [`SERVICE_TIMEOUT`] to answer, and are asked again at the earliest after
-//!          [`REFUSAL_TIME`] when they did not.
+//!          [`REFUSAL_TIME`] when they did not, [`FILE_AGE_MAX`] when their keys were refused.
 //! Not here signing with them. No command is ever run to get keys (`credential_process`).
 
 use std::io::Read;
@@ -35,11 +35,24 @@ pub(super) enum Credentials {
     None,
     /// Fixed ones, or a service that gives them out: of an instance, a container, a web identity.
     Service {
-        provider: AwsCredentialProvider,
+        provider: Mutex<AwsCredentialProvider>,
+        /// How to make the provider again; `None` for fixed keys.
+        services: Option<Services>,
         refused: Mutex<Option<(Instant, SourceError)>>,
     },
     /// A profile in a file.
     File(FileCredentials),
+}
+
+/// Services that give out keys, as the environment tells of them.
+#[derive(Debug)]
+pub(super) struct Services {
+    environment: Environment,
+    region: String,
+    /// Variables that are not looked at.
+    except: &'static [&'static str],
+    /// When their keys were last forgotten.
+    forgot: Mutex<Option<Instant>>,
 }
 
 /// Keys in a file of `~/.aws/credentials`' format.
@@ -77,8 +90,8 @@ impl Credentials {
                         )));
                     }
                 }
-                let keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
-                Self::of_services(environment, region, &keys)
+                const KEYS: &[&str] = &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+                Self::of_services(environment, region, KEYS)
             }
             _ => {
                 if let Some(profile) = reference.strip_prefix("profile:") {
@@ -134,7 +147,8 @@ impl Credentials {
             token: environment.get("AWS_SESSION_TOKEN").map(str::to_owned),
         };
         Self::Service {
-            provider: Arc::new(StaticCredentialProvider::new(keys)),
+            provider: Mutex::new(Arc::new(StaticCredentialProvider::new(keys))),
+            services: None,
             refused: Mutex::default(),
         }
     }
@@ -142,28 +156,17 @@ impl Credentials {
     fn of_services(
         environment: &Environment,
         region: &str,
-        except: &[&str],
+        except: &'static [&'static str],
     ) -> Result<Self, SourceError> {
-        let retry = RetryConfig {
-            max_retries: 1,
-            retry_timeout: SERVICE_TIMEOUT,
-            ..RetryConfig::default()
+        let services = Services {
+            environment: environment.clone(),
+            region: region.to_owned(),
+            except,
+            forgot: Mutex::default(),
         };
-        let mut builder = AmazonS3Builder::new()
-            .with_bucket_name("carrack") // Not used: no object is asked for through it.
-            .with_retry(retry);
-        for (name, value) in environment.iter() {
-            let known = AmazonS3ConfigKey::from_str(&name.to_ascii_lowercase());
-            // Its own ideas of servers and checksums are not for these requests.
-            let of_keys = !name.contains("ENDPOINT_URL") || name == "AWS_ENDPOINT_URL_STS";
-            if let (Ok(key), true, false) = (known, of_keys, except.contains(&name)) {
-                builder = builder.with_config(key, value);
-            }
-        }
-        let built = builder.with_region(region).build();
-        let store = built.map_err(|_| unusable(&format!("no credentials: {ADVICE}")))?;
         Ok(Self::Service {
-            provider: Arc::clone(store.credentials()),
+            provider: Mutex::new(services.provider()?),
+            services: Some(services),
             refused: Mutex::default(),
         })
     }
@@ -173,13 +176,16 @@ impl Credentials {
         match self {
             Self::None => Ok(None),
             Self::File(file) => file.get().map(Some),
-            Self::Service { provider, refused } => {
+            Self::Service {
+                provider, refused, ..
+            } => {
                 let hold = || refused.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some((since, error)) = &*hold()
                     && since.elapsed() < REFUSAL_TIME
                 {
                     return Err(error.clone());
                 }
+                let provider = Arc::clone(&provider.lock().unwrap_or_else(PoisonError::into_inner));
                 let asking = tokio::time::timeout(SERVICE_TIMEOUT, provider.get_credential());
                 if let Ok(Ok(keys)) = asking.await {
                     return Ok(Some(keys));
@@ -192,11 +198,61 @@ impl Credentials {
         }
     }
 
-    /// The keys were refused: what was read from a file may be old.
+    /// The keys were refused: what was read from a file may be old, and so may what a service gave.
+    /// That is kept until it expires by the clock of the moment when it came, which may have been
+    /// wrong by years.
     pub(super) fn refused(&self) {
-        if let Self::File(file) = self {
-            *file.read.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        match self {
+            Self::None => {}
+            Self::File(file) => {
+                *file.read.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+            Self::Service {
+                provider, services, ..
+            } => {
+                if let Some(services) = services.as_ref().filter(|services| services.may_forget())
+                    && let Ok(again) = services.provider()
+                {
+                    *provider.lock().unwrap_or_else(PoisonError::into_inner) = again;
+                }
+            }
         }
+    }
+}
+
+impl Services {
+    /// Asks them when keys are needed, and keeps those until they expire.
+    fn provider(&self) -> Result<AwsCredentialProvider, SourceError> {
+        let retry = RetryConfig {
+            max_retries: 1,
+            retry_timeout: SERVICE_TIMEOUT,
+            ..RetryConfig::default()
+        };
+        let mut builder = AmazonS3Builder::new()
+            .with_bucket_name("carrack") // Not used: no object is asked for through it.
+            .with_retry(retry);
+        for (name, value) in self.environment.iter() {
+            let known = AmazonS3ConfigKey::from_str(&name.to_ascii_lowercase());
+            // Its own ideas of servers and checksums are not for these requests.
+            let of_keys = !name.contains("ENDPOINT_URL") || name == "AWS_ENDPOINT_URL_STS";
+            if let (Ok(key), true, false) = (known, of_keys, self.except.contains(&name)) {
+                builder = builder.with_config(key, value);
+            }
+        }
+        let built = builder.with_region(&self.region).build();
+        let store = built.map_err(|_| unusable(&format!("no credentials: {ADVICE}")))?;
+        Ok(Arc::clone(store.credentials()))
+    }
+
+    /// Whether it is time to ask for keys again though those that are kept have not expired:
+    /// strangers may make us send requests that are refused.
+    fn may_forget(&self) -> bool {
+        let mut forgot = self.forgot.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_time = forgot.is_none_or(|at| at.elapsed() >= FILE_AGE_MAX);
+        if is_time {
+            *forgot = Some(Instant::now());
+        }
+        is_time
     }
 }
 
@@ -310,3 +366,6 @@ fn unusable(why: &str) -> SourceError {
 fn denied(why: &str) -> SourceError {
     SourceError::new(SourceErrorKind::Denied, why)
 }
+
+#[cfg(test)]
+mod tests;

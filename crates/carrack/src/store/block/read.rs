@@ -1,9 +1,10 @@
 //! One block out of an open file, hashed as it is read.
 //!
 //! In       an open file, a location, the CID that its bytes must hash to.
-//! Out      the block's bytes, framing made again around a wrapped leaf.
+//! Out      the block's bytes, framing made again around a wrapped leaf; a mark where they are not
+//!          the block's.
 //! Limits   [`SLICE_LEN`] bytes are read and hashed at once.
-//! Not here which file, and what a failure means for it (`store::block`).
+//! Not here which file (`store::block`), and for how long it is marked (`store::stale`).
 
 use std::io;
 use std::sync::Arc;
@@ -14,9 +15,11 @@ use carrack_formats::Cid;
 use carrack_formats::unixfs::leaf;
 use carrack_formats::verify::{HashError, Verifier};
 
-use super::{Blocks, Found, OpenContainer, block_len};
-use crate::error::Result;
+use super::{Blocks, Found, OpenContainer, block_len, damaged, two_lengths};
+use crate::error::{Error, ErrorKind, Result};
 use crate::source::local::LocalFile;
+use crate::store::buffers::BUFFER_LEN;
+use crate::store::catalog::{StaleMark, StaleReason};
 use crate::store::location::Location;
 
 /// Bytes read and hashed at once, so that hashing finds them in the processor's cache.
@@ -60,9 +63,7 @@ impl Blocks {
         let block = self.cached(cid)?;
         let is_good = |location: &&Location| {
             let open = || self.opened(location.container);
-            let here = |container: Arc<OpenContainer>| {
-                container.proved.load(Ordering::Acquire) && !self.is_refuted(&container)
-            };
+            let here = |container: Arc<OpenContainer>| self.is_proved(&container, **location);
             self.is_served_elsewhere(**location) || open().is_some_and(here)
         };
         locations.iter().find(is_good).map(|_| block)
@@ -85,6 +86,7 @@ impl Blocks {
     ) -> Result<Option<T>> {
         if let [location] = locations
             && let Some(container) = last.as_ref().filter(|last| last.id == location.container)
+            && !self.is_out_here(container, *location)
             && let Ok(value) = read(*location, container, out)
         {
             return Ok(Some(value));
@@ -99,6 +101,92 @@ impl Blocks {
                 self.read_elsewhere_into(cid, &locations, out)?;
                 Ok(None)
             }
+        }
+    }
+
+    pub(super) fn read(
+        &self,
+        cid: &Cid,
+        location: Location,
+        container: &Arc<OpenContainer>,
+    ) -> Result<Bytes> {
+        let len = block_len(location);
+        if len > BUFFER_LEN / 2 {
+            // What fits a pooled buffer well is spared the clearing of fresh memory.
+            let mut block = self.buffer(len);
+            self.fill(cid, location, container, block.as_mut_slice())?;
+            return Ok(block.freeze());
+        }
+        let mut block = vec![0; len];
+        self.fill(cid, location, container, &mut block)?;
+        Ok(Bytes::from(block))
+    }
+
+    /// Reads and verifies one block. `out` is as long as the block.
+    pub(super) fn fill(
+        &self,
+        cid: &Cid,
+        location: Location,
+        container: &Arc<OpenContainer>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        if out.len() != block_len(location) {
+            return Err(two_lengths(cid));
+        }
+        let file = &container.file;
+        let outcome = read_verified(cid, location, file, out);
+        let reason = match outcome {
+            Ok(()) => {
+                self.found_good_here(container, location);
+                return Ok(());
+            }
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                StaleReason::Short
+            }
+            Err(ReadError::Io(error)) => {
+                let what = format!("cannot read {}", container.path.display());
+                return Err(Error::with(ErrorKind::Unavailable, what, error));
+            }
+            Err(ReadError::Hash(HashError::Mismatch)) => StaleReason::Mismatch,
+            Err(ReadError::Hash(error)) => {
+                return Err(Error::with(
+                    ErrorKind::Invalid,
+                    format!("{cid} is not served"),
+                    error,
+                ));
+            }
+        };
+        if container.is_pack {
+            let what = format!("{} does not hold {cid} any more", container.path.display());
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        }
+        // A damaged index is not to be taken for a changed file.
+        self.inner.store.index().vouch(cid.hash())?;
+        // A version that came up since the file was opened may not be the one that was read: then
+        // nothing is known of either.
+        let now = file.current_validator().ok();
+        if let Some(observed) = now.filter(|now| *now == file.validator) {
+            let marks = self.inner.store.stale();
+            match reason {
+                StaleReason::Mismatch => marks.mark_damaged(container.id, observed, location),
+                _ => {
+                    let mark = StaleMark::new(reason, Some(observed), Some(location));
+                    marks.mark(container.id, mark);
+                }
+            }
+        } else {
+            self.inner.open.remove(&container.id);
+        }
+        container.proved.store(false, Ordering::Release);
+        Err(damaged(&container.path))
+    }
+
+    /// A block of an open container was found to be what it should be.
+    pub(in crate::store) fn found_good_here(&self, container: &OpenContainer, at: Location) {
+        let (marks, version) = (self.inner.store.stale(), &container.file.validator);
+        if marks.any() || !container.proved.load(Ordering::Acquire) {
+            let is_sound = marks.found_good(container.id, version, at);
+            container.proved.store(is_sound, Ordering::Release);
         }
     }
 }

@@ -3,24 +3,23 @@
 //!
 //! In       a CID and the places that may have it; bytes as `store::extent` gives them.
 //! Out      verified blocks; marks of objects that are gone, changed or damaged.
-//! Limits   an object that failed is asked for again after [`RETRY_AFTER`] at the soonest.
-//! Not here how reads are shared and bounded (`store::extent`), what a source is (`source`).
+//! Not here how reads are shared and bounded (`store::extent`), what a source is (`source`), when
+//!          what failed is asked for again (`look_again`).
 //!
 //! Three nets: the read is conditional on the version that was indexed, its length must be the
 //! range's, and the bytes must hash to the CID. Bytes that do not are read once more, past all
 //! memory: a transport may fail. If they are wrong again and the object is still that version, only
 //! this block is out of service; if it is another version, all blocks of it are.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use carrack_formats::Cid;
 use carrack_formats::unixfs::leaf;
 use carrack_formats::verify::{HashError, Verifier};
 
-use super::{Blocks, Found, block_len, mark, not_found, two_lengths};
+use super::{Blocks, Found, block_len, not_found, two_lengths};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{SourceError, SourceErrorKind};
 use crate::store::blocking;
@@ -28,27 +27,23 @@ use crate::store::catalog::{StaleMark, StaleReason, Validator};
 use crate::store::extent::{Extents, Lane, Pieces, Place};
 use crate::store::hasher::hashes;
 use crate::store::location::{ContainerId, Location};
+use crate::store::stale::Standing;
 
-/// How long an object that was found missing, changed or damaged is left alone.
-const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Blocks up to this length are hashed on the thread that received them, in bytes.
 const HASHED_INLINE_MAX: usize = 64 << 10;
 
 /// A container in a source elsewhere.
 #[derive(Debug)]
 pub struct Elsewhere {
-    place: Arc<Place>,
+    pub(super) place: Arc<Place>,
     /// Where it is, for people.
-    shown: String,
+    pub(super) shown: String,
     /// [`crate::store::Store::epoch`] before its row was read.
     epoch: u64,
-    known_since: Instant,
-    /// Milliseconds after `known_since` before which it is not read; 0: no failure is known.
-    not_before_ms: AtomicU64,
 }
 
 /// Where a container lies.
-enum Whereabouts {
+pub(super) enum Whereabouts {
     /// It was dropped.
     Gone,
     /// It is a file of this machine.
@@ -57,20 +52,13 @@ enum Whereabouts {
 }
 
 impl Elsewhere {
-    fn failed(&self) {
-        let until = self.known_since.elapsed() + RETRY_AFTER;
-        let ms = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
-        self.not_before_ms.store(ms, Ordering::Relaxed);
-    }
-
-    /// Whether it failed a moment ago.
-    fn rests(&self) -> bool {
-        let not_before = self.not_before_ms.load(Ordering::Relaxed);
-        not_before != 0 && self.known_since.elapsed() < Duration::from_millis(not_before)
-    }
-
-    fn has_failed(&self) -> bool {
-        self.not_before_ms.load(Ordering::Relaxed) != 0
+    /// That its source is not known to be down.
+    pub(super) fn require_answers(&self) -> Result<()> {
+        if !self.place.source.is_down() {
+            return Ok(());
+        }
+        let what = format!("{}: its source does not answer", self.shown);
+        Err(Error::new(ErrorKind::Unreachable, what))
     }
 }
 
@@ -144,35 +132,26 @@ impl Blocks {
         Ok(())
     }
 
-    /// Verifies one copy that lies elsewhere.
+    /// Verifies one copy that lies elsewhere, whatever was found before. What is out of service is
+    /// read past all memory.
     pub(super) fn check_elsewhere(&self, cid: &Cid, location: Location) -> Result<()> {
-        if let Some(container) = self.elsewhere(location.container)? {
-            container.not_before_ms.store(0, Ordering::Relaxed); // Whatever was found before.
-        }
+        let Some(container) = self.elsewhere(location.container)? else {
+            return Ok(());
+        };
+        let marks = self.inner.store.stale();
+        let standing = marks.standing(location.container, location);
         let handle = self.inner.extents.sources().handle()?;
-        handle
-            .block_on(self.read_elsewhere(cid, location))
-            .map(|_| ())
-    }
-
-    /// Length of a block that lies elsewhere, by the index; `None` if it is known to be out of
-    /// service. An error only if no copy is in service, and one may come back.
-    pub(super) fn stat_elsewhere(&self, locations: &[Location]) -> Result<Option<u64>> {
-        let mut failure = None;
-        for location in locations {
-            match self.elsewhere(location.container) {
-                Ok(None) => {}
-                Ok(Some(container)) if self.is_out(&container, *location) => {}
-                Ok(Some(container)) if container.place.source.is_down() => {
-                    failure.get_or_insert_with(|| down(&container));
-                }
-                Ok(Some(_)) => return Ok(Some(block_len(*location) as u64)),
-                Err(error) => {
-                    failure.get_or_insert(error);
-                }
+        handle.block_on(async {
+            if standing == Standing::Away {
+                self.is_back_now(&container).await; // If not, the read says why.
             }
-        }
-        failure.map_or(Ok(None), Err)
+            if standing == Standing::Served {
+                self.read_in_service(cid, &container, location).await
+            } else {
+                self.read_anew(cid, &container, location).await
+            }
+        })?;
+        Ok(())
     }
 
     /// Whether a block's copy lies elsewhere, in a container that is known and not out of service:
@@ -183,7 +162,7 @@ impl Blocks {
         }
         let known = self.inner.elsewhere.get(&location.container);
         known.is_some_and(|container| {
-            container.epoch == self.inner.store.epoch() && !self.is_out(&container, location)
+            container.epoch == self.inner.store.epoch() && !self.is_noted(location)
         })
     }
 
@@ -204,7 +183,7 @@ impl Blocks {
                 // An error is told by the read, and only if no other copy is good.
                 Ok(Whereabouts::Gone) | Err(_) => {}
                 Ok(Whereabouts::Elsewhere(container)) => {
-                    if first.is_none() && !self.is_out(&container, *location) {
+                    if first.is_none() && !self.is_noted(*location) {
                         first = Some((*location, Arc::clone(&container.place)));
                     }
                 }
@@ -255,32 +234,60 @@ impl Blocks {
         Ok(())
     }
 
-    /// `None`: the container was dropped.
-    async fn read_elsewhere(&self, cid: &Cid, location: Location) -> Result<Option<Bytes>> {
-        let Some(container) = self.elsewhere(location.container)? else {
-            return Ok(None);
-        };
-        if self.is_out(&container, location) && container.rests() {
-            return Err(changed_elsewhere(&container));
-        }
-        let range = location.offset..location.offset + u64::from(location.len);
+    /// The block of an object against which nothing is known.
+    pub(super) async fn read_in_service(
+        &self,
+        cid: &Cid,
+        container: &Elsewhere,
+        location: Location,
+    ) -> Result<Bytes> {
         let (extents, place) = (&self.inner.extents, &container.place);
-        let pieces = extents.read(place, range.clone(), Lane::Block).await;
-        let pieces = pieces.map_err(|error| self.failed(&container, location, error))?;
+        let pieces = extents.read(place, range(location), Lane::Block).await;
+        let pieces = pieces.map_err(|error| self.failed(container, location, error))?;
         if let Some(block) = self.verified(cid, location, pieces).await? {
-            self.found_good(&container, location);
-            return Ok(Some(block));
+            self.found_good(container, location);
+            return Ok(block);
         }
-        let pieces = extents.read_again(place, range).await;
-        let pieces = pieces.map_err(|error| self.failed(&container, location, error))?;
+        let block = self.read_anew(cid, container, location).await?;
+        tracing::warn!(place = container.shown, "bytes came wrong once");
+        Ok(block)
+    }
+
+    /// The same from the source itself, whatever is in memory.
+    async fn read_anew(
+        &self,
+        cid: &Cid,
+        container: &Elsewhere,
+        location: Location,
+    ) -> Result<Bytes> {
+        let (extents, place) = (&self.inner.extents, &container.place);
+        let pieces = extents.read_again(place, range(location)).await;
+        let pieces = pieces.map_err(|error| self.failed(container, location, error))?;
         if let Some(block) = self.verified(cid, location, pieces).await? {
-            tracing::warn!(place = container.shown, "bytes came wrong once");
-            self.found_good(&container, location);
-            return Ok(Some(block));
+            self.found_good(container, location);
+            return Ok(block);
         }
         // A damaged index is not to be taken for a changed object.
         self.inner.store.index().vouch(cid.hash())?;
-        Err(self.wrong_bytes(&container, location).await)
+        Err(self.wrong_bytes(container, location).await)
+    }
+
+    /// One request for a block that was wrong, to see whether it is still.
+    pub(super) async fn read_damaged(
+        &self,
+        cid: &Cid,
+        container: &Elsewhere,
+        location: Location,
+    ) -> Result<Bytes> {
+        let (extents, place) = (&self.inner.extents, &container.place);
+        let pieces = extents.read_again(place, range(location)).await;
+        let pieces = pieces.map_err(|error| self.failed(container, location, error))?;
+        let Some(block) = self.verified(cid, location, pieces).await? else {
+            return Err(changed_elsewhere(container));
+        };
+        self.found_good(container, location);
+        self.inner.store.stale().give_back(place.source.id);
+        Ok(block)
     }
 
     /// `None`: the bytes are not the block.
@@ -344,12 +351,9 @@ impl Blocks {
                 );
             }
         };
-        container.failed();
+        let mark = StaleMark::new(reason, None, Some(location));
         let id = container.place.container;
-        self.inner
-            .store
-            .stale()
-            .mark(id, mark(reason, None, Some(location)));
+        self.inner.store.stale().mark(id, mark);
         let what = format!("{} is not what was added", container.shown);
         Error::with(ErrorKind::Changed, what, error)
     }
@@ -362,52 +366,41 @@ impl Blocks {
             Ok(now) => now,
             Err(error) => return self.failed(container, location, error),
         };
-        container.failed();
-        let reason = if now.agrees_with(expected) {
-            StaleReason::Mismatch
+        let marks = self.inner.store.stale();
+        let is_same = now.agrees_with(expected);
+        let observed = Validator::from(now);
+        if is_same {
+            marks.mark_damaged(id, observed, location);
         } else {
-            StaleReason::Changed
-        };
-        let observed = Some(Validator::from(now));
-        self.inner
-            .store
-            .stale()
-            .mark(id, mark(reason, observed, Some(location)));
+            let mark = StaleMark::new(StaleReason::Changed, Some(observed), Some(location));
+            marks.mark(id, mark);
+        }
         changed_elsewhere(container)
     }
 
-    /// A block is as it was: so is its object, but for other blocks that were found damaged.
+    /// A block is as it was. That says nothing of an object that was found away meanwhile: what was
+    /// read may have been in memory.
     fn found_good(&self, container: &Elsewhere, location: Location) {
-        if !container.has_failed() && !self.inner.store.stale().any() {
-            return;
-        }
-        let is_over = |mark: &StaleMark| {
-            mark.reason != StaleReason::Mismatch || mark.offset == location.offset
-        };
-        if self
-            .inner
-            .store
-            .stale()
-            .clear_if(container.place.container, is_over)
-        {
-            container.not_before_ms.store(0, Ordering::Relaxed);
+        let (marks, place) = (self.inner.store.stale(), &container.place);
+        if marks.standing(place.container, location) != Standing::Away {
+            let version = Validator::Object(Arc::clone(&place.stamp));
+            marks.found_good(place.container, &version, location);
         }
     }
 
-    /// Whether a location is out of service, as far as is known. A block that was found damaged
-    /// does not take the others of its object with it.
-    fn is_out(&self, container: &Elsewhere, location: Location) -> bool {
-        if !self.inner.store.stale().any() {
-            return false;
-        }
-        let mark = self.inner.store.stale().get(container.place.container);
-        mark.is_some_and(|mark| {
-            mark.reason != StaleReason::Mismatch || mark.offset == location.offset
-        })
+    /// Whether something is known against a location.
+    fn is_noted(&self, location: Location) -> bool {
+        let marks = self.inner.store.stale();
+        marks.standing(location.container, location) != Standing::Served
+    }
+
+    /// Whether something is known against every copy of a block.
+    pub(in crate::store) fn are_all_noted(&self, locations: &[Location]) -> bool {
+        self.inner.store.stale().any() && locations.iter().all(|at| self.is_noted(*at))
     }
 
     /// A container in a source elsewhere; `None` if it was dropped or is a file here.
-    fn elsewhere(&self, id: ContainerId) -> Result<Option<Arc<Elsewhere>>> {
+    pub(super) fn elsewhere(&self, id: ContainerId) -> Result<Option<Arc<Elsewhere>>> {
         Ok(match self.whereabouts(id)? {
             Whereabouts::Elsewhere(container) => Some(container),
             Whereabouts::Gone | Whereabouts::Here => None,
@@ -418,7 +411,7 @@ impl Blocks {
     ///
     /// # Errors
     /// `Unreachable` if its source cannot be opened; those of the catalog.
-    fn whereabouts(&self, id: ContainerId) -> Result<Whereabouts> {
+    pub(super) fn whereabouts(&self, id: ContainerId) -> Result<Whereabouts> {
         let epoch = self.inner.store.epoch();
         if let Some(known) = self.inner.elsewhere.get(&id)
             && known.epoch == epoch
@@ -443,8 +436,6 @@ impl Blocks {
                 stamp: Arc::clone(stamp),
             }),
             epoch,
-            known_since: Instant::now(),
-            not_before_ms: AtomicU64::new(0),
         });
         self.inner.elsewhere.insert(id, Arc::clone(&known));
         Ok(Whereabouts::Elsewhere(known))
@@ -500,7 +491,8 @@ fn not_served(cid: &Cid, error: HashError) -> Error {
     Error::with(ErrorKind::Invalid, format!("{cid} is not served"), error)
 }
 
-fn changed_elsewhere(container: &Elsewhere) -> Error {
+/// An object, or some of its bytes, is not what was added.
+pub(super) fn changed_elsewhere(container: &Elsewhere) -> Error {
     let what = format!("{} changed since it was added", container.shown);
     Error::new(ErrorKind::Changed, what)
 }
@@ -515,9 +507,9 @@ fn not_opened(shown: &str, error: Error) -> Error {
     Error::with(ErrorKind::Unreachable, what, error)
 }
 
-fn down(container: &Elsewhere) -> Error {
-    let what = format!("{}: its source does not answer", container.shown);
-    Error::new(ErrorKind::Unreachable, what)
+/// The bytes of a block in its container.
+fn range(location: Location) -> Range<u64> {
+    location.offset..location.offset + u64::from(location.len)
 }
 
 #[cfg(test)]

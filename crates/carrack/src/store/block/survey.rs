@@ -9,11 +9,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Blocks, mark};
+use super::Blocks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::health::Health;
 use crate::source::local;
@@ -78,10 +79,9 @@ pub struct Change {
     pub reason: String,
     /// When that was first noticed, in seconds since 1970.
     pub since_unix: Option<u64>,
-    /// Where the read that noticed it was, in bytes.
-    pub offset: u64,
-    /// Its length in bytes.
-    pub len: u32,
+    /// The ranges of it that were found wrong, in bytes; without any it is out of service as a
+    /// whole, unless it is [`State::Live`].
+    pub ranges: Vec<Range<u64>>,
 }
 
 /// What became of one source.
@@ -259,6 +259,7 @@ impl Blocks {
         let is_pack = record.kind == ContainerKind::Pack;
         let seen = seen(&path, is_pack);
         let refuted = |now: &Validator| mark.filter(|mark| mark.observed.as_ref() == Some(now));
+        let mut ranges: &[Range<u64>] = &[];
         let (state, reason) = match &seen {
             Err(error) if is_gone(error) => (State::Missing, "it is not there".to_owned()),
             // Something else is there, or a symlink on the way.
@@ -271,12 +272,13 @@ impl Blocks {
                 (State::Corrupt, what)
             }
             Ok(_) if is_pack => return status.note(State::Live, None),
-            Ok(now) if refuted(now).is_some() && *now == record.validator => (
-                State::Corrupt,
-                "other bytes, and the times do not tell".to_owned(),
-            ),
             Ok(now) if refuted(now).is_some() => {
-                (State::Stale, "other bytes than were added".to_owned())
+                let (state, what) = match *now == record.validator {
+                    true => (State::Corrupt, "other bytes, and the times do not tell"),
+                    false => (State::Stale, "other bytes than were added"),
+                };
+                ranges = refuted(now).map_or(&[], noted);
+                (state, format!("{what}{}", places(ranges)))
             }
             Ok(now) if *now == record.validator => return status.note(State::Live, None),
             Ok(now) if now.size() != record.size => {
@@ -304,8 +306,7 @@ impl Blocks {
             state,
             reason,
             since_unix,
-            offset: mark.map_or(0, |mark| mark.offset),
-            len: mark.map_or(0, |mark| mark.len),
+            ranges: ranges.to_vec(),
         };
         status.note(state, Some(change));
     }
@@ -376,15 +377,16 @@ impl Blocks {
         };
         for (id, expected) in versions {
             let known = marks.get(&id);
+            let mut ranges: &[Range<u64>] = &[];
             let (state, reason, found) = match seen {
                 Ok(now) if !now.agrees_with(&expected) => (
                     State::Stale,
                     difference(now, &expected),
                     Some(StaleReason::Changed),
                 ),
-                Ok(_) if known.is_some_and(|mark| mark.reason == StaleReason::Mismatch) => {
-                    let what = "other bytes under the version that was added".to_owned();
-                    (State::Corrupt, what, None)
+                Ok(_) if known.is_some_and(StaleMark::is_of_bytes) => {
+                    ranges = known.map_or(&[], noted);
+                    (State::Corrupt, damaged_as_added(ranges), None)
                 }
                 Ok(_) => {
                     if known.is_some() {
@@ -413,43 +415,39 @@ impl Blocks {
                 state,
                 reason,
                 since_unix,
-                offset: known.map_or(0, |mark| mark.offset),
-                len: known.map_or(0, |mark| mark.len),
+                ranges: ranges.to_vec(),
             };
             status.note(state, Some(change));
         }
     }
 
-    /// Writes what was found out of service to the catalog, if that changed. A failure is logged:
-    /// the marks are found again by the next reads.
+    /// Writes what changed of what is out of service to the catalog. A failure is logged: it is
+    /// tried again, and the marks are found again by the next reads.
     pub fn save_stale(&self) {
         if self.inner.store.is_resting() {
             return; // The reason was told.
         }
-        let Some(marks) = self.inner.store.stale().take_changes() else {
+        let marks = self.inner.store.stale();
+        let changes = marks.take_changes();
+        if changes.is_empty() {
             return;
-        };
-        if let Err(error) = self.save_marks(marks) {
-            self.inner.store.stale().touch();
+        }
+        let ids: Vec<_> = changes.iter().map(|(id, _)| *id).collect();
+        if let Err(error) = self.save_marks(changes) {
+            ids.into_iter().for_each(|id| marks.touch(id));
             tracing::warn!(error = error.chain(), "stale marks were not saved");
         }
     }
 
-    fn save_marks(&self, marks: Vec<(ContainerId, StaleMark)>) -> Result<()> {
+    fn save_marks(&self, changes: Vec<(ContainerId, Option<StaleMark>)>) -> Result<()> {
         let catalog = self.inner.store.catalog();
         let mut batch = Batch::new();
-        let mut kept = HashSet::new();
-        for (id, mark) in marks {
-            if catalog.has_container(id)? {
-                batch.put_stale(id, mark);
-                kept.insert(id);
-            } else {
-                self.inner.store.stale().clear(id); // It was dropped.
-            }
-        }
-        for (id, _) in catalog.stale_marks()? {
-            if !kept.contains(&id) {
-                batch.clear_stale(id);
+        for (id, mark) in changes {
+            match mark {
+                Some(mark) if catalog.has_container(id)? => batch.put_stale(id, mark),
+                Some(_) => self.inner.store.stale().clear(id), // It was dropped.
+                None if catalog.stale(id)?.is_some() => batch.clear_stale(id),
+                None => {}
             }
         }
         self.inner.store.commit(batch).map(|_| ())
@@ -463,29 +461,49 @@ impl SourceStatus {
             return self.note(State::Live, None);
         };
         let (state, reason) = match mark.reason {
-            StaleReason::Missing => (State::Missing, "it was not there"),
-            StaleReason::Mismatch => (
-                State::Corrupt,
-                "other bytes under the version that was added",
-            ),
+            StaleReason::Missing => (State::Missing, "it was not there".to_owned()),
+            StaleReason::Mismatch | StaleReason::Widespread => {
+                (State::Corrupt, damaged_as_added(noted(mark)))
+            }
             StaleReason::Changed | StaleReason::Short | StaleReason::Unreadable => {
-                (State::Stale, "another version than was added")
+                (State::Stale, "another version than was added".to_owned())
             }
         };
         let change = Change {
             path,
             state,
-            reason: reason.to_owned(),
+            reason,
             since_unix: Some(mark.since_unix),
-            offset: mark.offset,
-            len: mark.len,
+            ranges: noted(mark).to_vec(),
         };
         self.note(state, Some(change));
     }
 }
 
 fn mark_now(reason: StaleReason, observed: Option<Validator>) -> StaleMark {
-    mark(reason, observed, None)
+    StaleMark::new(reason, observed, None)
+}
+
+/// The ranges that are out of service; none if all of it is.
+fn noted(mark: &StaleMark) -> &[Range<u64>] {
+    match mark.reason {
+        StaleReason::Mismatch => &mark.ranges,
+        _ => &[],
+    }
+}
+
+/// Behind what is wrong: in how many places.
+fn places(ranges: &[Range<u64>]) -> String {
+    match ranges.len() {
+        0 => " in most places that were read".to_owned(),
+        1 => " in one place".to_owned(),
+        n => format!(" in {n} places"),
+    }
+}
+
+fn damaged_as_added(ranges: &[Range<u64>]) -> String {
+    let places = places(ranges);
+    format!("other bytes{places} under the version that was added")
 }
 
 fn as_path(path: &[u8]) -> &Path {

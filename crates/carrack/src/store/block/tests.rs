@@ -4,6 +4,7 @@ use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use carrack_formats::Cid;
 
 use super::{Change, OpenContainer, Scope, State};
@@ -17,19 +18,24 @@ struct Setup {
     fixture: Fixture,
     file: PathBuf,
     data: Vec<u8>,
-    cids: [Cid; 2],
+    cids: Vec<Cid>,
 }
 
 const BLOCK: usize = 2048;
 
 fn setup() -> Setup {
+    setup_of(2)
+}
+
+/// The same with so many blocks.
+fn setup_of(n_blocks: usize) -> Setup {
     let fixture = Fixture::new();
-    let data = bytes(1, 2 * BLOCK);
+    let data = bytes(1, n_blocks * BLOCK);
     let file = fixture.write("file", &data);
     let mut options = crate::ingest::tests::options();
     options.profile = options.profile.with_chunk_size(BLOCK as u32).unwrap();
     fixture.add_with(&[&file], &options).unwrap();
-    let cids = [raw(&data[..BLOCK]), raw(&data[BLOCK..])];
+    let cids = data.chunks(BLOCK).map(raw).collect();
     Setup {
         fixture,
         file,
@@ -159,7 +165,8 @@ fn marks_outlive_the_process_and_go_with_their_container() {
     assert_eq!(setup.kind(0), Some(ErrorKind::Changed));
     let root = setup.fixture.store().catalog().roots().unwrap()[0].cid;
     setup.fixture.remove(&root);
-    setup.fixture.blocks.store().stale().touch();
+    let stale = setup.fixture.blocks.store().stale();
+    stale.touch(marks[0].0);
     setup.fixture.blocks.save_stale();
     assert!(setup.fixture.blocks.store().stale().all().is_empty());
     let saved = setup.fixture.store().catalog().stale_marks().unwrap();
@@ -303,4 +310,165 @@ fn what_lies_behind_a_symlink_now_is_not_served() {
             b"data"[..]
         );
     }
+}
+
+/// Six bytes of the third of five leaves: it is refused, and the four others are served one by one,
+/// also by the next process; put back, it is served again without anybody's doing.
+#[test]
+fn a_damaged_block_takes_no_other_with_it() {
+    let mut setup = setup_of(5);
+    let served =
+        |setup: &Setup| -> Vec<bool> { (0..5).map(|index| setup.kind(index).is_none()).collect() };
+    for byte in 0..6 {
+        setup.edit(2 * BLOCK + 7 + byte);
+    }
+    let others = [true, true, false, true, true];
+    for _ in 0..3 {
+        assert_eq!(served(&setup), others);
+    }
+    assert_eq!(setup.states(), ["stale"]);
+    setup.fixture = setup.fixture.reopened();
+    assert_eq!(served(&setup), others, "after a restart");
+    setup.put_back();
+    assert_eq!(served(&setup), [true; 5]);
+    assert!(setup.fixture.blocks.store().stale().all().is_empty());
+}
+
+/// A file that was rewritten in its length: strangers who ask for all of it have a few dozen blocks
+/// hashed, and each of them is refused. Put back, it serves.
+#[test]
+fn a_rewritten_file_is_known_before_all_of_it_is_hashed() {
+    let setup = setup_of(300);
+    fs::write(&setup.file, bytes(2, 300 * BLOCK)).unwrap();
+    for index in 0..300 {
+        let error = setup.fixture.blocks.get_blocking(&setup.cids[index]);
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Changed);
+    }
+    let marks = setup.fixture.blocks.store().stale().all();
+    assert_eq!(marks[0].1.reason, StaleReason::Widespread);
+    let n_hashed = marks[0].1.ranges[0].end / BLOCK as u64;
+    assert!(n_hashed <= 64, "{n_hashed}");
+    let stop = false.into();
+    let found = setup.fixture.blocks.survey(Scope::default(), &stop);
+    let reason = &found.unwrap()[0].changes[0].reason;
+    assert!(reason.contains("in most places"), "{reason}");
+    setup.put_back();
+    assert_eq!((setup.kind(0), setup.kind(299)), (None, None));
+    assert!(!setup.fixture.blocks.store().stale().any());
+}
+
+/// Bytes that rotted and were mended by the disk itself: the version is the same all the time.
+/// Strangers have the block hashed once an interval, and `verify` whenever it wants.
+#[test]
+fn what_rotted_and_was_mended_under_its_version_is_served_again() {
+    let setup = setup_of(3);
+    let blocks = &setup.fixture.blocks;
+    let version = crate::source::local::validator_at(&setup.file).unwrap();
+    let location = blocks.locate(setup.cids[1].hash()).unwrap()[0];
+    let rot = || {
+        let marks = blocks.store().stale();
+        marks.mark_damaged(location.container, version.clone(), location);
+    };
+    let all = |setup: &Setup| [setup.kind(0), setup.kind(1), setup.kind(2)];
+    for is_by_itself in [true, false] {
+        rot();
+        for _ in 0..3 {
+            assert_eq!(all(&setup), [None, Some(ErrorKind::Changed), None]);
+        }
+        assert_eq!(setup.states(), ["corrupt"]);
+        if is_by_itself {
+            blocks.store().stale().let_interval_pass();
+        } else {
+            blocks.check(&setup.cids[1], location).unwrap();
+        }
+        assert_eq!(all(&setup), [None; 3], "{is_by_itself}");
+        assert!(!blocks.store().stale().any());
+    }
+}
+
+/// A block that stays bad is hashed once in an interval, whoever asks and however.
+#[test]
+fn a_bad_block_is_looked_at_once_in_an_interval() {
+    let setup = setup_of(3);
+    setup.edit(BLOCK);
+    assert_eq!(setup.kind(1), Some(ErrorKind::Changed));
+    let marks = setup.fixture.blocks.store().stale();
+    let id = marks.all()[0].0;
+    marks.let_interval_pass();
+    assert_eq!(setup.kind(1), Some(ErrorKind::Changed), "looked at again");
+    assert!(!marks.claim_look(id, crate::store::catalog::SOURCE_LOCAL));
+}
+
+/// A damaged block among those that are read together, and a sound copy of it in a CAR.
+#[tokio::test]
+async fn a_damaged_block_takes_nothing_from_those_read_with_it() {
+    let setup = setup_of(20);
+    setup.edit(7 * BLOCK + 1);
+    let expected = |bad: &[usize]| -> Vec<Option<Bytes>> {
+        let chunk = |(index, chunk): (usize, &[u8])| {
+            (!bad.contains(&index)).then(|| Bytes::copy_from_slice(chunk))
+        };
+        setup.data.chunks(BLOCK).enumerate().map(chunk).collect()
+    };
+    for _ in 0..2 {
+        let got = setup.fixture.blocks.get_many(setup.cids.clone()).await;
+        assert!(got == expected(&[7]));
+    }
+    let block = setup.data[7 * BLOCK..][..BLOCK].to_vec();
+    let car = car(&[setup.cids[7]], &[(setup.cids[7], block)]);
+    let path = setup.fixture.write("copy.car", &car);
+    setup.fixture.import(&path, &import_options()).unwrap();
+    let got = setup.fixture.blocks.get_many(setup.cids.clone()).await;
+    assert!(got == expected(&[]));
+    assert_eq!(setup.kind(7), None);
+}
+
+/// An edited file tells of each of its blocks only what it read.
+#[test]
+fn nothing_is_promised_of_a_damaged_file_unread() {
+    let setup = setup_of(4);
+    setup.edit(BLOCK);
+    setup.edit(3 * BLOCK);
+    assert_eq!(setup.kind(1), Some(ErrorKind::Changed));
+    let stat = |index: usize| setup.fixture.blocks.stat(&setup.cids[index]).unwrap();
+    let found: Vec<_> = (0..4).map(|index| stat(index).is_some()).collect();
+    assert_eq!(found, [true, false, true, false]);
+    assert_eq!(setup.states(), ["stale"]);
+    let stop = false.into();
+    let found = setup
+        .fixture
+        .blocks
+        .survey(Scope::default(), &stop)
+        .unwrap();
+    let len = BLOCK as u64;
+    assert_eq!(found[0].changes[0].ranges, [len..2 * len, 3 * len..4 * len]);
+}
+
+/// A CAR that stays where it is, damaged in one of its blocks.
+#[test]
+fn a_damaged_car_serves_its_other_blocks() {
+    let fixture = Fixture::new();
+    let data: Vec<Vec<u8>> = (0..6).map(|seed| bytes(seed, BLOCK)).collect();
+    let blocks: Vec<(Cid, Vec<u8>)> = data.iter().map(|one| (raw(one), one.clone())).collect();
+    let whole = car(&[blocks[0].0], &blocks);
+    let path = fixture.write("six.car", &whole);
+    fixture.import(&path, &import_options()).unwrap();
+    let mut damaged = whole.clone();
+    let at = fixture.blocks.locate(blocks[4].0.hash()).unwrap()[0];
+    damaged[usize::try_from(at.offset).unwrap() + 9] ^= 1;
+    fs::write(&path, &damaged).unwrap();
+    let served = |fixture: &Fixture| -> Vec<bool> {
+        let get = |(cid, _): &(Cid, Vec<u8>)| fixture.blocks.get_blocking(cid).is_ok();
+        blocks.iter().map(get).collect()
+    };
+    let others = [true, true, true, true, false, true];
+    assert_eq!(served(&fixture), others);
+    let fixture = fixture.reopened();
+    assert_eq!(served(&fixture), others, "after a restart");
+    let stop = false.into();
+    let found = fixture.blocks.survey(Scope::default(), &stop).unwrap();
+    let end = at.offset + u64::from(at.len);
+    assert_eq!(found[0].changes[0].ranges, [at.offset..end]);
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(served(&fixture), [true; 6]);
 }

@@ -121,7 +121,7 @@ impl Filled {
             match &block.from {
                 From::Came(_, pieces) if is_good => pieces.prove(cid),
                 From::Here(container, location, _) if is_good => {
-                    self.blocks.found_good_here(container, location.offset);
+                    self.blocks.found_good_here(container, *location);
                 }
                 From::Came(..) | From::Here(..) => {
                     let data = self.buffer.as_mut_slice().get_mut(block.at.clone());

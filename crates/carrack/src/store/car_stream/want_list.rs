@@ -10,7 +10,7 @@
 use bytes::Bytes;
 use carrack_formats::Cid;
 use carrack_formats::cid::identity_data;
-use futures_util::future::{join, join_all};
+use futures_util::future::{join_all, join3};
 
 use super::filled::Filled;
 use super::{BUFFER_LEN, Batch, Item, Origin};
@@ -24,6 +24,8 @@ struct WantList {
     batches: Vec<Wanted>,
     /// Blocks that are at hand.
     held: Vec<(usize, Bytes)>,
+    /// Blocks that may be damaged or away: no batch is to fail for them.
+    noted: Vec<Place>,
 }
 
 /// One batch, and the places of its blocks.
@@ -67,8 +69,9 @@ impl Blocks {
             .into_iter()
             .partition(|wanted| wanted.batch.is_elsewhere());
         let far = join_all(far.into_iter().map(|wanted| self.read_far(wanted)));
-        let (far, near) = join(far, self.read_near(near)).await;
-        for (index, block) in far.into_iter().flatten().chain(near) {
+        let noted = self.read_noted(planned.noted);
+        let (far, near, noted) = join3(far, self.read_near(near), noted).await;
+        for (index, block) in far.into_iter().flatten().chain(near).chain(noted) {
             set(&mut found, index, block);
         }
         found
@@ -122,6 +125,13 @@ impl Blocks {
         }
     }
 
+    /// What may be damaged or away: its objects are looked at together first.
+    async fn read_noted(&self, places: Vec<Place>) -> Vec<(usize, Option<Bytes>)> {
+        let cids: Vec<Cid> = places.iter().map(|place| place.cid).collect();
+        self.look_again(&cids).await;
+        self.read_alone(places).await
+    }
+
     /// One by one: a block that cannot be served takes nothing from the others.
     async fn read_alone(&self, places: Vec<Place>) -> Vec<(usize, Option<Bytes>)> {
         let mut blocks = Vec::with_capacity(places.len());
@@ -137,7 +147,7 @@ impl Blocks {
 
     /// Looks up where blocks lie and plans how they are read. Blocks, but not for long.
     fn plan_want_list(&self, cids: Vec<Cid>) -> WantList {
-        let mut held = Vec::new();
+        let (mut held, mut noted) = (Vec::new(), Vec::new());
         let mut lying: Vec<(usize, Cid, Vec<Location>)> = Vec::with_capacity(cids.len());
         for (index, cid) in cids.into_iter().enumerate() {
             if let Some(data) = identity_data(&cid) {
@@ -149,6 +159,7 @@ impl Blocks {
             };
             match self.cached_at(&cid, &locations) {
                 Some(block) => held.push((index, block)),
+                None if self.are_all_noted(&locations) => noted.push(Place { index, cid, len: 0 }),
                 None => lying.push((index, cid, locations)),
             }
         }
@@ -180,7 +191,11 @@ impl Blocks {
             }
         }
         planned.issue();
-        WantList { batches, held }
+        WantList {
+            batches,
+            held,
+            noted,
+        }
     }
 }
 

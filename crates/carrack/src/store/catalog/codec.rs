@@ -7,8 +7,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// First byte of every value. A reader refuses others: the format version of the whole catalog is
-/// raised with it.
+/// First byte of every value but of stale marks with ranges. A reader refuses others.
 pub(super) const VALUE_VERSION: u8 = 1;
 
 /// Appends fields.
@@ -19,8 +18,12 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn versioned(capacity: usize) -> Self {
+        Self::of_version(VALUE_VERSION, capacity)
+    }
+
+    pub(super) fn of_version(version: u8, capacity: usize) -> Self {
         let mut bytes = Vec::with_capacity(capacity);
-        bytes.push(VALUE_VERSION);
+        bytes.push(version);
         Self { bytes }
     }
 
@@ -64,9 +67,14 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// From the version byte on, which the caller checks.
+    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
     /// Checks the version byte.
     pub(super) fn versioned(bytes: &'a [u8]) -> Result<Self> {
-        let mut reader = Self { rest: bytes };
+        let mut reader = Self::new(bytes);
         match reader.u8()? {
             VALUE_VERSION => Ok(reader),
             _ => Err(damaged()),

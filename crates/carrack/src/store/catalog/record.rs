@@ -5,13 +5,18 @@
 //! Limits   paths are bytes without NUL, as the kernel has them.
 //! Not here transactions (`catalog`), member lists (`members`).
 
+use std::ops::Range;
+
 use carrack_formats::{Cid, cid};
 
-use super::codec::{Reader, Writer, damaged};
+use super::codec::{Reader, VALUE_VERSION, Writer, damaged};
 use crate::error::Result;
 use crate::source::validator::{FileStamp, FileTime, ObjectStamp, Validator};
 use crate::store::index::{SegmentId, SegmentMeta};
 use crate::store::location::ContainerId;
+
+/// First byte of a stale mark with ranges.
+const STALE_RANGES_VERSION: u8 = 2;
 
 /// The source of everything that lies in this machine's file systems.
 pub const SOURCE_LOCAL: u32 = 1;
@@ -166,8 +171,10 @@ pub enum StaleReason {
     Unreadable,
     /// It ends before the bytes that the index names.
     Short,
-    /// Its bytes do not hash to the block's CID although the validator is the same.
+    /// Its length is right, and bytes in some ranges do not hash to their CIDs.
     Mismatch,
+    /// Its length is right, and the bytes in so many places do not that it was rewritten.
+    Widespread,
 }
 
 /// One row of `stale`.
@@ -183,6 +190,9 @@ pub struct StaleMark {
     pub offset: u64,
     /// Bytes of that read.
     pub len: u32,
+    /// The ranges that were found wrong, in order, with room between them. Without any the whole
+    /// container is out of service.
+    pub ranges: Vec<Range<u64>>,
 }
 
 impl PathKey {
@@ -535,13 +545,20 @@ impl SourceRecord {
 
 impl StaleMark {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Writer::versioned(80);
+        let is_first_form = self.has_first_form();
+        let version = if is_first_form {
+            VALUE_VERSION
+        } else {
+            STALE_RANGES_VERSION
+        };
+        let mut out = Writer::of_version(version, 80 + 16 * self.ranges.len());
         out.u8(match self.reason {
             StaleReason::Changed => 0,
             StaleReason::Missing => 1,
             StaleReason::Unreadable => 2,
             StaleReason::Short => 3,
             StaleReason::Mismatch => 4,
+            StaleReason::Widespread => 5,
         });
         out.u64(self.since_unix);
         out.u64(self.offset);
@@ -550,17 +567,26 @@ impl StaleMark {
         if let Some(observed) = &self.observed {
             encode_validator(observed, &mut out);
         }
+        if !is_first_form {
+            out.u32(self.ranges.len() as u32); // A few dozen.
+            for range in &self.ranges {
+                out.u64(range.start);
+                out.u64(range.end);
+            }
+        }
         out.bytes
     }
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let mut from = Reader::versioned(bytes)?;
-        let reason = match from.u8()? {
-            0 => StaleReason::Changed,
-            1 => StaleReason::Missing,
-            2 => StaleReason::Unreadable,
-            3 => StaleReason::Short,
-            4 => StaleReason::Mismatch,
+        let mut from = Reader::new(bytes);
+        let version = from.u8()?;
+        let reason = match (version, from.u8()?) {
+            (VALUE_VERSION, 0) => StaleReason::Changed,
+            (VALUE_VERSION, 1) => StaleReason::Missing,
+            (VALUE_VERSION, 2) => StaleReason::Unreadable,
+            (VALUE_VERSION, 3) => StaleReason::Short,
+            (VALUE_VERSION | STALE_RANGES_VERSION, 4) => StaleReason::Mismatch,
+            (STALE_RANGES_VERSION, 5) => StaleReason::Widespread,
             _ => return Err(damaged()),
         };
         let since_unix = from.u64()?;
@@ -571,14 +597,48 @@ impl StaleMark {
             1 => Some(decode_validator(&mut from)?),
             _ => return Err(damaged()),
         };
-        from.end()?;
-        Ok(Self {
+        let mut mark = Self {
             reason,
             observed,
             since_unix,
             offset,
             len,
-        })
+            ranges: Vec::new(),
+        };
+        if version == STALE_RANGES_VERSION {
+            let mut end = None;
+            for _ in 0..from.u32()? {
+                let range = from.u64()?..from.u64()?;
+                if range.is_empty() || end.is_some_and(|end| range.start <= end) {
+                    return Err(damaged());
+                }
+                end = Some(range.end);
+                mark.ranges.push(range);
+            }
+        } else if reason == StaleReason::Mismatch {
+            mark.ranges.push(mark.first_range());
+        }
+        from.end()?;
+        let has_no_range = reason == StaleReason::Mismatch && mark.ranges.is_empty();
+        if has_no_range || (version == STALE_RANGES_VERSION && mark.has_first_form()) {
+            return Err(damaged());
+        }
+        Ok(mark)
+    }
+
+    /// Whether the read that noticed it tells all: the form of before there were ranges.
+    fn has_first_form(&self) -> bool {
+        match self.reason {
+            StaleReason::Mismatch => self.ranges == [self.first_range()],
+            StaleReason::Widespread => false,
+            _ => true,
+        }
+    }
+
+    fn first_range(&self) -> Range<u64> {
+        let len = u64::from(self.len.max(1)); // An empty block has a place, too.
+        let end = self.offset.saturating_add(len);
+        self.offset.min(end.saturating_sub(1))..end
     }
 }
 

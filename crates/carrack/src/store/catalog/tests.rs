@@ -148,6 +148,7 @@ fn rows_come_back_after_a_reopening() {
         since_unix: 5,
         offset: 1 << 40,
         len: 77,
+        ranges: Vec::new(),
     };
     batch.put_stale(ContainerId(1), mark.clone());
     let segment = SegmentMeta {
@@ -378,6 +379,12 @@ fn fixture_rows() -> Vec<(&'static str, Vec<u8>)> {
         since_unix: 5,
         offset: 6,
         len: 7,
+        ranges: Vec::new(),
+    };
+    let damaged = StaleMark {
+        reason: StaleReason::Mismatch,
+        ranges: vec![6..13, 20..1 << 33],
+        ..mark.clone()
     };
     let segment = SegmentMeta {
         id: SegmentId(3),
@@ -396,6 +403,7 @@ fn fixture_rows() -> Vec<(&'static str, Vec<u8>)> {
         ("root cid key", super::root_cid_key(&cid(5), RootId(1))),
         ("members", members::encode(&ids([1, 2, 300])).remove(0)),
         ("stale", mark.to_bytes()),
+        ("stale with ranges", damaged.to_bytes()),
         ("segment", segment_to_bytes(&segment)),
     ]
 }
@@ -415,6 +423,50 @@ fn values_have_the_bytes_of_version_1() {
     );
 }
 
+/// Marks from before there were ranges are of the block that was read, or of the whole container.
+#[test]
+fn marks_without_ranges_read_on() {
+    let mark = |reason, ranges| StaleMark {
+        reason,
+        observed: Some(validator(9)),
+        since_unix: 5,
+        offset: 6,
+        len: 7,
+        ranges,
+    };
+    let mut row = mark(StaleReason::Changed, Vec::new()).to_bytes();
+    for (byte, reason) in [
+        (0, StaleReason::Changed),
+        (1, StaleReason::Missing),
+        (2, StaleReason::Unreadable),
+        (3, StaleReason::Short),
+    ] {
+        row[1] = byte;
+        assert_eq!(
+            StaleMark::from_bytes(&row).unwrap(),
+            mark(reason, Vec::new())
+        );
+    }
+    row[1] = 4;
+    let one = std::iter::once(6..13).collect();
+    let one = mark(StaleReason::Mismatch, one);
+    assert_eq!(StaleMark::from_bytes(&row).unwrap(), one);
+    assert_eq!(one.to_bytes(), row, "as before");
+    for (reason, ranges) in [
+        (StaleReason::Mismatch, vec![6..13, 14..15]),
+        (StaleReason::Mismatch, std::iter::once(6..14).collect()),
+        (StaleReason::Widespread, Vec::new()),
+        (StaleReason::Widespread, vec![0..5, 1 << 40..1 << 41]),
+    ] {
+        let mark = mark(reason, ranges);
+        assert_eq!(StaleMark::from_bytes(&mark.to_bytes()).unwrap(), mark);
+    }
+    for ranges in [vec![6..13, 13..15], vec![6..13, 5..20], vec![6..6, 9..10]] {
+        let row = mark(StaleReason::Mismatch, ranges).to_bytes();
+        assert!(StaleMark::from_bytes(&row).is_err());
+    }
+}
+
 #[test]
 fn every_cut_of_a_value_is_an_error() {
     for (name, bytes) in fixture_rows() {
@@ -425,7 +477,7 @@ fn every_cut_of_a_value_is_an_error() {
                 "path" => PathRecord::from_bytes(bytes).unwrap_err(),
                 "dir" => DirRecord::from_bytes(bytes).unwrap_err(),
                 "root" => RootRecord::from_bytes(RootId(1), bytes).unwrap_err(),
-                "stale" => StaleMark::from_bytes(bytes).unwrap_err(),
+                "stale" | "stale with ranges" => StaleMark::from_bytes(bytes).unwrap_err(),
                 _ => continue,
             };
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{name} cut at {cut}");
@@ -436,7 +488,7 @@ fn every_cut_of_a_value_is_an_error() {
 proptest! {
     #[test]
     fn values_of_any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        for first in [1, bytes.first().copied().unwrap_or(0)] {
+        for first in [1, 2, bytes.first().copied().unwrap_or(0)] {
             let mut bytes = bytes.clone();
             if let Some(byte) = bytes.first_mut() {
                 *byte = first;
@@ -612,6 +664,7 @@ proptest! {
                         since_unix: 1,
                         offset: 0,
                         len: 0,
+                        ranges: Vec::new(),
                     };
                     batch.put_stale(ContainerId(id), mark);
                     model.stale.insert(id);

@@ -32,6 +32,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use self::inner::{Inner, cells, stopping};
 use self::stats::count;
 use crate::source::SourceError;
@@ -131,18 +133,30 @@ impl Extents {
     /// # Errors
     /// Those of the source.
     pub async fn stat(&self, place: &Arc<Place>) -> Result<ObjectStamp, SourceError> {
+        let place = Arc::clone(place);
+        let asking = self.begin(async move { place.source.source.stat(&place.path).await })?;
+        asking
+            .await
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| Err(stopping()))
+    }
+
+    /// Begins something that goes on whoever waits for it; `None` comes of it if it is ended
+    /// because the node stops.
+    pub(in crate::store) fn begin<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<JoinHandle<Option<T>>, SourceError> {
         let handle = self.inner.handle()?;
-        let (inner, place) = (Arc::clone(&self.inner), Arc::clone(place));
-        let asking = self.inner.tasks.spawn_on(
-            async move {
-                tokio::select! {
-                    stamp = place.source.source.stat(&place.path) => stamp,
-                    () = inner.closing.cancelled() => Err(stopping()),
-                }
-            },
-            &handle,
-        );
-        asking.await.unwrap_or_else(|_| Err(stopping()))
+        let inner = Arc::clone(&self.inner);
+        let until_closing = async move {
+            tokio::select! {
+                done = work => Some(done),
+                () = inner.closing.cancelled() => None,
+            }
+        };
+        Ok(self.inner.tasks.spawn_on(until_closing, &handle))
     }
 
     /// The reads of one response.

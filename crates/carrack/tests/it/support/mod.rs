@@ -133,6 +133,12 @@ impl Carrack {
         self.environment.push(("SSL_CERT_FILE", file));
     }
 
+    /// Sets a variable of the environment of its commands.
+    pub(crate) fn set(&mut self, name: &'static str, value: &Path) {
+        let value = value.to_str().unwrap().to_owned();
+        self.environment.push((name, value));
+    }
+
     /// A place for the test's own files, gone with the store.
     pub(crate) fn dir(&self) -> &Path {
         self.temp.as_ref().unwrap().path()

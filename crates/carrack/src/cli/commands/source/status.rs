@@ -5,6 +5,7 @@ use serde_json::json;
 use super::find;
 use crate::cli::Env;
 use crate::cli::args::SourceStatusArgs;
+use crate::cli::commands::status::{ranges_json, ranges_text};
 use crate::cli::output::shown;
 use crate::error::Result;
 use crate::store::block::{Change, Scope, SourceStatus, State};
@@ -57,6 +58,7 @@ fn print_json(status: &SourceStatus, limit: usize, env: &mut Env<'_>) -> Result<
                 "state": change.state.name(),
                 "since": change.since_unix,
                 "reason": change.reason,
+                "ranges": ranges_json(change),
                 "advice": advice(status, change),
             })
         })
@@ -81,9 +83,9 @@ fn print(status: &SourceStatus, limit: usize, env: &mut Env<'_>) -> Result<()> {
             state => state.name(),
         };
         let since = change.since_unix.map(ago).unwrap_or_default();
-        let reason = shown(change.reason.as_bytes());
+        let (ranges, reason) = (ranges_text(change), shown(change.reason.as_bytes()));
         env.out
-            .line(&format!("  {state:<11}  {path}  {reason}{since}"))?;
+            .line(&format!("  {state:<11}  {path}{ranges}  {reason}{since}"))?;
         env.out
             .line(&format!("               {}", advice(status, change)))?;
     }

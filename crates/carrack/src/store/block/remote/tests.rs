@@ -45,6 +45,15 @@ impl Setup {
         Self { fixture, source }
     }
 
+    /// The same store, opened by another process that reads the same source.
+    pub(crate) fn reopened(self) -> Self {
+        let Self { fixture, source } = self;
+        let fixture = fixture.reopened();
+        let sources = fixture.blocks.extents().sources();
+        sources.put(SOURCE_FIRST, Arc::clone(&source) as _);
+        Self { fixture, source }
+    }
+
     /// Puts an object and indexes it as a file of blocks of [`BLOCK`] bytes. Its root and leaves.
     pub(crate) fn add(&self, path: &str, data: &[u8]) -> (Cid, Vec<Cid>) {
         let stamp = self.source.put(path, data);
@@ -129,7 +138,7 @@ impl Setup {
         marks.first().map(|(_, mark)| mark.reason)
     }
 
-    fn car(&self, root: Cid) -> crate::error::Result<Vec<u8>> {
+    pub(crate) fn car(&self, root: Cid) -> crate::error::Result<Vec<u8>> {
         whole_car(&self.fixture.blocks, root)
     }
 }
@@ -223,6 +232,40 @@ fn bytes_that_are_wrong_under_the_same_validator_take_one_block_out_of_service()
     assert_eq!(setup.get(&leaves[0]).unwrap(), &data[..BLOCK]);
     assert_eq!(setup.get(&leaves[2]).unwrap(), &data[2 * BLOCK..]);
     assert_eq!(setup.reason(), Some(StaleReason::Mismatch), "still known");
+}
+
+/// A damaged range of an object costs its source one look an interval, and none of it once mended.
+#[test]
+fn a_damaged_range_of_an_object_is_served_again_when_it_is_mended() {
+    let setup = Setup::new();
+    let data = bytes(1, 3 * BLOCK);
+    let (root, leaves) = setup.add("file", &data);
+    let mut edited = data.clone();
+    edited[BLOCK + 5] ^= 1;
+    setup.source.corrupt("file", edited);
+    assert_eq!(setup.get(&leaves[1]), Err(ErrorKind::Changed));
+    setup.source.take_requests();
+    let stale = setup.fixture.blocks.store().stale();
+    for _ in 0..5 {
+        assert_eq!(setup.get(&leaves[1]), Err(ErrorKind::Changed));
+        assert_eq!(setup.fixture.blocks.stat(&leaves[1]).unwrap(), None);
+        assert!(setup.car(leaves[1]).is_err());
+    }
+    assert_eq!(setup.source.take_requests(), 0, "it is left alone");
+    for _ in 0..3 {
+        stale.let_interval_pass();
+        for _ in 0..3 {
+            assert_eq!(setup.get(&leaves[1]), Err(ErrorKind::Changed));
+        }
+        assert_eq!(setup.source.take_requests(), 1, "one look an interval");
+    }
+    assert_eq!(setup.get(&leaves[0]).unwrap(), &data[..BLOCK]);
+    setup.source.corrupt("file", &data);
+    stale.let_interval_pass();
+    let len = setup.fixture.blocks.stat(&leaves[1]).unwrap();
+    assert_eq!(len, Some(BLOCK as u64));
+    assert_eq!(setup.reason(), None);
+    assert!(setup.car(root).is_ok());
 }
 
 #[test]
