@@ -465,7 +465,10 @@ fn add_all(
         }
         add::summary(&mut env, &report);
         // A node that serves most of a folder is better than none: it says what is missing.
-        if let Err(error) = add::left_out(&mut env, &report) {
+        if let Err(error) = add::left_out(&mut env, &report, options.strict) {
+            if options.strict {
+                return Err(error);
+            }
             env.out.note(&format!("warning: {error}"));
         }
     }
