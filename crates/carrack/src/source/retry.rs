@@ -8,8 +8,9 @@
 //! Not here how many requests go on at once (`limiter`), reads that are shared (`store::extent`,
 //!          which takes its pauses from here).
 //!
-//! A request that brought [`RENEW_LEN`] bytes is no failed one: a read of any length goes on as long
-//! as it gets on, and one that gets a few bytes at a time does not go on for ever. A read that finds another version is over: two versions are never spliced.
+//! A request that brought [`RENEW_LEN`] bytes is no failed one: a read of any length goes on as
+//! long as it gets on, and one that gets a few bytes at a time does not go on for ever. A read that
+//! finds another version is over: two versions are never spliced.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -3,8 +3,8 @@
 //! In       the rows of an earlier add; each file of a new one as it gets its place.
 //! Out      counts; a file that only moved is known without reading it; rows of files that are gone
 //!          are removed.
-//! Limits   8 bytes a file that is there or was left out; while moves are looked for, the paths of at most
-//!          [`MOVES_MAX`] files.
+//! Limits   8 bytes a file that is there or was left out; while moves are looked for, the paths of
+//!          at most [`MOVES_MAX`] files.
 //! Not here walking and reading (`ingest::add`, `ingest::remote`).
 
 use std::collections::{HashMap, HashSet};

@@ -3,8 +3,8 @@
 //! In       the pieces of a body, each as a future.
 //! Out      the pieces, or the error of a body that comes too slowly.
 //! Limits   [`IDLE_TIMEOUT`] for one piece; for all of them [`DATA_TIME_MIN`] or [`PAGE_TIME_MIN`],
-//!          and as long as what came takes at [`DATA_RATE_MIN`] or [`PAGE_RATE_MIN`]. Only the time that was waited counts: whoever takes pieces
-//!          slowly loses none.
+//!          and as long as what came takes at [`DATA_RATE_MIN`] or [`PAGE_RATE_MIN`]. Only the time
+//!          that was waited counts: whoever takes pieces slowly loses none.
 //! Not here the time to the head of an answer (`source::http`).
 //!
 //! With a deadline for each piece alone, one byte each half a minute holds its reader for ever.
