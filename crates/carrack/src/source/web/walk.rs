@@ -94,6 +94,7 @@ impl<'a> Walk<'a> {
     async fn next(&mut self) -> Result<Option<Listed>, SourceError> {
         loop {
             if let Some(listed) = self.ready.pop_front() {
+                self.names_len = self.names_len.saturating_sub(path_len(&listed));
                 return Ok(Some(listed));
             }
             while self.asked.len() < STATS_MAX
@@ -236,14 +237,20 @@ impl<'a> Walk<'a> {
             self.count(full.len())?;
             self.files.push_back(File::linked(full));
         }
-        self.ready.push_back(Listed::Odd {
+        self.tell(Listed::Odd {
             path: path.strip_suffix(b"/").unwrap_or(path).to_vec(),
             why: format!(
                 "the server shows its {} instead of what is in it: what that does not link to is \
                  not part of the result",
                 String::from_utf8_lossy(name)
             ),
-        });
+        })
+    }
+
+    /// Something that nothing has to be asked about comes next.
+    fn tell(&mut self, listed: Listed) -> Result<(), SourceError> {
+        self.count(path_len(&listed))?;
+        self.ready.push_back(listed);
         Ok(())
     }
 
@@ -267,17 +274,17 @@ impl<'a> Walk<'a> {
         }
         let own = path.strip_suffix(b"/").unwrap_or(path);
         if own != self.prefix.strip_suffix(b"/").unwrap_or(self.prefix) {
-            self.ready.push_back(Listed::Folder { path: own.to_vec() });
+            self.tell(Listed::Folder { path: own.to_vec() })?;
         }
         for (name, why) in names.odd {
             let (path, why) = ([path, &name].concat(), why.to_owned());
-            self.ready.push_back(Listed::Odd { path, why });
+            self.tell(Listed::Odd { path, why })?;
         }
         let mut directories = VecDeque::new();
         for entry in names.entries {
             let mut full = [path, &entry.name].concat();
             if !self.hidden && entry.name.starts_with(b".") {
-                self.ready.push_back(Listed::Hidden { path: full });
+                self.tell(Listed::Hidden { path: full })?;
                 continue;
             }
             self.count(full.len())?;
@@ -434,6 +441,15 @@ async fn index_of(
         }
     }
     Ok(None)
+}
+
+fn path_len(listed: &Listed) -> usize {
+    match listed {
+        Listed::Object { path, .. }
+        | Listed::Folder { path }
+        | Listed::Hidden { path }
+        | Listed::Odd { path, .. } => path.len(),
+    }
 }
 
 /// Whether the page is the file.
