@@ -158,6 +158,9 @@ pub struct DagArgs {
     /// Take hidden files and folders along (names that start with a dot).
     #[arg(long, short = 'H')]
     pub hidden: bool,
+    /// Make no root if anything has to be left out: exit 8 instead of 6.
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// `carrack add`.
@@ -334,6 +337,13 @@ pub struct SourceAccess {
     /// Where credentials are: env, profile:NAME, file:PATH, web-identity or none.
     #[arg(long, value_name = "WHERE")]
     pub credentials: Option<String>,
+    /// Where a web server may send requests on to besides itself, such as https://cdn.example.org;
+    /// can be given several times.
+    #[arg(long, value_name = "ORIGIN")]
+    pub allow_redirect: Vec<String>,
+    /// The names of a web server may lead to addresses of this machine or of a private network.
+    #[arg(long)]
+    pub allow_private: bool,
 }
 
 /// `carrack source status`.

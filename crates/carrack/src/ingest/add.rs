@@ -45,6 +45,8 @@ pub struct AddOptions {
     pub hidden: bool,
     /// One directory of all paths is the only root.
     pub wrap: bool,
+    /// Make no root if anything is left out.
+    pub strict: bool,
     /// Threads that hash.
     pub n_threads: usize,
 }
@@ -236,7 +238,11 @@ impl<'a> Adder<'a> {
         }
         outcome?;
         let mut roots = Vec::new();
-        for (index, (_, path)) in targets.unique.iter().enumerate() {
+        let n_roots = match self.assembly.is_refused() {
+            true => 0,
+            false => targets.unique.len(),
+        };
+        for (index, (_, path)) in targets.unique.iter().take(n_roots).enumerate() {
             roots.push(self.assembly.root(index, path)?);
         }
         self.assembly.sink.checkpoint()?;

@@ -109,6 +109,12 @@ impl<'a> Assembly<'a> {
         self.sums.len() - 1
     }
 
+    /// Whether nothing may become a root: something was left out, and all is wanted. What was read
+    /// stays, for the next add.
+    pub(super) const fn is_refused(&self) -> bool {
+        self.options.strict && self.report.n_left_out > 0
+    }
+
     /// Promises what one target came to; `None` if that was left out.
     pub(super) fn root(&mut self, index: usize, path: &Path) -> Result<Option<AddedRoot>> {
         let Some(sum) = self.sums.get(index).copied().flatten() else {
@@ -193,6 +199,7 @@ impl<'a> Assembly<'a> {
     pub(super) fn name_left_out(&mut self, path: &Path, why: String) {
         self.report.n_left_out += 1;
         self.is_there(path);
+        self.is_unclear(path);
         if self.report.left_out.len() < LEFT_OUT_SHOWN_MAX {
             let path = self.sink.shown(path);
             self.report.left_out.push(LeftOut { path, why });

@@ -2,8 +2,8 @@
 //!
 //! In       a source, and paths below it.
 //! Out      a root for each path; leaves as ranges of the objects, interior nodes in a pack.
-//! Limits   [`JOBS_MAX`] jobs; a page of the listing and
-//!          [`LISTED_MAX`] objects of it wait. Directories are held until their last object was
+//! Limits   [`JOBS_MAX`] jobs; a page of the listing and some lots of it wait
+//!          (`remote::listing`). Directories are held until their last object was
 //!          hashed, as those of an add from this disk are: about 200 bytes an object.
 //! Not here what becomes of digests (`ingest::assembly`), files of this machine (`ingest::add`),
 //!          which source a URL belongs to (`remote::target`).
@@ -12,6 +12,7 @@
 //! `store::sources`. What was added before and is still the same version is not read again.
 
 mod cut;
+mod listing;
 pub(in crate::ingest) mod read;
 pub mod target;
 #[cfg(test)]
@@ -24,11 +25,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use self::listing::{Listing, Lot};
 use self::read::{ATTEMPTS_MAX, Finding, Found, Job, Reads, Task, is_same};
 use self::target::Target;
 use self::walk::{Spot, Walk, path_of};
@@ -51,9 +51,6 @@ use crate::store::sources::{OpenSource, Sources};
 
 /// Jobs that read or wait for their turn: as many read as the source's limiter lets.
 const JOBS_MAX: usize = 96;
-/// Objects that are listed at once, and such lots that wait.
-const LISTED_MAX: usize = 256;
-const LOTS_MAX: usize = 4;
 /// Objects from this length on are journalled, in bytes.
 const JOURNAL_LEN_MIN: u64 = 16 << 20;
 /// Objects that fail one after the other before the source is taken for gone.
@@ -159,18 +156,10 @@ struct Big {
     failure: Option<SourceError>,
 }
 
-/// A listing under way.
-struct Listing {
-    lots: mpsc::Receiver<Vec<Result<Listed, SourceError>>>,
-    lot: VecDeque<Result<Listed, SourceError>>,
-    is_over: bool,
-    _task: JoinSet<()>,
-}
-
 /// What the calling thread waited for.
 enum Event {
     Read(Finding),
-    Listed(Option<Vec<Result<Listed, SourceError>>>),
+    Listed(Option<Lot>),
     Nothing,
     Panicked,
 }
@@ -214,11 +203,14 @@ impl<'a> RemoteAdder<'a> {
             let _ = self.assembly.sink.checkpoint();
         }
         outcome?;
+        if let Some(remark) = self.reads.source.source.remark() {
+            self.assembly.watcher.progress.note(&remark);
+        }
         let mut roots = Vec::new();
-        let n_roots = if self.assembly.options.wrap {
-            1
-        } else {
-            targets.len()
+        let n_roots = match self.assembly.options.wrap {
+            _ if self.assembly.is_refused() => 0,
+            true => 1,
+            false => targets.len(),
         };
         for (index, target) in targets.iter().take(n_roots).enumerate() {
             roots.extend(self.assembly.root(index, &path_of(folder(&target.path)))?);
@@ -277,7 +269,9 @@ impl<'a> RemoteAdder<'a> {
     /// One argument, and everything below it, as far as it is listed.
     fn target(&mut self, target: &Target, place: Place) -> Result<()> {
         self.top = path_of(folder(&target.path));
-        let mut listing = self.list(target.path.clone());
+        let source = Arc::clone(&self.reads.source);
+        let hidden = self.assembly.options.hidden;
+        let mut listing = Listing::begin(source, target.path.clone(), hidden, &self.handle);
         let mut walk = Walk::new(folder(&target.path).to_vec(), place);
         let mut lone: Option<ObjectStamp> = None;
         let n_before = self.n_listed;
@@ -296,6 +290,12 @@ impl<'a> RemoteAdder<'a> {
                         lone = Some(stamp)
                     }
                     Listed::Object { path, stamp } => self.object(&mut walk, &path, stamp)?,
+                    Listed::Hidden { .. } => self.assembly.report.hidden += 1,
+                    Listed::Folder { path } if path == folder(&target.path) => {}
+                    Listed::Folder { path } => {
+                        let spot = walk.folder(&path, &mut self.assembly)?;
+                        self.no_place(&path, spot);
+                    }
                 }
                 self.fill(None)?;
             }
@@ -326,38 +326,23 @@ impl<'a> RemoteAdder<'a> {
         walk.finish(&mut self.assembly)
     }
 
-    /// Lists on a task, some lots ahead.
-    fn list(&self, prefix: Vec<u8>) -> Listing {
-        let (sender, lots) = mpsc::channel(LOTS_MAX);
-        let source = Arc::clone(&self.reads.source);
-        let mut task = JoinSet::new();
-        let listing = async move {
-            let mut listed = source.source.list(&prefix).ready_chunks(LISTED_MAX);
-            while let Some(lot) = listed.next().await {
-                if sender.send(lot).await.is_err() {
-                    return;
-                }
-            }
-        };
-        task.spawn_on(listing, &self.handle);
-        Listing {
-            lots,
-            lot: VecDeque::new(),
-            is_over: false,
-            _task: task,
-        }
-    }
-
     fn object(&mut self, walk: &mut Walk, path: &[u8], stamp: ObjectStamp) -> Result<()> {
         match walk.object(path, &mut self.assembly)? {
             Spot::At(place) => self.file(path, stamp, place),
-            Spot::Hidden => {
-                self.assembly.report.hidden += 1;
+            spot => {
+                self.no_place(path, Some(spot));
                 Ok(())
             }
-            Spot::Odd(why) => {
+        }
+    }
+
+    /// Counts what has no place in the tree.
+    fn no_place(&mut self, path: &[u8], spot: Option<Spot>) {
+        match spot {
+            None | Some(Spot::At(_)) => {}
+            Some(Spot::Hidden) => self.assembly.report.hidden += 1,
+            Some(Spot::Odd(why)) => {
                 self.assembly.name_left_out(&path_of(path), why.to_owned());
-                Ok(())
             }
         }
     }

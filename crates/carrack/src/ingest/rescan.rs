@@ -54,6 +54,7 @@ pub fn rescan(
         profile: profile_of(root.profile)?,
         hidden: had_hidden(store, root, &place)?,
         wrap: false,
+        strict: false,
         n_threads: import_options.n_threads,
     };
     rescan_with(store, sources, &place, &options, progress, stop)

@@ -130,6 +130,7 @@ pub(crate) fn options() -> AddOptions {
         profile: UNIXFS_V1_2025,
         hidden: false,
         wrap: false,
+        strict: false,
         n_threads: 2,
     }
 }

@@ -20,6 +20,7 @@ use serde_json::json;
 
 use crate::clock;
 use crate::error::{Context, ErrorKind, Result};
+use crate::source::url::is_secret;
 
 /// Characters of one field that are kept.
 pub const FIELD_CHARS_MAX: usize = 1024;
@@ -178,11 +179,11 @@ impl Entry {
             self.address,
             common_log_time(now),
             self.method,
-            quotable(&self.uri.to_string()),
+            quotable(&without_secrets(&self.uri.to_string())),
             self.version,
             self.status,
             bytes,
-            or_dash(&self.referer),
+            or_dash(&without_secrets(&self.referer)),
             or_dash(&self.agent),
             took.as_secs(),
             took.subsec_micros(),
@@ -195,16 +196,30 @@ impl Entry {
             "time_ms": u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             "address": self.address.to_string(),
             "method": self.method.as_str(),
-            "uri": short(&self.uri.to_string()),
+            "uri": short(&without_secrets(&self.uri.to_string())),
             "version": format!("{:?}", self.version),
             "status": self.status,
             "bytes": bytes,
-            "referer": short(&self.referer),
+            "referer": short(&without_secrets(&self.referer)),
             "agent": short(&self.agent),
             "took_us": u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         });
         format!("{object}\n")
     }
+}
+
+/// A URL without a login and without a query that is one.
+fn without_secrets(url: &str) -> String {
+    let (url, query) = match url.split_once('?') {
+        Some((url, query)) if is_secret(query) => (url, "?***"),
+        _ => (url, ""),
+    };
+    let login = url.split_once("://").and_then(|(scheme, rest)| {
+        let authority = rest.split('/').next().unwrap_or(rest);
+        let (_, host) = rest.split_at(authority.rfind('@')?);
+        Some(format!("{scheme}://***{host}"))
+    });
+    format!("{}{query}", login.as_deref().unwrap_or(url))
 }
 
 /// `text` for between quotes on one line of a terminal.

@@ -3,14 +3,16 @@
 //! In       a request; for reads a range and the version it must be of.
 //! Out      the answer's head, a small body, or a stream of exactly the range.
 //! Limits   HTTP/1.1 only: one connection a read, so that reads do not wait for each other's
-//!          windows. The deadlines below; [`BODY_LEN_MAX`] for what is read whole. Redirects are
-//!          not followed here, and no body is decompressed.
+//!          windows. The deadlines below, for each wait and for the whole; [`BODY_LEN_MAX`] for
+//!          what is read whole. Redirects are not followed here, and no body is decompressed.
 //! Not here signing (`source::s3`), redirects (`source::web`), trying again (`source::retry`).
 //!
 //! Spec: RFC 9110, sections 8.8 (validators), 13 (conditions), 14 (ranges).
 
+mod pace;
+mod ranges;
+
 use std::error::Error as _;
-use std::future::Future;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -23,6 +25,9 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use reqwest::{Client, ClientBuilder, Request, Response};
 
+use self::pace::Pace;
+pub(super) use self::ranges::{Ranges, second_byte};
+use crate::source::reach::{self, Reach};
 use crate::source::validator::{FileTime, ObjectStamp};
 use crate::source::{ByteStream, SourceError, SourceErrorKind, date};
 
@@ -33,6 +38,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two pieces of a body. A connection that brings nothing for so long is gone.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// What went wrong is known by the status; its explanation is worth no more.
+const EXPLANATION_TIME_MAX: Duration = Duration::from_secs(5);
 /// Servers close idle connections after 5 s (Node), 20 s (Amazon S3) or 75 s (nginx): a request
 /// on a connection that is being closed fails, and has to be repeated.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -44,7 +51,7 @@ pub(super) const BODY_LEN_MAX: usize = 64 << 20;
 const EXPLANATION_LEN_MAX: usize = 64 << 10;
 /// A server that does not know ranges sends a file from its beginning: so many bytes are read and
 /// thrown away before those that were asked for, once. Beyond, reading in place makes no sense.
-const SKIP_MAX: u64 = 1 << 20;
+pub(super) const SKIP_MAX: u64 = 1 << 20;
 /// Name of the version of an object in a bucket that keeps versions.
 pub(super) const VERSION: HeaderName = HeaderName::from_static("x-amz-version-id");
 
@@ -55,9 +62,14 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Connects to nothing yet. A machine without certificates has no use for `encrypted`
-    /// connections; others work there all the same.
-    pub(super) fn new(encrypted: bool) -> Result<Self, SourceError> {
+    /// Connects to nothing yet, and then to what `reach` allows; `None`: to what is configured. A
+    /// machine without certificates has no use for `encrypted` connections; others work there all
+    /// the same.
+    pub(super) fn new(encrypted: bool, reach: Option<Reach>) -> Result<Self, SourceError> {
+        let builder = || match &reach {
+            Some(reach) => builder().dns_resolver(reach.clone()),
+            None => builder(),
+        };
         let mut client = builder().build();
         if client.is_err() && !encrypted {
             client = builder().tls_certs_only([]).build();
@@ -116,7 +128,7 @@ pub(super) struct Wanted<'a> {
     /// The bytes: not empty, within the version's length.
     pub(super) range: Range<u64>,
     /// `Content-Encoding` is a property of the object, not of its transfer: the bytes are stored
-    /// that way. So it is in buckets.
+    /// that way. So it is in buckets. Of a web server it has to be shown.
     pub(super) stored_encoding: bool,
 }
 
@@ -159,11 +171,7 @@ impl Wanted<'_> {
             status => return Err(self.error(SourceErrorKind::Unusable, &unexpected(status))),
         };
         if skip > SKIP_MAX {
-            return Err(self.error(
-                SourceErrorKind::Unusable,
-                "the server does not answer ranges of a file: serve it from one that does, such as \
-                 nginx or a bucket",
-            ));
+            return Err(self.without_ranges());
         }
         self.check_encoding(headers, body_len)?;
         match content_len {
@@ -186,7 +194,28 @@ impl Wanted<'_> {
             // Beyond the range lies the rest of the file, and the connection is given up.
             open_end: skip + len < body_len,
             known_end: content_len.is_some(),
+            pace: Pace::of_data(),
         }))
+    }
+
+    /// Whether the answer leaves open if the server knows ranges, and that matters: of a large
+    /// file only the beginning could be read.
+    pub(super) fn leaves_ranges_open(&self, response: &Response) -> bool {
+        response.status() == StatusCode::OK && self.expected.size > 1
+    }
+
+    /// Whether so much of the file can be read without ranges.
+    pub(super) const fn needs_ranges(&self) -> bool {
+        self.expected.size > SKIP_MAX
+    }
+
+    /// The error for a server that has none.
+    pub(super) fn without_ranges(&self) -> SourceError {
+        self.error(
+            SourceErrorKind::Unusable,
+            "the server does not answer ranges of a file, and this one is too large to be read \
+             whole each time: serve it from one that does, such as nginx or a bucket",
+        )
     }
 
     fn check_range(&self, headers: &HeaderMap) -> Result<(), SourceError> {
@@ -231,7 +260,11 @@ impl Wanted<'_> {
             None | Some("" | "identity") => return Ok(()),
             Some(encoding) => encoding,
         };
-        if self.stored_encoding && content_len(headers) == Some(body_len) {
+        // What is encoded on the way has another length, another tag or no ranges.
+        let tag = text(headers, &ETAG).and_then(strong_etag);
+        let is_same = tag.is_some() && tag == self.expected.etag;
+        let is_shown = is_same && headers.contains_key(&CONTENT_RANGE);
+        if (self.stored_encoding || is_shown) && content_len(headers) == Some(body_len) {
             return Ok(());
         }
         Err(self.error(
@@ -283,6 +316,7 @@ struct Body {
     open_end: bool,
     /// The protocol itself tells where the body ends.
     known_end: bool,
+    pace: Pace,
 }
 
 fn pieces(body: Body) -> ByteStream {
@@ -298,7 +332,7 @@ impl Body {
             if self.left == 0 && (self.open_end || self.known_end) {
                 return Ok(None);
             }
-            let piece = within_idle(self.response.chunk(), &self.what).await?;
+            let piece = self.pace.next(self.response.chunk(), &self.what).await?;
             let Some(mut piece) = piece else {
                 if self.left == 0 {
                     return Ok(None);
@@ -329,12 +363,21 @@ impl Body {
 
 /// The whole body of an answer that has no known length.
 pub(super) async fn whole(
+    response: Response,
+    len_max: usize,
+    what: &str,
+) -> Result<Bytes, SourceError> {
+    whole_at(Pace::of_page(), response, len_max, what).await
+}
+
+async fn whole_at(
+    mut pace: Pace,
     mut response: Response,
     len_max: usize,
     what: &str,
 ) -> Result<Bytes, SourceError> {
     let mut body = BytesMut::new();
-    while let Some(piece) = within_idle(response.chunk(), what).await? {
+    while let Some(piece) = pace.next(response.chunk(), what).await? {
         if body.len() + piece.len() > len_max {
             return Err(SourceError::new(
                 SourceErrorKind::Unusable,
@@ -346,31 +389,24 @@ pub(super) async fn whole(
     Ok(body.freeze())
 }
 
-/// The beginning of an error's body, or what came of it.
-pub(super) async fn explanation(mut response: Response) -> Bytes {
-    let mut body = BytesMut::new();
-    while let Ok(Some(piece)) = within_idle(response.chunk(), "").await {
-        body.extend_from_slice(&piece);
-        if body.len() > EXPLANATION_LEN_MAX {
-            body.truncate(EXPLANATION_LEN_MAX);
-            break;
-        }
-    }
-    body.freeze()
+/// The beginning of an error's body, or what came of it in time.
+pub(super) async fn explanation(response: Response) -> Bytes {
+    beginning(response, EXPLANATION_TIME_MAX).await
 }
 
-async fn within_idle<T>(
-    piece: impl Future<Output = reqwest::Result<T>>,
-    what: &str,
-) -> Result<T, SourceError> {
-    match tokio::time::timeout(IDLE_TIMEOUT, piece).await {
-        Ok(Ok(piece)) => Ok(piece),
-        Ok(Err(error)) => Err(unreachable(&error, what)),
-        Err(_) => Err(SourceError::new(
-            SourceErrorKind::Unreachable,
-            format!("{what}: nothing came for {} s", IDLE_TIMEOUT.as_secs()),
-        )),
-    }
+async fn beginning(mut response: Response, time_max: Duration) -> Bytes {
+    let mut body = BytesMut::new();
+    let reading = async {
+        while let Ok(Some(piece)) = response.chunk().await {
+            body.extend_from_slice(&piece);
+            if body.len() > EXPLANATION_LEN_MAX {
+                body.truncate(EXPLANATION_LEN_MAX);
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(time_max, reading).await;
+    body.freeze()
 }
 
 /// What the head of an answer tells of the version that it is of.
@@ -471,6 +507,9 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 }
 
 fn unreachable(error: &reqwest::Error, what: &str) -> SourceError {
+    if let Some(refused) = reach::refusal(error, what) {
+        return refused;
+    }
     let causes = chain(error);
     let advice = if causes.contains("certificate") {
         ": check the server's certificate, or let SSL_CERT_FILE name a file with that of its \

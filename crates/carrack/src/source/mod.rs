@@ -24,6 +24,7 @@ pub mod local;
 pub mod look;
 pub mod nofollow;
 mod object;
+mod reach;
 pub mod retry;
 mod s3;
 #[cfg(test)]
@@ -73,7 +74,19 @@ pub trait Source: std::fmt::Debug + Send + Sync {
     ) -> BoxFuture<'a, Result<ByteStream, SourceError>>;
 
     /// All objects below `prefix`, a path of whole names, or the object that has this very path.
+    /// What cannot be listed or asked for is told as [`Listed::Odd`]; an error ends the listing.
     fn list<'a>(&'a self, prefix: &'a [u8]) -> ObjectStream<'a>;
+
+    /// The same for who does not want what is hidden: a source that would have to ask for more to
+    /// list it tells [`Listed::Hidden`] instead.
+    fn list_shown<'a>(&'a self, prefix: &'a [u8]) -> ObjectStream<'a> {
+        self.list(prefix)
+    }
+
+    /// What whoever adds from here should know of the place, after it was read.
+    fn remark(&self) -> Option<String> {
+        None
+    }
 }
 
 /// One entry of a listing.
@@ -86,8 +99,20 @@ pub enum Listed {
         /// What it is. Listings may tell less of it than a read does.
         stamp: ObjectStamp,
     },
+    /// A folder, before what lies in it. Not every folder is told: one with something in it need
+    /// not be.
+    Folder {
+        /// Its path, without `/` at its end.
+        path: Vec<u8>,
+    },
+    /// A file or folder with a name that begins with a dot, of which nothing more was asked.
+    Hidden {
+        /// Its path.
+        path: Vec<u8>,
+    },
     /// Something that cannot become part of a directory, and why: a key with an empty name in it,
-    /// `.` or `..`, a folder marker with content.
+    /// `.` or `..`, a folder marker with content; a file that the server does not give, a folder
+    /// that it does not list.
     Odd {
         /// Its key as the source has it.
         path: Vec<u8>,
@@ -222,6 +247,10 @@ pub struct SourceConfig {
     pub region: String,
     /// `env`, `profile:NAME`, `file:PATH`, `web-identity` or `none`.
     pub credentials: String,
+    /// Of a web server: origins that its requests may be sent on to, besides its own.
+    pub redirects: Vec<String>,
+    /// Of a web server: its name, and those of `redirects`, may lead to private addresses.
+    pub private: bool,
 }
 
 /// Opens a source. Called within the runtime that its reads will run on. Asks nothing of it yet.

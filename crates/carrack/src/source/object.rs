@@ -2,7 +2,9 @@
 //!
 //! In       a bucket, a prefix in it, where credentials are.
 //! Out      a [`Source`] of the objects below the prefix.
-//! Limits   one request a read, never repeated here; [`IDLE_TIMEOUT`] between two pieces.
+//! Limits   one request a read, never repeated here; [`IDLE_TIMEOUT`] between two pieces,
+//!          [`PAGE_TIME_MAX`] for a page of a listing. The library follows redirects by itself,
+//!          without logins to other hosts.
 //! Not here Amazon S3 (`source::s3`), whose listings tell keys that this library refuses: here a
 //!          key with an empty name in it ends the listing with an error.
 //!
@@ -32,6 +34,8 @@ use crate::source::{
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(15);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A page has at most 5,000 keys.
+const PAGE_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// A bucket or container, or the part of it below a prefix.
 #[derive(Debug)]
@@ -232,9 +236,18 @@ impl Source for ObjectSource {
             }
         });
         let below = self.store.list((!is_all).then_some(&key));
-        let below = below.map(move |meta| match meta {
-            Ok(meta) => self.listed(&meta).map(Ok),
-            Err(error) => Some(Err(failure(&error, &what))),
+        let below = stream::unfold(Some((below, what)), move |listing| async move {
+            let (mut below, what) = listing?;
+            match tokio::time::timeout(PAGE_TIME_MAX, below.next()).await {
+                Ok(None) => None,
+                Ok(Some(Ok(meta))) => Some((self.listed(&meta).map(Ok), Some((below, what)))),
+                Ok(Some(Err(error))) => Some((Some(Err(failure(&error, &what))), None)),
+                Err(_) => {
+                    let why = format!("{what}: no page within {} s", PAGE_TIME_MAX.as_secs());
+                    let error = SourceError::new(SourceErrorKind::Unreachable, why);
+                    Some((Some(Err(error)), None))
+                }
+            }
         });
         Box::pin(itself.chain(below).filter_map(std::future::ready))
     }

@@ -8,8 +8,9 @@
 //! Not here how many requests go on at once (`limiter`), reads that are shared (`store::extent`,
 //!          which takes its pauses from here).
 //!
-//! A request that brought bytes is no failed one: a read of any length goes on as long as it gets
-//! on. A read that finds another version is over: two versions are never spliced.
+//! A request that brought [`RENEW_LEN`] bytes is no failed one: a read of any length goes on as
+//! long as it gets on, and one that gets a few bytes at a time does not go on for ever. A read that
+//! finds another version is over: two versions are never spliced.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ const WAIT_MIN: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// Servers that are down for maintenance ask for hours.
 const ASKED_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Bytes by which a request has got on.
+const RENEW_LEN: u64 = 16 << 10;
 /// Requests for pages of listings and for heads of objects.
 const LISTING_ATTEMPTS: u32 = 6;
 
@@ -99,7 +102,7 @@ impl Patient<'_> {
         let Range { mut start, end } = range;
         let mut patience = Patience::new(self.attempts);
         while start < end {
-            let mut came = false;
+            let mut came = 0;
             let permit = self.limiter.acquire(Lane::Background, 0).await;
             let failure = match self.source.read(path, stamp, start..end).await {
                 Err(error) => error,
@@ -109,11 +112,13 @@ impl Patient<'_> {
                         Some(Ok(piece)) if piece.len() as u64 > end - start => break too_much(),
                         Some(Ok(piece)) => {
                             start += piece.len() as u64;
-                            if !came {
+                            if came == 0 {
                                 permit.first_byte();
                             }
-                            came = true;
-                            patience.renew();
+                            came += piece.len() as u64;
+                            if came >= RENEW_LEN {
+                                patience.renew();
+                            }
                             taker.take(piece).await?;
                         }
                         Some(Err(error)) => break error,
@@ -238,6 +243,26 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::source::testing::{Fault, MemorySource};
+
+    /// Each request brings a byte and breaks.
+    #[tokio::test]
+    async fn requests_that_bring_a_few_bytes_each_do_not_go_on_for_ever() {
+        let memory = MemorySource::default();
+        let stamp = memory.put("a", vec![7; 100_000]);
+        memory.fault("a", Some(Fault::BreaksAfter(1)));
+        let patient = Patient {
+            source: &memory,
+            limiter: &Arc::default(),
+            attempts: 3,
+            n_throttled: &AtomicU64::new(0),
+        };
+        let mut n_bytes = 0;
+        let taker = |piece: Bytes| n_bytes += piece.len();
+        let error = patient.each_piece(b"a", &stamp, 0..stamp.size, taker).await;
+        assert_eq!(error.unwrap_err().kind, SourceErrorKind::Unreachable);
+        assert_eq!((n_bytes, memory.reads()), (3, 3));
+    }
 
     #[test]
     fn waits_double_spread_and_keep_to_what_is_asked_for_within_bounds() {

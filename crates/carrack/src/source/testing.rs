@@ -260,6 +260,8 @@ pub(crate) fn source_record(name: &str, url: &str) -> SourceRecord {
         region: String::new(),
         credentials: "none".to_owned(),
         created_unix: 0,
+        redirects: Vec::new(),
+        private: false,
     }
 }
 

@@ -26,13 +26,22 @@ const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/');
 
 /// Parts of a query that are a secret.
-const SECRETS: [&str; 6] = [
+const SECRETS: [&str; 15] = [
     "x-amz-signature",
     "x-amz-credential",
+    "x-amz-security-token",
     "x-goog-signature",
+    "x-goog-credential",
+    "awsaccesskeyid",
+    "googleaccessid",
     "signature",
     "sig",
     "token",
+    "access_token",
+    "api_key",
+    "apikey",
+    "password",
+    "secret",
 ];
 
 /// Kinds of places.
@@ -280,6 +289,25 @@ impl SourceConfig {
         }
         config
     }
+}
+
+/// The origin of a web server, `https://HOST[:PORT]`, in one spelling. What was written is not
+/// repeated in the error: it may hold a secret.
+///
+/// # Errors
+/// `Invalid` if it is none, or more than that.
+pub fn origin_of(text: &str) -> Result<String> {
+    let bad = || refused("an origin is http(s)://HOST[:PORT], without a path or a login");
+    let url = Url::parse(text).map_err(|_| bad())?;
+    let is_plain = url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.path() == "/";
+    if !is_plain || !matches!(url.scheme(), "http" | "https") {
+        return Err(bad());
+    }
+    Ok(url.origin().ascii_serialization())
 }
 
 /// Percent-encodes the names of a path.

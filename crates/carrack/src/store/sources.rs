@@ -188,6 +188,8 @@ impl Sources {
             endpoint: record.endpoint.clone(),
             region: record.region.clone(),
             credentials: record.credentials.clone(),
+            redirects: record.redirects.clone(),
+            private: record.private,
         };
         let handle = self.handle()?;
         let _guard = handle.enter();

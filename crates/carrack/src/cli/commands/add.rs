@@ -31,7 +31,7 @@ pub fn run(args: &AddArgs, env: &mut Env<'_>) -> Result<()> {
     if !args.quieter {
         summary(env, &report);
     }
-    left_out(env, &report)
+    left_out(env, &report, options.strict)
 }
 
 /// Adds what lies on this machine and what lies elsewhere, in the order in which it is named.
@@ -120,6 +120,7 @@ pub fn options(args: &DagArgs) -> Result<AddOptions> {
         profile,
         hidden: args.hidden,
         wrap: false,
+        strict: args.strict,
         n_threads,
     })
 }
@@ -181,14 +182,21 @@ pub fn summary(env: &mut Env<'_>, report: &AddReport) {
 /// Names what is missing from the result, and makes that the command's outcome.
 ///
 /// # Errors
-/// `Partial` if anything is.
-pub fn left_out(env: &mut Env<'_>, report: &AddReport) -> Result<()> {
+/// `Partial` if anything is; `Unavailable` if nothing may be: there is no result then.
+pub fn left_out(env: &mut Env<'_>, report: &AddReport, strict: bool) -> Result<()> {
     if report.n_left_out == 0 {
         return Ok(());
     }
     for left in &report.left_out {
         let path = shown(left.path.as_os_str().as_encoded_bytes());
         env.out.note(&format!("left out: {path}: {}", left.why));
+    }
+    if strict {
+        let what = format!(
+            "{} files would not be part of the result, so nothing was added (--strict)",
+            report.n_left_out
+        );
+        return Err(Error::new(ErrorKind::Unavailable, what));
     }
     let what = format!("{} files are not part of the result", report.n_left_out);
     Err(Error::new(ErrorKind::Partial, what))

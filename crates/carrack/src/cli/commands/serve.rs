@@ -565,7 +565,10 @@ fn add_one(args: &ServeArgs, env: &mut Env<'_>, place: &OsString) -> Result<Vec<
     let report = add::add_places(env, std::slice::from_ref(place), &options)?;
     add::summary(env, &report);
     // A node that serves most of a folder is better than none: it says what is missing.
-    if let Err(error) = add::left_out(env, &report) {
+    if let Err(error) = add::left_out(env, &report, options.strict) {
+        if options.strict {
+            return Err(error);
+        }
         env.out.note(&format!("warning: {error}"));
     }
     Ok(report.roots)

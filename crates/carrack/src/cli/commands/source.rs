@@ -124,6 +124,8 @@ fn list(env: &mut Env<'_>) -> Result<()> {
                 "endpoint": row.endpoint,
                 "region": row.region,
                 "credentials": row.credentials,
+                "redirects": row.redirects,
+                "private": row.private,
                 "roots": n_roots,
                 "containers": status.n_containers,
                 "bytes": status.n_bytes,

@@ -3,8 +3,8 @@
 //! In       the rows of an earlier add; each file of a new one as it gets its place.
 //! Out      counts; a file that only moved is known without reading it; rows of files that are gone
 //!          are removed.
-//! Limits   8 bytes a file that is there; while moves are looked for, the paths of at most
-//!          [`MOVES_MAX`] files.
+//! Limits   8 bytes a file that is there or was left out; while moves are looked for, the paths of
+//!          at most [`MOVES_MAX`] files.
 //! Not here walking and reading (`ingest::add`, `ingest::remote`).
 
 use std::collections::{HashMap, HashSet};
@@ -28,6 +28,8 @@ const MOVES_MAX: usize = 1_000_000;
 pub(super) struct Audit {
     hasher: RandomState,
     present: HashSet<u64>,
+    /// What was left out: of a folder nobody knows what is below.
+    unclear: HashSet<u64>,
     /// Where content was, by what tells content apart. Made when the first new file is met.
     contents: Option<HashMap<u64, Box<[u8]>>>,
     moves: Vec<Move>,
@@ -52,6 +54,13 @@ impl Assembly<'_> {
     pub(super) fn is_there(&mut self, path: &Path) {
         if let Some(audit) = &mut self.audit {
             audit.present.insert(audit.hasher.hash_one(path));
+        }
+    }
+
+    /// A file or folder that is there was left out.
+    pub(super) fn is_unclear(&mut self, path: &Path) {
+        if let Some(audit) = &mut self.audit {
+            audit.unclear.insert(audit.hasher.hash_one(path));
         }
     }
 
@@ -145,7 +154,12 @@ impl Assembly<'_> {
         let mut gone = Vec::new();
         for top in tops {
             self.sink.rows_below(top, self.profile, &mut |path, _| {
-                if !audit.present.contains(&audit.hasher.hash_one(path)) {
+                let is_unclear = || {
+                    let mut above = path.ancestors();
+                    above.any(|one| audit.unclear.contains(&audit.hasher.hash_one(one)))
+                };
+                let is_present = audit.present.contains(&audit.hasher.hash_one(path));
+                if !is_present && (audit.unclear.is_empty() || !is_unclear()) {
                     gone.push(path.to_owned());
                 }
             })?;

@@ -143,6 +143,8 @@ fn find(
         region: config.region,
         credentials: config.credentials,
         created_unix: crate::clock::unix_seconds(),
+        redirects: config.redirects,
+        private: config.private,
     };
     sources.open(&record)?; // What cannot be one is not configured.
     let id = store.catalog().next_source();

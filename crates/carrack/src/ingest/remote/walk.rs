@@ -1,6 +1,7 @@
 //! A flat listing becomes a tree of directories.
 //!
-//! In       paths of objects, in an order in which each directory comes without interruption.
+//! In       paths of objects and folders, in an order in which each directory comes without
+//!          interruption.
 //! Out      for each object its place in the tree; directories opened and closed on the way.
 //! Limits   the directories on the way to the last object are open; each remembers 16 bytes a name.
 //! Not here reading objects (`ingest::remote`), directories whose files are still being read
@@ -73,31 +74,54 @@ impl Walk {
 
     /// The place of the next object, which lies below the target.
     pub(super) fn object(&mut self, path: &[u8], assembly: &mut Assembly<'_>) -> Result<Spot> {
+        if let Some(spot) = self.reach(path, path, assembly)? {
+            return Ok(spot);
+        }
+        let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
+        Ok(self.file(name, assembly))
+    }
+
+    /// The next folder, which lies below the target and may stay empty. `None`: it is part of the
+    /// tree.
+    pub(super) fn folder(
+        &mut self,
+        path: &[u8],
+        assembly: &mut Assembly<'_>,
+    ) -> Result<Option<Spot>> {
+        self.reach(path, &[path, b"/"].concat(), assembly)
+    }
+
+    /// Opens the directories on the way to `inside`, which is `path` or lies in it. `None`: done.
+    fn reach(
+        &mut self,
+        path: &[u8],
+        inside: &[u8],
+        assembly: &mut Assembly<'_>,
+    ) -> Result<Option<Spot>> {
         let Some(below) = self.below(path) else {
-            return Ok(Spot::Odd("it is not below what was asked for"));
+            return Ok(Some(Spot::Odd("it is not below what was asked for")));
         };
         let names: Vec<&[u8]> = below.split(|&byte| byte == b'/').collect();
         if let Some(why) = names.iter().find_map(|name| odd(name)) {
-            return Ok(Spot::Odd(why));
+            return Ok(Some(Spot::Odd(why)));
         }
         if names.len() > DEPTH_MAX {
-            return Ok(Spot::Odd("it lies too deep"));
+            return Ok(Some(Spot::Odd("it lies too deep")));
         }
         let is_hidden = |name: &&[u8]| name.starts_with(b".");
         if !assembly.options.hidden && names.iter().any(is_hidden) {
-            return Ok(Spot::Hidden);
+            return Ok(Some(Spot::Hidden));
         }
-        self.close_others(path, assembly)?;
+        self.close_others(inside, assembly)?;
         if self.levels.is_empty() {
-            self.open(self.prefix.len(), path, self.place.parent, assembly);
+            self.open(self.prefix.len(), inside, self.place.parent, assembly);
         }
-        while let Some(name) = self.next_folder(path) {
-            if let Err(why) = self.enter(path, &name, assembly) {
-                return Ok(Spot::Odd(why));
+        while let Some(name) = self.next_folder(inside) {
+            if let Err(why) = self.enter(inside, &name, assembly) {
+                return Ok(Some(Spot::Odd(why)));
             }
         }
-        let name = names.last().copied().unwrap_or_default();
-        Ok(self.file(name, assembly))
+        Ok(None)
     }
 
     /// Closes the directories that `path` is not below.

@@ -1,6 +1,13 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{content_range, retry_after, strong_etag};
+use bytes::Bytes;
+use futures_util::stream;
+use reqwest::Response;
+
+use super::pace::Pace;
+use super::{Wanted, beginning, content_range, retry_after, strong_etag, whole_at};
+use crate::source::validator::ObjectStamp;
+use crate::source::{SourceError, SourceErrorKind};
 
 #[test]
 fn a_range_is_taken_only_as_the_specification_writes_it() {
@@ -48,4 +55,99 @@ fn waits_that_are_asked_for_by_a_date_know_no_bounds_and_no_panic() {
     // Nobody waits so long.
     let asked = retry_after("18446744073709551615", 0);
     assert!(crate::source::retry::back_off(1, asked) <= Duration::from_secs(45));
+}
+
+/// An answer whose body comes a byte at a time, for ever.
+fn dribbling(status: u16) -> Response {
+    let bytes = stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Some((Ok::<_, std::io::Error>(Bytes::from_static(b"x")), ()))
+    });
+    let body = reqwest::Body::wrap_stream(bytes);
+    let answer = ::http::Response::builder().status(status).body(body);
+    Response::from(answer.unwrap())
+}
+
+const SHORT: Duration = Duration::from_millis(100);
+
+/// Within ten times as long, on a machine that does other things as well.
+async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    let begun = Instant::now();
+    let done = tokio::time::timeout(SHORT * 50, work).await;
+    let done = done.expect("it goes on for ever");
+    assert!(begun.elapsed() >= SHORT);
+    done
+}
+
+#[tokio::test]
+async fn a_page_that_comes_a_byte_at_a_time_ends_by_a_deadline() {
+    let pace = Pace::new(SHORT, 1 << 20);
+    let reading = whole_at(pace, dribbling(200), 1 << 20, "the listing");
+    let error = in_time(reading).await.unwrap_err();
+    assert_eq!(error.kind, SourceErrorKind::Unreachable);
+    assert!(error.what.contains("only"), "{error}");
+}
+
+#[tokio::test]
+async fn the_explanation_of_an_error_is_not_waited_for() {
+    let explained = in_time(beginning(dribbling(403), SHORT)).await;
+    assert!(!explained.is_empty() && explained.len() < 1000);
+}
+
+#[tokio::test]
+async fn a_body_may_take_as_long_as_its_length_takes_and_its_reader_wants() {
+    let mut pace = Pace::new(SHORT, 10);
+    let piece = |ms: u64| async move {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        Ok(Some(Bytes::from_static(b"xx")))
+    };
+    // Two bytes allow for 0.2 s more; what the reader does with them does not count.
+    for _ in 0..5 {
+        assert!(pace.next(piece(60), "it").await.unwrap().is_some());
+        tokio::time::sleep(SHORT).await;
+    }
+    let error = pace.next(piece(60_000), "it").await.unwrap_err();
+    assert_eq!(error.kind, SourceErrorKind::Unreachable);
+}
+
+/// A body of which the whole is wanted, and which says that it is encoded.
+fn encoded(headers: &[(&str, &str)], expected: Option<&str>) -> Result<(), SourceError> {
+    let expected = ObjectStamp {
+        size: 10,
+        etag: expected.map(Into::into),
+        ..ObjectStamp::default()
+    };
+    let wanted = Wanted {
+        what: "it",
+        expected: &expected,
+        range: 0..10,
+        stored_encoding: false,
+    };
+    let mut answer = ::http::Response::builder().status(206);
+    for (name, value) in headers {
+        answer = answer.header(*name, *value);
+    }
+    let answer = answer.body(reqwest::Body::from("0123456789")).unwrap();
+    wanted.body(Response::from(answer)).map(|_| ())
+}
+
+#[test]
+fn an_encoding_is_of_the_stored_bytes_if_length_range_and_tag_agree() {
+    let good = [
+        ("content-encoding", "x-gzip"),
+        ("content-length", "10"),
+        ("content-range", "bytes 0-9/10"),
+        ("etag", "\"a\""),
+    ];
+    assert!(encoded(&good, Some("\"a\"")).is_ok());
+    for (name, value) in [
+        ("content-length", "9"),
+        ("content-range", "bytes 0-9/11"),
+        ("etag", "\"b\""),
+        ("etag", "W/\"a\""),
+    ] {
+        let bad = good.map(|one| if one.0 == name { (name, value) } else { one });
+        assert!(encoded(&bad, Some("\"a\"")).is_err(), "{name}: {value}");
+    }
+    assert!(encoded(&good[..3], None).is_err(), "nothing speaks for it");
 }

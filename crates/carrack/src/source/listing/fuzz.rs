@@ -15,11 +15,11 @@ use crate::source::{date, http};
 /// The bytes are read as a page of each kind, and as what headers say.
 pub fn listing(bytes: &[u8]) {
     let url = Url::parse("http://host/a%20b/").unwrap();
-    for entry in html::entries(bytes, &url) {
-        check(&entry);
-    }
-    for entry in json::entries(bytes).into_iter().flatten() {
-        check(&entry);
+    for names in [html::entries(bytes, &url), json::entries(bytes)] {
+        names
+            .iter()
+            .flat_map(|names| &names.entries)
+            .for_each(check);
     }
     let lines = manifest::lines(bytes);
     assert!(lines.is_err() || Format::of(bytes) == Some(Format::Manifest));

@@ -1,22 +1,71 @@
 //! Directories as nginx, Apache, caddy, lighttpd and Python's server show them to people.
 //!
 //! In       HTML, and the URL that it was got from.
-//! Out      the names that it links to and that lie directly below that URL.
+//! Out      the names that it links to and that lie directly below that URL; those of them that no
+//!          directory can have, with the reason.
 //! Limits   [`ENTRIES_MAX`] links. Links elsewhere are dropped: to parents, other servers, other
-//!          directories, with queries (columns to sort by) or fragments.
+//!          directories, and to the page itself with queries (columns to sort by) or fragments.
 //! Not here sizes and dates on the page: they are rounded, and no server writes them alike.
+//!
+//! Servers that do not encode names write `Note: x`, `what?`, `a#b` and bytes of any character set
+//! into their links. What a browser would read as something else is taken as a name then: the
+//! server itself says whether it has it.
 
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
 
-use super::{ENTRIES_MAX, Entry};
+use super::{ENTRIES_MAX, Entry, Names, TOO_MANY};
+use crate::source::url::is_secret;
 
-/// The entries of a page at `url`, sorted by name, each once.
-pub(in crate::source) fn entries(page: &[u8], url: &Url) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    for link in links(page).take(ENTRIES_MAX) {
-        entries.extend(below(&link, url));
+/// Schemes of links that lead to programs and people.
+const NO_FILES: [&str; 18] = [
+    "javascript",
+    "mailto",
+    "tel",
+    "sms",
+    "data",
+    "about",
+    "blob",
+    "magnet",
+    "news",
+    "irc",
+    "xmpp",
+    "sip",
+    "geo",
+    "callto",
+    "urn",
+    "file",
+    "view-source",
+    "bitcoin",
+];
+
+/// What a link leads to.
+#[derive(Debug, PartialEq, Eq)]
+enum Link {
+    /// Something directly below the page.
+    Entry(Entry),
+    /// Something there that cannot be asked for.
+    Odd(Vec<u8>, &'static str),
+    Elsewhere,
+}
+
+/// The names on a page at `url`.
+///
+/// # Errors
+/// There are more than [`ENTRIES_MAX`].
+pub(in crate::source) fn entries(page: &[u8], url: &Url) -> Result<Names, String> {
+    let mut names = Names::default();
+    for (index, link) in links(page).enumerate() {
+        if index >= ENTRIES_MAX {
+            return Err(TOO_MANY.to_owned());
+        }
+        match below(&link, url) {
+            Link::Entry(entry) => names.entries.push(entry),
+            Link::Odd(name, why) => names.odd.push((name, why)),
+            Link::Elsewhere => {}
+        }
     }
+    let entries = &mut names.entries;
     entries.sort_unstable();
     entries.dedup();
     // A link to `x` beside one to `x/` is the same directory.
@@ -25,23 +74,84 @@ pub(in crate::source) fn entries(page: &[u8], url: &Url) -> Vec<Entry> {
         a.is_dir |= same && b.is_dir;
         same
     });
-    entries
+    names.odd.sort_unstable();
+    names.odd.dedup();
+    Ok(names)
 }
 
-/// The entry that `link` on the page at `url` leads to, if it lies directly below.
-pub(super) fn below(link: &str, url: &Url) -> Option<Entry> {
-    // A name with a colon in it, as some servers write it, would be read as a scheme.
-    let target = url.join(link).ok()?;
-    if target.origin() != url.origin() || target.query().is_some() || target.fragment().is_some() {
-        return None;
+/// What `link` on the page at `url` leads to.
+fn below(link: &str, url: &Url) -> Link {
+    if link.starts_with(['?', '#']) {
+        return Link::Elsewhere;
     }
-    if target.path().to_ascii_lowercase().contains("%2f") || !url.path().ends_with('/') {
-        return None;
+    let as_name = || {
+        let name = link.replace('?', "%3F").replace('#', "%23");
+        url.join(&format!("./{name}"))
+    };
+    if has_unknown_scheme(link) {
+        return as_name().map_or(Link::Elsewhere, |target| directly_below(&target, url));
+    }
+    let Ok(mut target) = url.join(link) else {
+        return Link::Elsewhere;
+    };
+    if target.query().is_none() && target.fragment().is_none() {
+        return directly_below(&target, url);
+    }
+    let is_signed = target.query().is_some_and(is_secret);
+    target.set_query(None);
+    target.set_fragment(None);
+    match directly_below(&target, url) {
+        Link::Entry(entry) if is_signed => {
+            Link::Odd(entry.name, "is linked by a signed URL, which expires")
+        }
+        Link::Entry(entry) if !entry.is_dir => {
+            let named = link.replace('?', "%3F").replace('#', "%23");
+            let target = url.join(&named);
+            target.map_or(Link::Elsewhere, |target| directly_below(&target, url))
+        }
+        _ => Link::Elsewhere,
+    }
+}
+
+/// Whether a browser would read a scheme in a name with a colon.
+fn has_unknown_scheme(link: &str) -> bool {
+    let Some((scheme, rest)) = link.split_once(':') else {
+        return false;
+    };
+    let letters = |c: char| c.is_ascii_alphanumeric() || ['+', '-', '.'].contains(&c);
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(letters)
+        && !["http", "https"]
+            .iter()
+            .any(|known| scheme.eq_ignore_ascii_case(known));
+    is_scheme
+        && !rest.starts_with("//")
+        && !NO_FILES
+            .iter()
+            .any(|known| scheme.eq_ignore_ascii_case(known))
+}
+
+fn directly_below(target: &Url, url: &Url) -> Link {
+    if target.origin() != url.origin() || !url.path().ends_with('/') {
+        return Link::Elsewhere;
     }
     // Both may be encoded, each in its own way.
     let directory: Vec<u8> = percent_decode_str(url.path()).collect();
     let path: Vec<u8> = percent_decode_str(target.path()).collect();
-    Entry::new(path.strip_prefix(directory.as_slice())?)
+    let Some(name) = path.strip_prefix(directory.as_slice()) else {
+        return Link::Elsewhere;
+    };
+    if target.path().to_ascii_lowercase().contains("%2f") {
+        return Link::Odd(
+            name.to_vec(),
+            "a / inside a name cannot be told from one between names",
+        );
+    }
+    match Entry::new(name) {
+        Some(entry) => Link::Entry(entry),
+        None if name.contains(&0) => Link::Odd(name.to_vec(), "has a zero byte in its name"),
+        None => Link::Elsewhere,
+    }
 }
 
 /// What the `href`s of `<a>` elements say, entities resolved.
@@ -105,10 +215,25 @@ fn href(tag: &[u8]) -> (Option<String>, &[u8]) {
             }
         };
         if name.eq_ignore_ascii_case(b"href") && found.is_none() {
-            let value = String::from_utf8_lossy(value.unwrap_or_default());
-            found = Some(unescape(&value));
+            found = Some(unescape(&text(value.unwrap_or_default())));
         }
         rest = after.unwrap_or_default();
+    }
+}
+
+/// Bytes that are no UTF-8 are those of the name, as they are; so is a backslash, which a browser
+/// would take for a slash.
+fn text(value: &[u8]) -> String {
+    let mut out = String::with_capacity(value.len());
+    for chunk in value.utf8_chunks() {
+        out.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    match value.contains(&b'\\') {
+        true => out.replace('\\', "%5C"),
+        false => out,
     }
 }
 

@@ -25,6 +25,18 @@ pub(super) struct Entry {
     pub(super) is_dir: bool,
 }
 
+/// What is in a directory, as its page tells it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Names {
+    /// Sorted by name, each once.
+    pub(super) entries: Vec<Entry>,
+    /// Names that no entry can have, and why.
+    pub(super) odd: Vec<(Vec<u8>, &'static str)>,
+}
+
+/// A page is longer than any directory.
+pub(super) const TOO_MANY: &str = "more than 2,000,000 names on one page";
+
 impl Entry {
     /// An entry, if `name` can be one in a directory. A `/` at its end makes it a directory.
     fn new(name: &[u8]) -> Option<Self> {

@@ -79,15 +79,15 @@ fn entry(name: &str) -> Entry {
 
 #[test]
 fn only_links_directly_below_a_page_are_names() {
-    let page = r#"<html><!-- <a href="commented"> --><a href="?C=N;O=D">Name</a>
+    let page = br#"<html><!-- <a href="commented"> --><a href="?C=N;O=D">Name</a>
         <a href="../">up</a><a href="/">root</a><a href="/a%20b/">self</a><A HREF='x%20y'>x</A>
         <a class=i href=plain>p</a><a href="dir/">d</a><a href="dir">d</a><a href="./dot">.</a>
         <a href="/a%20b/absolute">a</a><a href="/a b/other/deep">no</a><a href="//evil/x">no</a>
         <a href="http://host/a%20b/full">f</a><a href="https://host/a%20b/tls">no</a>
-        <a href="javascript:alert(1)">no</a><a href="&#x61;&amp;b">e</a><a href="x%2Fy">no</a>
-        <a href="..%2f">no</a><a href="%2e%2e/">no</a><a href="n%00l">no</a><a href="q?x=1">no</a>
-        <a href="%E2%82%AC">u</a><a href="%FF">raw</a><abbr href="no">
-        <a name=x>none</a><a href='#top'>"#;
+        <a href="javascript:alert(1)">no</a><a href="&#x61;&amp;b">e</a><a href="x%2Fy">odd</a>
+        <a href="%2e%2e/">no</a><a href="n%00l">odd</a><a href="dir/?C=N">no</a>
+        <a href="%E2%82%AC">u</a><a href="%FF">raw</a><abbr href="no"><a href="/a%20b/?C=M">no</a>
+        <a name=x>none</a><a href='#top'><a href="mailto:a@b">no</a><a href="ftp://host/x">no</a>"#;
     let url = Url::parse("http://host/a%20b/").unwrap();
     let mut expected: Vec<Entry> = [
         "x y", "plain", "dir/", "dot", "absolute", "full", "a&b", "€",
@@ -96,7 +96,39 @@ fn only_links_directly_below_a_page_are_names() {
     .into();
     expected.push(Entry::new(b"\xff").unwrap());
     expected.sort_unstable();
-    assert_eq!(html::entries(page.as_bytes(), &url), expected);
+    let names = html::entries(page, &url).unwrap();
+    assert_eq!(names.entries, expected);
+    let odd: Vec<_> = names.odd.iter().map(|(name, _)| name.as_slice()).collect();
+    assert_eq!(odd, [&b"n\0l"[..], b"x/y"]);
+}
+
+/// As careless servers write them; the server itself says whether it has such a file.
+#[test]
+fn names_that_a_browser_would_read_as_something_else_are_names() {
+    for (link, name) in [
+        (&b"Note: x"[..], &b"Note: x"[..]),
+        (b"a:b?c#d", b"a:b?c#d"),
+        (b"what?.txt", b"what?.txt"),
+        (b"/a%20b/q?x=1", b"q?x=1"),
+        (b"a#b", b"a#b"),
+        (b"12:30.log", b"12:30.log"),
+        (b"caf\xe9", b"caf\xe9"),
+        (b"\xe9 \xc3\xa9", b"\xe9 \xc3\xa9"),
+        (b"100% sure", b"100% sure"),
+        (b"back\\slash", b"back\\slash"),
+        (b"Note: dir/", b"Note: dir/"),
+    ] {
+        let page = [b"<html><a href=\"", link, b"\">x</a>"].concat();
+        let url = Url::parse("http://host/a%20b/").unwrap();
+        let names = html::entries(&page, &url).unwrap();
+        assert_eq!(
+            names.entries,
+            [Entry::new(name).unwrap()],
+            "{}",
+            link.escape_ascii()
+        );
+        assert!(names.odd.is_empty());
+    }
 }
 
 #[test]
@@ -104,10 +136,16 @@ fn servers_that_speak_json_are_understood() {
     let nginx = br#"[{ "name":"d", "type":"directory", "mtime":"x" },
         { "name":"f", "type":"file", "size":6 }, { "name":"s", "type":"other" },
         { "name":"../x", "type":"file" }]"#;
-    assert_eq!(json::entries(nginx).unwrap(), [entry("d/"), entry("f")]);
+    let names = json::entries(nginx).unwrap();
+    assert_eq!(names.entries, [entry("d/"), entry("f")]);
+    let odd: Vec<_> = names.odd.iter().map(|(name, _)| name.as_slice()).collect();
+    assert_eq!(odd, [&b"s"[..], b"../x"]);
     let caddy =
         br#"[{"name":"d/","size":1,"url":"./d/","is_dir":true},{"name":"f","is_dir":false}]"#;
-    assert_eq!(json::entries(caddy).unwrap(), [entry("d/"), entry("f")]);
+    assert_eq!(
+        json::entries(caddy).unwrap().entries,
+        [entry("d/"), entry("f")]
+    );
     assert!(json::entries(b"[{").is_err());
 }
 

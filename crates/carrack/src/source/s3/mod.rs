@@ -24,7 +24,9 @@ use object_store::client::{HttpRequest, HttpRequestBody};
 use reqwest::{Response, Url};
 
 use self::credentials::Credentials;
-use crate::source::http::{Engine, Wanted, content_len, stamp_of, status_error, text};
+use crate::source::http::{
+    Engine, Ranges, Wanted, content_len, second_byte, stamp_of, status_error, text,
+};
 use crate::source::listing::s3::{Fault, Item, Page, fault, page};
 use crate::source::retry::patiently;
 use crate::source::url::{Scheme, SourceUrl, encode_path, odd_key};
@@ -54,6 +56,7 @@ pub(super) struct S3 {
     /// Where requests are sent and how they are signed; changes when the server tells another.
     region: Mutex<String>,
     credentials: Credentials,
+    ranges: Ranges,
     engine: Engine,
 }
 
@@ -82,7 +85,9 @@ impl S3 {
             prefix: url.path().to_owned(),
             credentials: Credentials::new(&config.credentials, environment, region)?,
             region: Mutex::new(region.to_owned()),
-            engine: Engine::new(!endpoint.starts_with("http:"))?,
+            ranges: Ranges::default(),
+            // The endpoint is what somebody configured, and may well be a private one.
+            engine: Engine::new(!endpoint.starts_with("http:"), None)?,
             endpoint,
         })
     }
@@ -151,6 +156,10 @@ impl S3 {
             let mut request = reqwest::Request::new(method.clone(), url);
             *request.headers_mut() = headers.clone();
             self.sign(&mut request, &region).await?;
+            let signed: Vec<HeaderValue> = (request.headers().values())
+                .filter(|value| value.is_sensitive())
+                .cloned()
+                .collect();
             let sent = self.engine.send(request, what).await;
             let response = sent.map_err(|error| self.explain_unreachable(error))?;
             let status = response.status();
@@ -162,7 +171,10 @@ impl S3 {
                 Method::HEAD => Bytes::new(),
                 _ => http::explanation(response).await,
             };
-            let fault = fault(&body);
+            let mut fault = fault(&body);
+            if repeats(&fault.message, &signed) {
+                fault.message.clear();
+            }
             if !moved && self.follow(status, &headers, &fault, &region) {
                 moved = true;
                 continue;
@@ -205,8 +217,7 @@ impl S3 {
             return false;
         }
         let told = text(headers, &REGION).unwrap_or(fault.region.as_str());
-        let names = |c: char| c.is_ascii_alphanumeric() || c == '-';
-        if told.is_empty() || told == used || told.len() > 64 || !told.chars().all(names) {
+        if told == used || !is_region(told) {
             return false;
         }
         let region = self.region.lock();
@@ -256,7 +267,7 @@ impl S3 {
                     "the server asks for fewer requests",
                 );
             }
-            "RequestTimeout" | "InternalError" | "OperationAborted" => {
+            "RequestTimeout" | "InternalError" | "OperationAborted" if !message.is_empty() => {
                 why(&mut error, SourceErrorKind::Unreachable, &message);
             }
             "NoSuchBucket" => why(
@@ -288,10 +299,12 @@ impl S3 {
             | "AuthorizationHeaderMalformed"
             | "IllegalLocationConstraintException" => {
                 let region = text(headers, &REGION).unwrap_or(fault.region.as_str());
+                let region = match is_region(region) {
+                    true => format!(", {region}"),
+                    false => String::new(),
+                };
                 let told = format!(
-                    "the bucket lies in another region{}{}: set AWS_REGION or --region",
-                    if region.is_empty() { "" } else { ", " },
-                    printable(region.as_bytes())
+                    "the bucket lies in another region{region}: set AWS_REGION or --region"
                 );
                 why(&mut error, SourceErrorKind::Unusable, &told);
             }
@@ -373,6 +386,13 @@ impl S3 {
         let response = self
             .send(Method::GET, &key, &query, &headers, &what)
             .await?;
+        if wanted.needs_ranges() && wanted.leaves_ranges_open(&response) {
+            let probe = second_byte();
+            let probe = self.send(Method::GET, &key, &query, &probe, &what);
+            if !self.ranges.are_answered("", probe).await? {
+                return Err(wanted.without_ranges());
+            }
+        }
         wanted.body(response)
     }
 
@@ -488,7 +508,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// An object as the trait names it; `None` for the marker of a folder.
+    /// An object as the trait names it; `None` for the marker of the whole source.
     fn listed(&self, item: Item) -> Option<Listed> {
         let prefix = self.source.prefix.as_bytes();
         let rest = item.key.strip_prefix(prefix)?;
@@ -498,10 +518,19 @@ impl Walk<'_> {
             (false, rest) => rest.strip_prefix(b"/")?,
         };
         let why = if item.key.ends_with(b"/") {
-            if item.stamp.size == 0 {
+            let marked = path.strip_suffix(b"/").unwrap_or(path);
+            if item.stamp.size == 0 && marked.is_empty() {
                 return None;
             }
-            "is the marker of a folder, and has content"
+            match odd_key(marked) {
+                None if item.stamp.size == 0 => {
+                    return Some(Listed::Folder {
+                        path: marked.to_vec(),
+                    });
+                }
+                None => "is the marker of a folder, and has content",
+                Some(why) => why,
+            }
         } else {
             match odd_key(&item.key) {
                 None => {
@@ -518,6 +547,26 @@ impl Walk<'_> {
             why: why.to_owned(),
         })
     }
+}
+
+/// Whether a server may tell so of a region.
+fn is_region(text: &str) -> bool {
+    let names = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    !text.is_empty() && text.len() <= 64 && text.chars().all(names)
+}
+
+/// Whether a server's words repeat a part of what a request was signed with: keys and tokens are
+/// longer than any word.
+fn repeats(message: &str, signed: &[HeaderValue]) -> bool {
+    const PART_LEN_MIN: usize = 17; // One more than that of AWS4-HMAC-SHA256.
+    let parts = signed.iter().filter_map(|value| value.to_str().ok());
+    let parts = parts.flat_map(|value| {
+        let whole = std::iter::once(value);
+        whole.chain(value.split([' ', ',', '=', '/']))
+    });
+    parts
+        .filter(|part| part.len() >= PART_LEN_MIN)
+        .any(|part| message.contains(part))
 }
 
 fn domain(region: &str) -> String {

@@ -2,7 +2,8 @@
 //!
 //! In       a URL; one that ends in `/` is a directory, any other a file.
 //! Out      a [`Source`] of the file, or of the files below the directory.
-//! Limits   [`REDIRECTS_MAX`] redirects a request, never from https to http; [`DEPTH_MAX`]
+//! Limits   [`REDIRECTS_MAX`] redirects a request, to origins that the configuration names and
+//!          never from https to http; addresses that `source::reach` allows; [`DEPTH_MAX`]
 //!          directories deep; [`STATS_MAX`] files are asked at once what they are. Errors name the
 //!          URL that was asked for: those that it was sent on to may hold signatures.
 //! Not here user names and passwords in URLs; they are refused (`source::url`).
@@ -16,11 +17,14 @@ use ::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, LOCATION, RANGE};
 use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use bytes::Bytes;
 use futures_util::stream;
+use percent_encoding::percent_decode_str;
 use reqwest::{Response, Url};
 
 use crate::source::http::{
-    Engine, Wanted, check_bounds, content_len, content_range, stamp_of, status_error, text, whole,
+    Engine, Ranges, Wanted, check_bounds, content_len, content_range, second_byte, stamp_of,
+    status_error, text, whole,
 };
+use crate::source::reach::Reach;
 use crate::source::url::{Scheme, SourceUrl, encode_path, odd_key};
 use crate::source::validator::ObjectStamp;
 use crate::source::{
@@ -46,7 +50,27 @@ pub(super) struct Web {
     file: String,
     /// What the server wants to know before it answers. Sent to this server only.
     login: HeaderMap,
+    /// Where requests may be sent on to, besides.
+    redirects: Vec<Url>,
+    reach: Reach,
+    ranges: Ranges,
     engine: Engine,
+}
+
+/// What lies at a URL that names a file.
+enum Look {
+    File(Head),
+    /// A directory: it is sent on to the same with a `/`.
+    Directory,
+}
+
+/// A page of a listing.
+struct Page {
+    body: Bytes,
+    /// Where it came from.
+    url: Url,
+    /// What its answer told of a version. Pages that are made for each request have none.
+    stamp: ObjectStamp,
 }
 
 /// What an answer's head told of a file.
@@ -63,11 +87,23 @@ impl Web {
         let (directory, file) = spelled.split_at(slash);
         let directory =
             Url::parse(directory).map_err(|error| unusable(&format!("{spelled}: {error}")))?;
+        let redirects: Vec<Url> = (config.redirects.iter())
+            .map(|origin| Url::parse(origin))
+            .collect::<Result<_, _>>()
+            .map_err(|error| {
+                unusable(&format!("{spelled}: where it may be sent on to: {error}"))
+            })?;
+        let named: Vec<Url> = redirects.iter().chain([&directory]).cloned().collect();
+        let reach = Reach::new(&named, config.private);
+        let encrypted = named.iter().any(|url| url.scheme() == Scheme::Https.name());
         Ok(Self {
             directory,
             file: file.to_owned(),
             login: login::headers(&config.credentials)?,
-            engine: Engine::new(url.scheme() != Scheme::Http)?,
+            redirects,
+            engine: Engine::new(encrypted, Some(reach.clone()))?,
+            reach,
+            ranges: Ranges::default(),
             url: spelled,
         })
     }
@@ -98,6 +134,7 @@ impl Web {
     ) -> Result<(Response, Url), SourceError> {
         let what = url.to_string();
         for _ in 0..=REDIRECTS_MAX {
+            self.reach.check(&url, &what)?;
             let mut request = reqwest::Request::new(method.clone(), url.clone());
             *request.headers_mut() = headers.clone();
             if url.origin() == self.directory.origin() {
@@ -111,11 +148,45 @@ impl Web {
             if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Err(self.refusal(&response, &url, &what));
             }
-            url = redirect(&response, &url, &what)?;
+            url = self.redirect(&response, &url, &what)?;
         }
         Err(unusable(&format!(
             "{what}: more than {REDIRECTS_MAX} redirects"
         )))
+    }
+
+    /// Where an answer sends on to, if requests may be.
+    fn redirect(&self, response: &Response, from: &Url, what: &str) -> Result<Url, SourceError> {
+        let location = response.headers().get(LOCATION);
+        let location = location.and_then(|location| location.to_str().ok());
+        let to = location.and_then(|location| from.join(location).ok());
+        let Some(mut to) = to.filter(|to| matches!(to.scheme(), "http" | "https")) else {
+            return Err(unusable(&format!("{what}: a redirect to nowhere")));
+        };
+        if from.origin() == self.directory.origin() && has_slash_more(from, &to) {
+            // A server behind another one does not know by which name and port it is reached.
+            let mut to = from.clone();
+            to.set_path(&format!("{}/", from.path()));
+            return Ok(to);
+        }
+        if from.scheme() == "https" && to.scheme() == "http" {
+            return Err(unusable(&format!(
+                "{what}: it is sent on to a connection that is not encrypted"
+            )));
+        }
+        let is_named = |url: &Url| url.origin() == to.origin();
+        if !is_named(&self.directory) && !self.redirects.iter().any(is_named) {
+            let origin = to.origin().ascii_serialization();
+            return Err(unusable(&format!(
+                "{what}: it is sent on to {origin}, which the source does not name: name that \
+                 place if it is the one to ask, or allow it: carrack source add URL \
+                 --allow-redirect {origin} (carrack source relocate NAME URL --allow-redirect \
+                 {origin} for a source that is there)"
+            )));
+        }
+        // A login that a server hands out is none of ours.
+        let _ = (to.set_username(""), to.set_password(None));
+        Ok(to)
     }
 
     /// What the answer of `url` means, where the request ended up.
@@ -141,16 +212,29 @@ impl Web {
         error
     }
 
-    /// What the file at `url` is: by its head, or by its first byte where servers do not answer
-    /// that.
+    /// What the file at `url` is.
     async fn head(&self, url: &Url) -> Result<Head, SourceError> {
+        match self.look(url).await? {
+            Look::File(head) => Ok(head),
+            Look::Directory => Err(SourceError::new(
+                SourceErrorKind::Missing,
+                format!("{url} is a directory: its URL is {url}/"),
+            )),
+        }
+    }
+
+    /// What lies at `url`: by its head, or by its first byte where servers do not answer that, or
+    /// say that there is none: some programs send no length with HEAD, and servers make 0 of that.
+    async fn look(&self, url: &Url) -> Result<Look, SourceError> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         match self.send(Method::HEAD, url.clone(), &headers).await {
             Ok((response, end)) => {
-                refuse_directory(url, &end)?;
-                if let Some(size) = content_len(response.headers()) {
-                    return Ok(head_of(response.headers(), size));
+                if is_directory(url, &end)? {
+                    return Ok(Look::Directory);
+                }
+                if let Some(size @ 1..) = content_len(response.headers()) {
+                    return Ok(Look::File(head_of(response.headers(), size)));
                 }
             }
             Err(error) if error.is_passing() || error.kind == SourceErrorKind::Missing => {
@@ -170,7 +254,9 @@ impl Web {
             }
             sent => sent?,
         };
-        refuse_directory(url, &end)?;
+        if is_directory(url, &end)? {
+            return Ok(Look::Directory);
+        }
         let size = match response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let range = text(response.headers(), &::http::header::CONTENT_RANGE);
@@ -184,7 +270,7 @@ impl Web {
                  each request"
             )));
         };
-        Ok(head_of(response.headers(), size))
+        Ok(Look::File(head_of(response.headers(), size)))
     }
 
     async fn read_file(
@@ -205,19 +291,30 @@ impl Web {
             range,
             stored_encoding: false,
         };
-        let (response, _) = self.send(Method::GET, url, &wanted.headers()).await?;
+        let (response, end) = self.send(Method::GET, url, &wanted.headers()).await?;
+        if wanted.leaves_ranges_open(&response) {
+            let probe = second_byte();
+            let probe = async { Ok(self.send(Method::GET, self.target(path)?, &probe).await?.0) };
+            let server = end.origin().ascii_serialization();
+            let answered = self.ranges.are_answered(&server, probe).await?;
+            if !answered && wanted.needs_ranges() {
+                return Err(wanted.without_ranges());
+            }
+        }
         wanted.body(response)
     }
 
-    /// A page of a listing or a manifest, and the URL that it came from.
-    async fn page(&self, url: Url) -> Result<(Bytes, Url), SourceError> {
+    /// A page of a listing or a manifest.
+    async fn page(&self, url: Url) -> Result<Page, SourceError> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static(LISTINGS));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let what = url.to_string();
         let (response, url) = self.send(Method::GET, url, &headers).await?;
+        let mut stamp = stamp_of(response.headers(), 0);
         let body = whole(response, http::BODY_LEN_MAX, &what).await?;
-        Ok((body, url))
+        stamp.size = body.len() as u64;
+        Ok(Page { body, url, stamp })
     }
 }
 
@@ -243,7 +340,22 @@ impl Source for Web {
     }
 
     fn list<'a>(&'a self, prefix: &'a [u8]) -> ObjectStream<'a> {
-        walk::list(self, prefix)
+        walk::list(self, prefix, true)
+    }
+
+    fn list_shown<'a>(&'a self, prefix: &'a [u8]) -> ObjectStream<'a> {
+        walk::list(self, prefix, false)
+    }
+
+    fn remark(&self) -> Option<String> {
+        self.ranges.are_missing().then(|| {
+            format!(
+                "{} does not answer ranges: of it files up to {} MiB can be served, each read from \
+                 its beginning; others are left out",
+                self.url,
+                http::SKIP_MAX >> 20
+            )
+        })
     }
 }
 
@@ -255,30 +367,24 @@ fn head_of(headers: &HeaderMap, size: u64) -> Head {
     }
 }
 
-/// A file's URL that is sent on to the same with a `/` is a directory's.
-fn refuse_directory(asked: &Url, found: &Url) -> Result<(), SourceError> {
+/// Whether a file's URL was sent on to the same with a `/`, as servers do for directories.
+fn is_directory(asked: &Url, found: &Url) -> Result<bool, SourceError> {
     if asked.path().ends_with('/') || !found.path().ends_with('/') {
-        return Ok(());
+        return Ok(false);
+    }
+    if has_slash_more(asked, found) {
+        return Ok(true);
     }
     Err(SourceError::new(
         SourceErrorKind::Missing,
-        format!("{asked} is a directory: its URL is {asked}/"),
+        format!("{asked} is no file: it is sent on to another directory"),
     ))
 }
 
-fn redirect(response: &Response, from: &Url, what: &str) -> Result<Url, SourceError> {
-    let location = response.headers().get(LOCATION);
-    let location = location.and_then(|location| location.to_str().ok());
-    let to = location.and_then(|location| from.join(location).ok());
-    let Some(to) = to.filter(|to| matches!(to.scheme(), "http" | "https")) else {
-        return Err(unusable(&format!("{what}: a redirect to nowhere")));
-    };
-    if from.scheme() == "https" && to.scheme() == "http" {
-        return Err(unusable(&format!(
-            "{what}: it is sent on to a connection that is not encrypted"
-        )));
-    }
-    Ok(to)
+/// Whether the path of a directory is that of a file's URL and a `/`.
+fn has_slash_more(file: &Url, directory: &Url) -> bool {
+    let path = |url: &Url| percent_decode_str(url.path()).collect::<Vec<u8>>();
+    directory.query().is_none() && path(directory).strip_suffix(b"/") == Some(&path(file))
 }
 
 fn unusable(why: &str) -> SourceError {

@@ -1,7 +1,8 @@
 //! What a web server has, directory by directory.
 //!
 //! In       a source and a path.
-//! Out      its files, in the order of names within a directory, files before directories.
+//! Out      its files, in the order of names within a directory, files before directories, and the
+//!          directories. What is linked and cannot be had is told as odd: nothing is passed over.
 //! Limits   one page of each directory on the way down; [`NAMES_LEN_MAX`] bytes of names in all.
 //! Not here what a page says (`source::listing`).
 
@@ -11,21 +12,26 @@ use futures_util::stream::{self, FuturesOrdered, StreamExt};
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
 
-use super::{DEPTH_MAX, Head, STATS_MAX, Web, unusable};
-use crate::source::listing::{Entry, Format, html, json, manifest, s3};
+use super::{DEPTH_MAX, Head, Look, Page, STATS_MAX, Web, unusable};
+use crate::source::listing::{Format, Names, html, json, manifest, s3};
 use crate::source::retry::patiently;
 use crate::source::url::{encode_path, odd_key};
+use crate::source::validator::ObjectStamp;
 use crate::source::{BoxFuture, Listed, ObjectStream, SourceError, SourceErrorKind, printable};
 
 /// Names that wait to be looked at, in bytes.
 const NAMES_LEN_MAX: usize = 256 << 20;
+/// Files that servers show instead of a directory's entries.
+const INDEX_PAGES: [&[u8]; 2] = [b"index.html", b"index.htm"];
 
-/// All files below `prefix`, or the one that has this path.
-pub(super) fn list<'a>(web: &'a Web, prefix: &'a [u8]) -> ObjectStream<'a> {
+/// All files below `prefix`, or the one that has this path; what is `hidden` only if it is wanted.
+pub(super) fn list<'a>(web: &'a Web, prefix: &'a [u8], hidden: bool) -> ObjectStream<'a> {
     let walk = Walk {
         web,
         prefix,
+        hidden,
         state: State::Begin,
+        ready: VecDeque::new(),
         asked: FuturesOrdered::new(),
         files: VecDeque::new(),
         directories: Vec::new(),
@@ -40,9 +46,13 @@ pub(super) fn list<'a>(web: &'a Web, prefix: &'a [u8]) -> ObjectStream<'a> {
 struct Walk<'a> {
     web: &'a Web,
     prefix: &'a [u8],
+    /// What begins with a dot is wanted.
+    hidden: bool,
     state: State,
+    /// What nothing has to be asked about.
+    ready: VecDeque<Listed>,
     /// Files that are being asked what they are.
-    asked: FuturesOrdered<BoxFuture<'a, Result<Option<Listed>, SourceError>>>,
+    asked: FuturesOrdered<BoxFuture<'a, Result<Looked, SourceError>>>,
     /// Files that are to be asked.
     files: VecDeque<File>,
     /// Directories that are to be listed, by their depth: paths that end in `/`.
@@ -52,8 +62,17 @@ struct Walk<'a> {
 
 struct File {
     path: Vec<u8>,
-    /// What a manifest says of its length.
+    /// A line of a manifest names it.
+    is_line: bool,
+    /// What the line says of its length.
     size: Option<u64>,
+}
+
+/// What a link was found to lead to.
+enum Looked {
+    Listed(Listed),
+    /// A directory, by its path without a `/`.
+    Directory(Vec<u8>),
 }
 
 enum State {
@@ -74,17 +93,23 @@ enum State {
 impl<'a> Walk<'a> {
     async fn next(&mut self) -> Result<Option<Listed>, SourceError> {
         loop {
+            if let Some(listed) = self.ready.pop_front() {
+                self.names_len = self.names_len.saturating_sub(path_len(&listed));
+                return Ok(Some(listed));
+            }
             while self.asked.len() < STATS_MAX
                 && let Some(file) = self.files.pop_front()
             {
                 self.names_len = self.names_len.saturating_sub(file.path.len());
                 self.asked.push_back(Box::pin(look(self.web, file)));
             }
-            if let Some(listed) = self.asked.next().await {
-                if let Some(listed) = listed? {
-                    return Ok(Some(listed));
+            match self.asked.next().await.transpose()? {
+                Some(Looked::Listed(listed)) => return Ok(Some(listed)),
+                Some(Looked::Directory(path)) => {
+                    self.linked_without_slash(path)?;
+                    continue;
                 }
-                continue;
+                None => {}
             }
             match std::mem::replace(&mut self.state, State::Directories) {
                 State::Begin => {
@@ -96,7 +121,9 @@ impl<'a> Walk<'a> {
                     let Some(path) = self.next_directory() else {
                         return Ok(None);
                     };
-                    self.directory(path).await?;
+                    if let Err(error) = self.directory(path.clone()).await {
+                        return named(path, error).map(Some);
+                    }
                 }
                 State::Bucket { url, next } => self.bucket_page(url, &next).await?,
                 State::Page { mut items, then } => {
@@ -104,9 +131,7 @@ impl<'a> Walk<'a> {
                     match (item, then) {
                         (Some(item), then) => {
                             self.state = State::Page { items, then };
-                            if let Some(listed) = bucket_item(item) {
-                                return Ok(Some(listed));
-                            }
+                            return Ok(Some(bucket_item(item)));
                         }
                         (None, Some((url, next))) => self.state = State::Bucket { url, next },
                         (None, None) => return Ok(None),
@@ -153,8 +178,8 @@ impl<'a> Walk<'a> {
     async fn file_or_list(&mut self, url: Url, head: Head) -> Result<Option<Listed>, SourceError> {
         let may_be_list = head.is_text || url.path().ends_with(".txt");
         if may_be_list && is_list(self.web, self.prefix, &head).await? {
-            let (page, url) = patiently(|| self.web.page(url.clone())).await?;
-            self.manifest(&page, &url)?;
+            let page = patiently(|| self.web.page(url.clone())).await?;
+            self.manifest(&page)?;
             return Ok(None);
         }
         Ok(Some(Listed::Object {
@@ -176,18 +201,23 @@ impl<'a> Walk<'a> {
     /// Asks for the directory at `path`, which is empty or ends in `/`.
     async fn directory(&mut self, path: Vec<u8>) -> Result<(), SourceError> {
         let asked = self.web.target(&path)?;
-        let (page, url) = patiently(|| self.web.page(asked.clone())).await?;
-        match Format::of(&page) {
-            Some(Format::Html) => self.entries(&path, html::entries(&page, &url)),
-            Some(Format::Json) => {
-                let entries = json::entries(&page);
-                let entries = entries.map_err(|why| unusable(&format!("{asked}: {why}")))?;
-                self.entries(&path, entries)
+        let page = patiently(|| self.web.page(asked.clone())).await?;
+        let unreadable = |why: String| unusable(&format!("{asked}: {why}"));
+        match Format::of(&page.body) {
+            Some(Format::Html) => {
+                let names = html::entries(&page.body, &page.url).map_err(unreadable)?;
+                let index = index_of(self.web, &path, &page).await?;
+                self.entries(&path, names)?;
+                index.map_or(Ok(()), |name| self.shows_index(&path, name))
             }
-            Some(Format::Manifest) => self.manifest(&page, &url),
+            Some(Format::Json) => {
+                let names = json::entries(&page.body).map_err(unreadable)?;
+                self.entries(&path, names)
+            }
+            Some(Format::Manifest) => self.manifest(&page),
             Some(Format::S3) => {
                 self.state = State::Bucket {
-                    url,
+                    url: page.url,
                     next: String::new(),
                 };
                 Ok(())
@@ -200,26 +230,69 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn entries(&mut self, path: &[u8], entries: Vec<Entry>) -> Result<(), SourceError> {
+    /// The directory whose entries were just listed shows its file `name` instead of a listing.
+    fn shows_index(&mut self, path: &[u8], name: &[u8]) -> Result<(), SourceError> {
+        let full = [path, name].concat();
+        if !self.files.iter().any(|file| file.path == full) {
+            self.count(full.len())?;
+            self.files.push_back(File::linked(full));
+        }
+        self.tell(Listed::Odd {
+            path: path.strip_suffix(b"/").unwrap_or(path).to_vec(),
+            why: format!(
+                "the server shows its {} instead of what is in it: what that does not link to is \
+                 not part of the result",
+                String::from_utf8_lossy(name)
+            ),
+        })
+    }
+
+    /// Something that nothing has to be asked about comes next.
+    fn tell(&mut self, listed: Listed) -> Result<(), SourceError> {
+        self.count(path_len(&listed))?;
+        self.ready.push_back(listed);
+        Ok(())
+    }
+
+    /// A link of the directory that is being listed leads to a directory.
+    fn linked_without_slash(&mut self, mut path: Vec<u8>) -> Result<(), SourceError> {
+        path.push(b'/');
+        self.count(path.len())?;
+        match self.directories.last_mut() {
+            Some(directories) => directories.push_back(path),
+            None => self.directories.push([path].into()),
+        }
+        Ok(())
+    }
+
+    fn entries(&mut self, path: &[u8], names: Names) -> Result<(), SourceError> {
         if self.directories.len() >= DEPTH_MAX {
             return Err(unusable(&format!(
                 "{}: more than {DEPTH_MAX} directories in one another",
                 self.web.url
             )));
         }
+        let own = path.strip_suffix(b"/").unwrap_or(path);
+        if own != self.prefix.strip_suffix(b"/").unwrap_or(self.prefix) {
+            self.tell(Listed::Folder { path: own.to_vec() })?;
+        }
+        for (name, why) in names.odd {
+            let (path, why) = ([path, &name].concat(), why.to_owned());
+            self.tell(Listed::Odd { path, why })?;
+        }
         let mut directories = VecDeque::new();
-        for entry in entries {
-            let mut full = path.to_vec();
-            full.extend_from_slice(&entry.name);
+        for entry in names.entries {
+            let mut full = [path, &entry.name].concat();
+            if !self.hidden && entry.name.starts_with(b".") {
+                self.tell(Listed::Hidden { path: full })?;
+                continue;
+            }
             self.count(full.len())?;
             if entry.is_dir {
                 full.push(b'/');
                 directories.push_back(full);
             } else {
-                self.files.push_back(File {
-                    path: full,
-                    size: None,
-                });
+                self.files.push_back(File::linked(full));
             }
         }
         self.directories.push(directories);
@@ -238,9 +311,10 @@ impl<'a> Walk<'a> {
         )))
     }
 
-    fn manifest(&mut self, page: &[u8], url: &Url) -> Result<(), SourceError> {
-        let shown = bare(url);
-        let lines = manifest::lines(page).map_err(|why| unusable(&format!("{shown}: {why}")))?;
+    fn manifest(&mut self, page: &Page) -> Result<(), SourceError> {
+        let (url, shown) = (&page.url, bare(&page.url));
+        let lines =
+            manifest::lines(&page.body).map_err(|why| unusable(&format!("{shown}: {why}")))?;
         let mut files: Vec<File> = Vec::with_capacity(lines.len());
         let mut seen = HashSet::new();
         for line in lines {
@@ -256,6 +330,7 @@ impl<'a> Walk<'a> {
             if seen.insert(path.clone()) {
                 files.push(File {
                     path,
+                    is_line: true,
                     size: line.size,
                 });
             }
@@ -270,9 +345,9 @@ impl<'a> Walk<'a> {
     async fn prefix_of_bucket(&mut self, error: SourceError) -> Result<(), SourceError> {
         let root = self.web.directory.clone();
         match patiently(|| self.web.page(root.clone())).await {
-            Ok((page, url)) if Format::of(&page) == Some(Format::S3) => {
+            Ok(page) if Format::of(&page.body) == Some(Format::S3) => {
                 self.state = State::Bucket {
-                    url,
+                    url: page.url,
                     next: String::new(),
                 };
                 Ok(())
@@ -300,9 +375,9 @@ impl<'a> Walk<'a> {
         }
         let mut asked = url.clone();
         asked.set_query(Some(&query));
-        let (page, _) = patiently(|| self.web.page(asked.clone())).await?;
+        let page = patiently(|| self.web.page(asked.clone())).await?;
         let shown = bare(&url);
-        let page = s3::page(&page).map_err(|error| unusable(&format!("{shown}: {error}")))?;
+        let page = s3::page(&page.body).map_err(|error| unusable(&format!("{shown}: {error}")))?;
         if page.next.as_deref() == Some(after) {
             return Err(unusable(&format!("{shown}: its listing goes in circles")));
         }
@@ -336,47 +411,103 @@ async fn is_list(web: &Web, path: &[u8], head: &Head) -> Result<bool, SourceErro
     .await
 }
 
-/// What a file is; `None`: it is there no more.
-async fn look(web: &Web, file: File) -> Result<Option<Listed>, SourceError> {
-    let url = web.target(&file.path)?;
-    match patiently(|| web.head(&url)).await {
-        Ok(head) if file.size.is_some_and(|size| size != head.stamp.size) => {
-            Ok(Some(Listed::Odd {
-                path: file.path,
-                why: format!("has {} bytes, its list says otherwise", head.stamp.size),
-            }))
+impl File {
+    /// One that a directory's page links to.
+    const fn linked(path: Vec<u8>) -> Self {
+        Self {
+            path,
+            is_line: false,
+            size: None,
         }
-        Ok(head) => Ok(Some(Listed::Object {
-            path: file.path,
-            stamp: head.stamp,
-        })),
-        Err(error) => match error.kind {
-            SourceErrorKind::Missing if file.size.is_none() => Ok(None),
-            SourceErrorKind::Missing | SourceErrorKind::Denied | SourceErrorKind::Unusable => {
-                Ok(Some(Listed::Odd {
-                    path: file.path,
-                    why: error.what,
-                }))
-            }
-            _ => Err(error),
-        },
     }
 }
 
-fn bucket_item(item: s3::Item) -> Option<Listed> {
-    if item.key.ends_with(b"/") && item.stamp.size == 0 {
-        return None;
+/// The file that a server shows for the directory at `path`, if that is what the page is. One
+/// that is made for each request has no validators.
+async fn index_of(
+    web: &Web,
+    path: &[u8],
+    page: &Page,
+) -> Result<Option<&'static [u8]>, SourceError> {
+    if page.stamp.etag.is_none() && page.stamp.modified.is_none() {
+        return Ok(None);
     }
-    Some(match odd_key(&item.key) {
-        None => Listed::Object {
-            path: item.key,
-            stamp: item.stamp,
+    for name in INDEX_PAGES {
+        let url = web.target(&[path, name].concat())?;
+        match patiently(|| web.head(&url)).await {
+            Ok(head) if is_shown(&head.stamp, &page.stamp) => return Ok(Some(name)),
+            Err(error) if error.is_passing() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+fn path_len(listed: &Listed) -> usize {
+    match listed {
+        Listed::Object { path, .. }
+        | Listed::Folder { path }
+        | Listed::Hidden { path }
+        | Listed::Odd { path, .. } => path.len(),
+    }
+}
+
+/// Whether the page is the file.
+fn is_shown(file: &ObjectStamp, page: &ObjectStamp) -> bool {
+    let both = |tells: fn(&ObjectStamp) -> bool| tells(file) && tells(page);
+    let tells = both(|stamp| stamp.etag.is_some()) || both(|stamp| stamp.modified.is_some());
+    tells && file.agrees_with(page)
+}
+
+/// What a link leads to.
+async fn look(web: &Web, file: File) -> Result<Looked, SourceError> {
+    let url = web.target(&file.path)?;
+    let listed = match patiently(|| web.look(&url)).await {
+        Ok(Look::Directory) if file.is_line => Listed::Odd {
+            path: file.path,
+            why: "is a directory".to_owned(),
         },
+        Ok(Look::Directory) => return Ok(Looked::Directory(file.path)),
+        Ok(Look::File(head)) if file.size.is_some_and(|size| size != head.stamp.size) => {
+            Listed::Odd {
+                path: file.path,
+                why: format!("has {} bytes, its list says otherwise", head.stamp.size),
+            }
+        }
+        Ok(Look::File(head)) => Listed::Object {
+            path: file.path,
+            stamp: head.stamp,
+        },
+        Err(error) => named(file.path, error)?,
+    };
+    Ok(Looked::Listed(listed))
+}
+
+/// Something that is listed and that the server does not give. An error if it may later.
+fn named(path: Vec<u8>, error: SourceError) -> Result<Listed, SourceError> {
+    if error.is_passing() {
+        return Err(error);
+    }
+    Ok(Listed::Odd {
+        path: path.strip_suffix(b"/").unwrap_or(&path).to_vec(),
+        why: error.what,
+    })
+}
+
+fn bucket_item(item: s3::Item) -> Listed {
+    let stamp = item.stamp;
+    let (path, is_marker) = match item.key.strip_suffix(b"/") {
+        Some(path) if stamp.size == 0 => (path.to_vec(), true),
+        _ => (item.key, false),
+    };
+    match odd_key(&path) {
+        None if is_marker => Listed::Folder { path },
+        None => Listed::Object { path, stamp },
         Some(why) => Listed::Odd {
-            path: item.key,
+            path,
             why: why.to_owned(),
         },
-    })
+    }
 }
 
 /// The path below `directory` that `text`, on a list at `list`, names.

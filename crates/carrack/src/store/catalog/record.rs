@@ -158,6 +158,10 @@ pub struct SourceRecord {
     pub credentials: String,
     /// When it was configured, in seconds since 1970.
     pub created_unix: u64,
+    /// Of a web server: origins that its requests may be sent on to, besides its own.
+    pub redirects: Vec<String>,
+    /// Of a web server: its names may lead to private addresses.
+    pub private: bool,
 }
 
 /// Why a container is out of service.
@@ -520,24 +524,43 @@ impl SourceRecord {
         ] {
             out.bytes(text.as_bytes());
         }
+        if self.private || !self.redirects.is_empty() {
+            out.u8(u8::from(self.private));
+            for origin in &self.redirects {
+                out.bytes(origin.as_bytes());
+            }
+        }
         out.bytes
     }
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut from = Reader::versioned(bytes)?;
-        let created_unix = from.u64()?;
-        let mut text = || -> Result<String> {
+        let text = |from: &mut Reader<'_>| -> Result<String> {
             let text = std::str::from_utf8(from.bytes()?).map_err(|_| damaged())?;
             Ok(text.to_owned())
         };
-        let record = Self {
-            name: text()?,
-            url: text()?,
-            endpoint: text()?,
-            region: text()?,
-            credentials: text()?,
+        let created_unix = from.u64()?;
+        let mut record = Self {
+            name: text(&mut from)?,
+            url: text(&mut from)?,
+            endpoint: text(&mut from)?,
+            region: text(&mut from)?,
+            credentials: text(&mut from)?,
             created_unix,
+            redirects: Vec::new(),
+            private: false,
         };
+        // A source that allows nothing besides itself ends here.
+        if !from.is_empty() {
+            record.private = match from.u8()? {
+                0 => false,
+                1 => true,
+                _ => return Err(damaged()),
+            };
+            while !from.is_empty() {
+                record.redirects.push(text(&mut from)?);
+            }
+        }
         from.end()?;
         Ok(record)
     }

@@ -563,6 +563,13 @@ fn objects_elsewhere_and_their_sources_are_kept() {
         region: String::new(),
         credentials: "profile:data".to_owned(),
         created_unix: 1_700_000_000,
+        redirects: Vec::new(),
+        private: false,
+    };
+    let allowing = |name: &str| SourceRecord {
+        redirects: vec!["https://a".to_owned(), "http://b:81".to_owned()],
+        private: true,
+        ..source(name)
     };
     assert_eq!(catalog.snapshot().sources().unwrap(), []);
     assert_eq!(catalog.snapshot().next_source(), SOURCE_FIRST);
@@ -582,13 +589,15 @@ fn objects_elsewhere_and_their_sources_are_kept() {
     assert_eq!(known, Some(record));
     let mut batch = Batch::new();
     batch.remove_source(3);
+    batch.put_source(4, &allowing("c"));
     commit(&catalog, batch);
     drop(catalog);
     let catalog = open(dir.path());
     let snapshot = catalog.snapshot();
-    assert_eq!(snapshot.sources().unwrap(), [(2, source("a"))]);
+    let sources = [(2, source("a")), (4, allowing("c"))];
+    assert_eq!(snapshot.sources().unwrap(), sources);
     assert_eq!(snapshot.source(3).unwrap(), None);
-    assert_eq!(snapshot.next_source(), 4, "ids are not used again");
+    assert_eq!(snapshot.next_source(), 5, "ids are not used again");
     assert_eq!(snapshot.container(ContainerId(1)).unwrap(), None);
     assert_eq!(snapshot.container(ContainerId(2)).unwrap(), Some(elsewhere));
 }

@@ -78,11 +78,19 @@ impl Setup {
 
     /// `source add` with a login.
     fn add_with_login(&self, url: &str) -> Outcome {
+        self.add_allowing(url, &[])
+    }
+
+    /// The same of a source that may be sent on to other places.
+    fn add_allowing(&self, url: &str, others: &[&str]) -> Outcome {
         let file = self.carrack.path("login");
         fs::write(&file, format!("Authorization: Bearer {SECRET}\n")).unwrap();
         let reference = format!("file:{}", file.display());
-        self.carrack
-            .run(&["source", "add", url, "--credentials", &reference])
+        let mut args = vec!["source", "add", url, "--credentials", &reference];
+        for other in others {
+            args.extend(["--allow-redirect", *other]);
+        }
+        self.carrack.run(&args)
     }
 
     /// What curl gets of a server of ours.
@@ -311,7 +319,7 @@ fn a_login_stays_with_its_server_when_that_sends_on_to_another() {
     let refused = setup.carrack.run(&["add", "-Q", &url]).exits(8);
     assert!(refused.stderr.contains("--credentials"), "{refused:?}");
 
-    let added = setup.add_with_login(&url).ok();
+    let added = setup.add_allowing(&url, &[other.url()]).ok();
     let (root, expected) = as_a_folder(&files);
     assert!(added.text().contains(&root), "{}", added.text());
     let server = setup.carrack.serve(&LITTLE_MEMORY);
@@ -340,7 +348,10 @@ fn a_login_that_did_not_go_along_is_what_the_error_speaks_of() {
     let encrypted = setup.https("encrypted", &wants_login);
     let plain = setup.http("plain", &format!("return 301 {}$uri;", encrypted.url()));
     let url = format!("{}/file", plain.url());
-    let outcome = setup.add_with_login(&url).exits(8);
+    let outcome = setup.add_with_login(&url).exits(2);
+    assert!(outcome.stderr.contains(encrypted.url()), "{outcome:?}");
+    assert!(encrypted.requests().unwrap().is_empty(), "nobody named it");
+    let outcome = setup.add_allowing(&url, &[encrypted.url()]).exits(8);
     assert!(outcome.stderr.contains(encrypted.url()), "{outcome:?}");
     assert!(!outcome.stderr.contains(SECRET), "{outcome:?}");
     for line in encrypted.requests().unwrap() {
@@ -397,12 +408,15 @@ fn a_signature_that_a_redirect_carries_is_told_to_nobody() {
     let first = setup.https("first", &lines);
     for name in ["list.txt", "keys/", "gone"] {
         let url = format!("{}/{name}", first.url());
-        let mut command = setup.carrack.command(&["add", "-Q", &url]);
-        command.env("RUST_LOG", "trace");
-        let outcome = finish(command);
-        assert_ne!(outcome.code(), 0, "{name}");
-        assert!(outcome.stderr.contains(&url), "{outcome:?}");
-        assert!(!outcome.stderr.contains(SECRET), "{outcome:?}");
+        for allowed in [&["--allow-redirect", other.url()][..], &[]] {
+            let args = [&["source", "add", &url][..], allowed].concat();
+            let mut command = setup.carrack.command(&args);
+            command.env("RUST_LOG", "trace");
+            let outcome = finish(command);
+            assert_ne!(outcome.code(), 0, "{name}");
+            assert!(outcome.stderr.contains(&url), "{outcome:?}");
+            assert!(!outcome.stderr.contains(SECRET), "{outcome:?}");
+        }
     }
     is_nowhere(&setup.carrack.path("data"), SECRET.as_bytes());
 }

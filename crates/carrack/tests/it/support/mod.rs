@@ -12,6 +12,7 @@ pub(crate) mod http;
 pub(crate) mod made;
 pub(crate) mod mount;
 pub(crate) mod s3;
+pub(crate) mod web;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
@@ -312,6 +313,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// A `serve` that the test has put together.
+    pub(crate) fn of(mut command: Command) -> Self {
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        Self::start(&mut command)
+    }
+
     fn start(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());

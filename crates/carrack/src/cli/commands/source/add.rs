@@ -37,7 +37,12 @@ pub(super) fn run(args: &SourceAddArgs, env: &mut Env<'_>) -> Result<()> {
     if !is_folder {
         let source = env.sources().open_in(&record, env.environment)?;
         // A wrong name or key is told now, not by the first reader.
-        if !env.sources().handle()?.block_on(answers(source.as_ref()))? {
+        let answered = env.sources().handle()?.block_on(answers(source.as_ref()));
+        let answered = answered.map_err(|error| {
+            let kind = Error::from(error.clone()).kind();
+            Error::with(kind, format!("cannot list {}", record.url), error)
+        });
+        if !answered? {
             env.out.note("there is nothing at this place yet");
         }
     }
@@ -54,7 +59,7 @@ pub(super) fn run(args: &SourceAddArgs, env: &mut Env<'_>) -> Result<()> {
         print_root(env, root, false, &report)?;
     }
     summary(env, &report);
-    left_out(env, &report)
+    left_out(env, &report, options.strict)
 }
 
 /// Adds what lies in a source.

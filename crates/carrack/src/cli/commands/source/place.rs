@@ -14,7 +14,7 @@ use crate::cli::args::SourceAccess;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::remote::target::is_url;
 use crate::source::SourceConfig;
-use crate::source::url::SourceUrl;
+use crate::source::url::{SourceUrl, origin_of};
 use crate::store::catalog::SourceRecord;
 
 /// Longest name of a source, in bytes.
@@ -50,6 +50,12 @@ pub(super) fn record(place: &OsStr, access: &SourceAccess, env: &Env<'_>) -> Res
     if !endpoint.is_empty() {
         check_endpoint(&endpoint)?;
     }
+    if (access.allow_private || !access.allow_redirect.is_empty()) && (is_bucket || !is_elsewhere) {
+        return Err(invalid(
+            "--allow-redirect and --allow-private are for web servers",
+        ));
+    }
+    let redirects = access.allow_redirect.iter().map(|text| origin_of(text));
     let credentials = match &access.credentials {
         Some(given) if is_elsewhere => credentials(given, env)?,
         Some(_) => return Err(invalid("a folder needs no credentials")),
@@ -62,6 +68,8 @@ pub(super) fn record(place: &OsStr, access: &SourceAccess, env: &Env<'_>) -> Res
         region,
         credentials,
         created_unix: crate::clock::unix_seconds(),
+        redirects: redirects.collect::<Result<_>>()?,
+        private: access.allow_private,
     })
 }
 

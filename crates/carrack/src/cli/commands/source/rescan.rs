@@ -62,7 +62,7 @@ pub(super) fn run(args: &SourceRescanArgs, env: &mut Env<'_>) -> Result<()> {
         let what = format!("{n_failed} places could not be gone through");
         return Err(Error::new(ErrorKind::Partial, what));
     }
-    left_out(env, &whole)
+    left_out(env, &whole, false)
 }
 
 fn print(old: &RootRecord, rescanned: &Rescanned, env: &mut Env<'_>) -> Result<()> {

@@ -115,6 +115,24 @@ fn a_folder_that_changed_is_gone_through_and_moves_are_not_read() {
     assert_eq!(again(&fixture).changes, changes(0, 0, 0, 0));
 }
 
+/// A folder that a server does not list this once is not taken for empty.
+#[test]
+fn what_lies_in_a_folder_that_cannot_be_listed_has_not_vanished() {
+    let bucket = Bucket::new();
+    for path in ["d/a", "d/sub/b", "d/subway"] {
+        bucket.put(path, path.as_bytes());
+    }
+    bucket.add(&["d"]).unwrap();
+    bucket.fake.delete("d/sub/b");
+    bucket.fake.delete("d/subway");
+    bucket.fake.put_odd("d/sub", "the server answers 403");
+    let done = again(&bucket.fixture);
+    assert_eq!(
+        (done.changes, done.report.n_left_out),
+        (changes(0, 0, 0, 1), 1)
+    );
+}
+
 #[test]
 fn what_is_found_where_it_was_or_elsewhere_is_served_at_once() {
     let bucket = Bucket::new();
