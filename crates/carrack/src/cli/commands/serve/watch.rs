@@ -177,8 +177,8 @@ fn concerns(event: &notify::Result<notify::Event>, own_dir: &Path) -> bool {
     !event.kind.is_access() && (event.paths.is_empty() || !event.paths.iter().all(is_own))
 }
 
-/// Watches until `stop` is set. `told` gets what is new, and what goes wrong. Whoever panics with the
-/// places may go on with them.
+/// Watches until `stop` is set. `told` gets what is new, and what goes wrong. Whoever panics with
+/// the places may go on with them.
 pub(super) fn watch(
     places: &mut [Watched],
     blocks: &Blocks,
