@@ -207,8 +207,8 @@ impl<S: Store> Peer<S> {
         }
     }
 
-    /// Serves the peer until its last connection is closed. [`Self::leave`] is to follow, also if it
-    /// panics.
+    /// Serves the peer until its last connection is closed. [`Self::leave`] is to follow, also if
+    /// it panics.
     pub(super) async fn run(&mut self, gone: CancellationToken) {
         let mut ticks = tokio::time::interval_at(Instant::now() + TICK, TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -1,7 +1,8 @@
 //! The body of a response: bytes at hand, or parts as they are read.
 //!
 //! In       [`Bytes`], or a stream of them whose error cuts the response.
-//! Out      [`Piece`]s for hyper, which tell the watch when they have left. A known length becomes Content-Length, else the body is chunked.
+//! Out      [`Piece`]s for hyper, which tell the watch when they have left. A known length becomes
+//!          Content-Length, else the body is chunked.
 //! Limits   on HTTP/2 a frame is at most `Limits::h2_piece_len`; the bytes themselves are in the
 //!          budget of `pool`.
 //! Not here what the bytes are (`raw`, `car`).

@@ -3,7 +3,8 @@
 //! In       request heads; bodies of requests are never read.
 //! Out      responses. What is in memory is answered at once, without a task or an await.
 //! Limits   `Limits::requests_max` requests for content at once, and those of a client's address
-//!          (`node::accounts`), then 429; `Limits::answer_timeout` until an answer begins, then 504.
+//!          (`node::accounts`), then 429; `Limits::answer_timeout` until an answer begins, then
+//!          504.
 //! Not here sockets (`node::listener`); what is served below `/ipfs/` (`raw`, `car`).
 
 use std::convert::Infallible;

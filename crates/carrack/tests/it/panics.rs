@@ -1,4 +1,4 @@
-//! A part of a running node that panics is named at once, starts again, and leaves the others alone.
+//! A part of a running node that panics is named at once, starts again, and leaves others alone.
 //!
 //! In       a node whose parts a test can have panic: builds for release cannot.
 //! Out      `/readyz`, the log, and what the part does afterwards.

@@ -260,8 +260,8 @@ impl Watched {
     }
 }
 
-/// Watches until `stop` is set. `told` gets what is new, and what goes wrong. Whoever panics with the
-/// places may go on with them.
+/// Watches until `stop` is set. `told` gets what is new, and what goes wrong. Whoever panics with
+/// the places may go on with them.
 pub(super) fn watch(
     places: &mut [Watched],
     blocks: &Blocks,
