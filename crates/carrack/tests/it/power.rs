@@ -233,10 +233,12 @@ fn a_failing_call_loses_nothing_that_was_reported(make: fn(&Stage) -> Flow) {
 macro_rules! flows {
     ($($flow:ident),* $(,)?) => {
         mod cuts {
-            $(#[test] fn $flow() { super::a_cut_loses_nothing_that_was_reported(super::flows::$flow); })*
+            use super::a_cut_loses_nothing_that_was_reported as cut;
+            $(#[test] fn $flow() { cut(super::flows::$flow); })*
         }
         mod failures {
-            $(#[test] fn $flow() { super::a_failing_call_loses_nothing_that_was_reported(super::flows::$flow); })*
+            use super::a_failing_call_loses_nothing_that_was_reported as fail;
+            $(#[test] fn $flow() { fail(super::flows::$flow); })*
         }
     };
 }
