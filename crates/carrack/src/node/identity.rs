@@ -7,13 +7,13 @@
 //!
 //! Format: `docs/formats/identity.md`, the private key as libp2p writes it.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind as IoKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use libp2p_identity::{Keypair, PeerId};
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
 use zeroize::Zeroizing;
 
 use crate::durable::{self, DurableError, Temporary};
@@ -50,6 +50,11 @@ impl Identity {
     pub fn open_or_create(data_dir: &Path) -> Result<Self> {
         let path = data_dir.join(FILE_NAME);
         if let Some(identity) = Self::read(&path)? {
+            // Whoever made it may have ended before its name was durable, and it is told to peers.
+            let synced = durable::sync_name(&path).map_err(DurableError::into_io);
+            synced.context(ErrorKind::Unavailable, || {
+                format!("cannot keep the key of this node, {}", path.display())
+            })?;
             return Ok(identity);
         }
         create(data_dir, &path).context(ErrorKind::Unavailable, || {
@@ -148,14 +153,22 @@ fn decode(bytes: &[u8]) -> Result<Keypair, Unusable> {
     Keypair::from_protobuf_encoding(bytes).map_err(|_| Unusable::Damaged)
 }
 
-/// Makes a key unless there is one. What a crash leaves under the temporary name was nobody's key.
+/// Makes a key unless there is one. What a crash leaves under the temporary name was nobody's key,
+/// and is written over by the next start.
 fn create(data_dir: &Path, path: &Path) -> std::io::Result<()> {
     durable::create_dir_all(data_dir).map_err(DurableError::into_io)?;
+    let directory = File::open(data_dir)?;
+    // Of several first starts one makes the key, and the others wait.
+    let is_alone = flock(&directory, FlockOperation::LockExclusive).is_ok();
     let keypair = Keypair::generate_ed25519();
     let encoded = keypair.to_protobuf_encoding();
     let encoded = Zeroizing::new(encoded.map_err(std::io::Error::other)?);
     debug_assert!(decode(&encoded).is_ok());
-    let mut temporary = Temporary::new(path, durable::MODE_PRIVATE)?;
+    let mut temporary = match is_alone {
+        true => Temporary::of_owner(path, durable::MODE_PRIVATE)?,
+        // Not every file system has such locks: each takes a name of its own.
+        false => Temporary::new(path, durable::MODE_PRIVATE)?,
+    };
     let mode = std::fs::Permissions::from_mode(durable::MODE_PRIVATE);
     temporary.file.set_permissions(mode)?;
     temporary.file.write_all(&encoded)?;

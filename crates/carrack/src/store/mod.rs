@@ -194,7 +194,7 @@ impl Store {
         if held.is_new {
             recover::make(dir, &gate)?;
         } else if !mode.is_reading() {
-            recover::make_folders(dir, &gate)?;
+            recover::settle(dir, &gate)?;
         }
         let catalog = Catalog::open(&dir.join(recover::CATALOG), &gate, mode.is_reading());
         let (catalog, mut next) = catalog.map_err(|error| recover::lost_catalog(dir, error))?;

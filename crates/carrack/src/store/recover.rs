@@ -266,6 +266,13 @@ pub(super) fn make(dir: &Path, gate: &WriteGate) -> Result<()> {
     gate.told(made.publish())
 }
 
+/// Gets a store ready for writing: whoever made it may have been killed before the names in it were
+/// durable, and what is built on them must not outlast them.
+pub(super) fn settle(dir: &Path, gate: &WriteGate) -> Result<()> {
+    make_folders(dir, gate)?;
+    gate.told(durable::sync_dir(dir))
+}
+
 /// Makes what is missing of the folders.
 pub(super) fn make_folders(dir: &Path, gate: &WriteGate) -> Result<()> {
     for name in [SEGMENTS, PACKS, JOURNAL] {

@@ -16,8 +16,8 @@ use carrack_testkit::power::{Call, Chance, Cut, Fault, Moment, Wrong};
 use self::flows::{Flow, Promise};
 use self::stage::{Ended, Stage};
 
-/// Cuts a flow, of two disks each: enough for each sync of a short command.
-const ROUNDS: u64 = 24;
+/// Cuts a flow: about a minute for all of them on two cores.
+const ROUNDS: u64 = 12;
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
@@ -58,7 +58,7 @@ fn cut_of(seed: u64, stage: &Stage, chance: &mut Chance) -> Cut {
 }
 
 /// Cuts a flow again and again, each time from the same beginning.
-fn cut_again_and_again(make: fn(&Stage) -> Flow) {
+fn a_cut_loses_nothing_that_was_reported(make: fn(&Stage) -> Flow) {
     let mut stage = Stage::new();
     let flow = make(&stage);
     stage.rehearse(&flow);
@@ -135,9 +135,48 @@ fn everything_holds(stage: &Stage, flow: &Flow, ended: &Ended, compare_bytes: bo
     stage.nothing_piled_up(flow);
 }
 
+/// A process is killed before each of its syncs in turn and nothing else happens; what the next one
+/// builds on what it finds, and reports, must outlast a cut.
+fn a_kill_and_a_cut_after_it_lose_nothing(make: fn(&Stage) -> Flow) {
+    let mut stage = Stage::new();
+    let flow = make(&stage);
+    stage.rehearse(&flow);
+    let n_syncs = stage.calm.counts.syncs;
+    for seed in 0..2 * n_syncs {
+        stage.begin(seed);
+        let cut = Cut::Sync(seed % n_syncs, Moment::Before);
+        let told = Told {
+            stage: &stage,
+            flow: &flow,
+            seed,
+            plan: format!("killed at {cut:?}"),
+        };
+        stage.mount.machine().cut_at(Some(cut));
+        let ended = stage.run_until_cut(&flow, &mut Chance::new(seed));
+        stage.mount.machine().resume();
+        everything_holds(&stage, &flow, &ended, false);
+        drop(told);
+    }
+}
+
+#[test]
+fn a_killed_first_add_and_a_cut_after_the_next_lose_nothing() {
+    a_kill_and_a_cut_after_it_lose_nothing(flows::first_add);
+}
+
+#[test]
+fn a_killed_first_id_and_a_cut_after_the_next_lose_nothing() {
+    a_kill_and_a_cut_after_it_lose_nothing(flows::identity);
+}
+
+#[test]
+fn a_killed_import_and_a_cut_after_the_next_lose_nothing() {
+    a_kill_and_a_cut_after_it_lose_nothing(flows::import_of_a_copy);
+}
+
 /// Each sync, write and rename of a flow fails once. The command says so or does without, and a
 /// start later all is well.
-fn fail_again_and_again(make: fn(&Stage) -> Flow) {
+fn a_failing_call_loses_nothing_that_was_reported(make: fn(&Stage) -> Flow) {
     let mut stage = Stage::new();
     let flow = make(&stage);
     stage.rehearse(&flow);
@@ -194,10 +233,12 @@ fn fail_again_and_again(make: fn(&Stage) -> Flow) {
 macro_rules! flows {
     ($($flow:ident),* $(,)?) => {
         mod cuts {
-            $(#[test] fn $flow() { super::cut_again_and_again(super::flows::$flow); })*
+            use super::a_cut_loses_nothing_that_was_reported as cut;
+            $(#[test] fn $flow() { cut(super::flows::$flow); })*
         }
         mod failures {
-            $(#[test] fn $flow() { super::fail_again_and_again(super::flows::$flow); })*
+            use super::a_failing_call_loses_nothing_that_was_reported as fail;
+            $(#[test] fn $flow() { fail(super::flows::$flow); })*
         }
     };
 }

@@ -87,6 +87,16 @@ fn first_starts_at_once_agree() {
 }
 
 #[test]
+fn what_a_start_that_was_cut_short_leaves_is_written_over() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("identity.key.tmp"), [7; 200]).unwrap();
+    Identity::open_or_create(dir.path()).unwrap();
+    let entries = fs::read_dir(dir.path()).unwrap();
+    let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, [FILE_NAME]);
+}
+
+#[test]
 fn what_lies_there_is_not_replaced() {
     let (dir, path) = with_file(b"other", 0o600);
     create(dir.path(), &path).unwrap();

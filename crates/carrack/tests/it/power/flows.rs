@@ -105,6 +105,7 @@ pub(super) fn first_start(_stage: &Stage) -> Flow {
         name: "first start",
         command: words(&["serve", "--listen", "127.0.0.1:0", "--p2p", tcp]),
         promise: Promise::Same,
+        regressions: &[3],
         ..Flow::default()
     }
 }
@@ -114,6 +115,7 @@ pub(super) fn identity(_stage: &Stage) -> Flow {
         name: "identity",
         command: words(&["id"]),
         promise: Promise::Same,
+        regressions: &[6],
         ..Flow::default()
     }
 }
@@ -123,6 +125,7 @@ pub(super) fn first_add(stage: &Stage) -> Flow {
         name: "first add",
         command: with_path(&["add", "-Q"], &tree(stage, "new", 72)),
         promise: Promise::Root,
+        regressions: &[2],
         ..Flow::default()
     }
 }
@@ -133,6 +136,7 @@ pub(super) fn add(stage: &Stage) -> Flow {
         command: with_path(&["add", "-Q"], &tree(stage, "new", 72)),
         promise: Promise::Root,
         old: vec![old_root(stage)],
+        regressions: &[2],
         ..Flow::default()
     }
 }
@@ -180,6 +184,7 @@ pub(super) fn import(stage: &Stage) -> Flow {
         command: with_path(&["import", "-Q"], &car_file(stage)),
         promise: Promise::Root,
         old: vec![old_root(stage)],
+        regressions: &[2],
         ..Flow::default()
     }
 }
@@ -190,6 +195,7 @@ pub(super) fn import_of_a_copy(stage: &Stage) -> Flow {
         command: with_path(&["import", "-Q", "--copy"], &car_file(stage)),
         promise: Promise::Root,
         old: vec![old_root(stage)],
+        regressions: &[2],
         ..Flow::default()
     }
 }
@@ -209,6 +215,7 @@ pub(super) fn merge(stage: &Stage) -> Flow {
         command: with_path(&["add", "-Q"], &tree(stage, "new", 72)),
         promise: Promise::Root,
         old,
+        regressions: &[2],
         ..Flow::default()
     }
 }
@@ -226,6 +233,7 @@ pub(super) fn index_rebuild(stage: &Stage) -> Flow {
         command: words(&["index", "rebuild"]),
         promise: Promise::Nothing,
         old,
+        regressions: &[2],
         ..Flow::default()
     }
 }
@@ -241,6 +249,7 @@ pub(super) fn relocate(stage: &Stage) -> Flow {
         command: words(&["source", "relocate", &from, &to]),
         promise: Promise::Moved(to),
         old: vec![old],
+        regressions: &[2],
         ..Flow::default()
     }
 }
@@ -254,6 +263,7 @@ pub(super) fn rm(stage: &Stage) -> Flow {
         command: words(&["rm", &root]),
         promise: Promise::Gone(root),
         old: vec![old],
+        regressions: &[2],
         ..Flow::default()
     }
 }
