@@ -57,7 +57,7 @@ pub(crate) struct Peer {
     kind: Kind,
 }
 
-/// kubo, lassie, the three S3 servers, the two CAR libraries, Helia, nginx, openssl, wrk and curl.
+/// kubo, lassie, the three S3 servers, the two CAR libraries, Helia, nginx, openssl, wrk, curl and faketime.
 pub(crate) const ALL: &[Peer] = &[
     Peer {
         program: "ipfs",
@@ -127,6 +127,14 @@ pub(crate) const ALL: &[Peer] = &[
         name: "curl",
         version: "",
         kind: Kind::Debian { package: "curl" },
+    },
+    Peer {
+        program: "faketime",
+        name: "libfaketime",
+        version: "",
+        kind: Kind::Debian {
+            package: "faketime",
+        },
     },
     NGINX,
     OPENSSL,

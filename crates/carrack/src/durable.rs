@@ -8,9 +8,9 @@
 //! Every file that carrack makes comes about here or in two steps of it: packs grow under their
 //! names and are synced with their directory before a catalog row names them.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind as IoKind};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +21,8 @@ use rustix::io::Errno;
 pub const MODE_SHARED: u32 = 0o666;
 /// Mode of a file of its owner's alone.
 pub const MODE_PRIVATE: u32 = 0o600;
+/// The same of a directory.
+const DIR_MODE_PRIVATE: u32 = 0o700;
 
 /// What did not work.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +106,16 @@ pub fn sync_name(path: &Path) -> Result<(), DurableError> {
     path.parent().map_or(Ok(()), sync_dir)
 }
 
-/// Makes a directory and those above it that are missing, each durably.
+/// Makes a directory that is its owner's alone.
+///
+/// # Errors
+/// Those of `mkdir`.
+pub fn create_private_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(DIR_MODE_PRIVATE).create(dir)
+}
+
+/// Makes a directory and those above it that are missing, each durably and its owner's alone: what
+/// a store holds is for others only if they are let in by hand.
 ///
 /// # Errors
 /// As [`sync_dir`]; `Undone` if one cannot be made.
@@ -118,7 +129,7 @@ pub fn create_dir_all(dir: &Path) -> Result<(), DurableError> {
     }
     #[cfg(test)]
     faults::next(false).map_err(|error| DurableError::undone("making", dir, error))?;
-    match std::fs::create_dir(dir) {
+    match create_private_dir(dir) {
         Err(error) if error.kind() == IoKind::AlreadyExists && dir.is_dir() => {}
         made => made.map_err(|error| DurableError::undone("making", dir, error))?,
     }

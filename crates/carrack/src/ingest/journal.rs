@@ -12,8 +12,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::durable;
 use crate::ingest::hash::{Digest, Leaves};
 use crate::store::catalog::{Validator, validator_bytes};
 
@@ -82,6 +84,7 @@ impl Journal {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(durable::MODE_PRIVATE)
             .open(&path)?;
         file.set_len(valid_len)?;
         let mut file = BufWriter::new(file);

@@ -10,6 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use carrack_formats::{Cid, cid};
 
 use super::gate::WriteGate;
 use super::index::id_of;
+use crate::durable;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Bytes that are gathered before a write.
@@ -73,6 +75,7 @@ impl PackWriter {
         let file = OpenOptions::new()
             .append(true)
             .create_new(true)
+            .mode(durable::MODE_PRIVATE)
             .open(&path)
             .context(ErrorKind::Unavailable, || {
                 format!("creating {}", path.display())

@@ -16,6 +16,7 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -154,7 +155,7 @@ fn lock(dir: &Path, mode: OpenMode, is_new: bool) -> Result<(Option<File>, Optio
     let mut options = OpenOptions::new();
     options.read(true).write(true).truncate(false);
     // A store that was copied may lack it.
-    match options.create(true).open(&path) {
+    match options.create(true).mode(durable::MODE_PRIVATE).open(&path) {
         Ok(file) => {
             take(&file, FlockOperation::NonBlockingLockExclusive, dir)?;
             Ok((Some(file), None))
@@ -254,12 +255,12 @@ pub(super) fn make(dir: &Path, gate: &WriteGate) -> Result<()> {
     let path = dir.join(CATALOG);
     let making = || format!("making the store in {}", dir.display());
     if !path.try_exists().context(ErrorKind::Unavailable, making)? {
-        let made = Temporary::of_owner(&path, durable::MODE_SHARED);
+        let made = Temporary::of_owner(&path, durable::MODE_PRIVATE);
         let made = made.context(ErrorKind::Unavailable, making)?;
         Catalog::make(&made.file, made.path(), gate)?;
         gate.told(made.publish())?;
     }
-    let made = Temporary::of_owner(&dir.join(FORMAT), durable::MODE_SHARED);
+    let made = Temporary::of_owner(&dir.join(FORMAT), durable::MODE_PRIVATE);
     let mut made = made.context(ErrorKind::Unavailable, making)?;
     writeln!(made.file, "{FORMAT_PREFIX}{FORMAT_VERSION}")
         .context(ErrorKind::Unavailable, making)?;

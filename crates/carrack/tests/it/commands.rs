@@ -353,3 +353,20 @@ fn serve_takes_its_configuration_and_refuses_what_means_nothing() {
     let expected = "bounds.toml:2: unknown field `want_max`, expected one of `wants_per_peer_max`";
     assert!(refused.stderr.contains(expected), "{}", refused.stderr);
 }
+
+/// An interval that no clock can add to a time is refused, not met by a panic.
+#[test]
+fn intervals_beyond_any_clock_are_refused() {
+    let carrack = Carrack::new();
+    for interval in ["0", "31536001", "18446744073709551615"] {
+        let place = carrack.path("");
+        let mut command = carrack.command(&["serve", "--watch", "--watch-interval", interval]);
+        command.arg(place);
+        let outcome = finish(command).exits(2);
+        assert!(
+            outcome.stderr.contains("--watch-interval"),
+            "{}",
+            outcome.stderr
+        );
+    }
+}

@@ -15,7 +15,6 @@
 mod attacks;
 mod bad_cars;
 mod budgets;
-mod clocks;
 mod commands;
 mod crash;
 mod cut_answers;

@@ -10,7 +10,7 @@
 //! from an upper bound on the records, and filter blocks ascend with the digests.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use super::format::{
     filter_bits_of, filter_block_of, header_len, n_filter_blocks, page_sum_of, prefix_of, sum_of,
 };
 use super::{SegmentId, SegmentMeta, segment_name};
+use crate::durable;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::store::gate::WriteGate;
 
@@ -65,6 +66,7 @@ impl SegmentWriter {
             .write(true)
             .create(true)
             .truncate(true)
+            .mode(durable::MODE_PRIVATE)
             .open(&tmp_path)
             .context(ErrorKind::Unavailable, || {
                 format!("creating {}", tmp_path.display())

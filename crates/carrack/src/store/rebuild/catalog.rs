@@ -79,7 +79,7 @@ pub fn rebuild_catalog(
     refuse_sound(&path)?;
     recover::make_folders(dir, &gate)?;
     let making = || format!("making {}", path.display());
-    let made = Temporary::of_owner(&path, durable::MODE_SHARED);
+    let made = Temporary::of_owner(&path, durable::MODE_PRIVATE);
     let made = made.context(ErrorKind::Unavailable, making)?;
     Catalog::make(&made.file, made.path(), &gate)?;
     let (catalog, mut next) = Catalog::open(made.path(), &gate, false)?;
@@ -167,7 +167,7 @@ fn keep_segments(
 fn fresh(path: &Path, gate: &WriteGate) -> Result<PathBuf> {
     for n in 1u32.. {
         let aside = lost_name(path, n);
-        match std::fs::create_dir(&aside) {
+        match durable::create_private_dir(&aside) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             made => {
                 let making = || format!("making {}", aside.display());

@@ -8,6 +8,7 @@ mod bitswap;
 mod cars;
 mod cids;
 mod clients;
+mod clocks;
 mod cut_answers;
 pub(crate) mod daemon;
 mod helia;
