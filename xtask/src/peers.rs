@@ -57,7 +57,8 @@ pub(crate) struct Peer {
     kind: Kind,
 }
 
-/// kubo, lassie, the three S3 servers, the two CAR libraries, Helia, nginx, openssl, wrk, curl and faketime.
+/// kubo, lassie, the three S3 servers, the two CAR libraries, Helia, nginx, openssl, wrk, curl and
+/// faketime.
 pub(crate) const ALL: &[Peer] = &[
     Peer {
         program: "ipfs",

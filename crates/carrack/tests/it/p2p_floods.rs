@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::support::car::raw;
 use crate::support::floods::{self, Attack, addresses, socket_of};
-use crate::support::{Carrack, Server, data};
+use crate::support::{Carrack, Server, data, h2};
 
 const MIB: u64 = 1 << 20;
 const LEAF_LEN: usize = 64 << 10;
@@ -219,7 +219,8 @@ async fn at_the_limit_of_connections_one_more_is_refused_and_one_that_leaves_mak
     }
 }
 
-/// What a client saw that asks for a block every [`PACE`] and connects anew now and then.
+/// What a client saw that asks for a block every [`PACE`], by bitswap, as a raw block and as a CAR,
+/// and connects anew now and then.
 struct Seen {
     n_asked: usize,
     n_served: usize,
@@ -234,7 +235,7 @@ const CONNECTIONS: usize = 8;
 /// Asks at its pace, whatever the answers do: what is late is as good as not served.
 async fn mean_well(target: &Target) -> Seen {
     let mut seen = Seen {
-        n_asked: CONNECTIONS * BLOCKS_PER_CONNECTION,
+        n_asked: CONNECTIONS * BLOCKS_PER_CONNECTION * 3,
         n_served: 0,
         times: Vec::new(),
     };
@@ -243,16 +244,25 @@ async fn mean_well(target: &Target) -> Seen {
         let Ok(mut client) = target.connect(HONEST, over).await else {
             continue;
         };
+        let to = h2::socket_of_url(&target.server.url);
+        let Some(http) = h2::client(to, HONEST.parse().unwrap(), 1 << 24).await else {
+            continue;
+        };
         let mut pace = tokio::time::interval(PACE);
         for (cid, bytes) in &target.leaves[..BLOCKS_PER_CONNECTION] {
             pace.tick().await;
-            let start = Instant::now();
-            let asked = tokio::time::timeout(Duration::from_secs(2), client.block(cid));
-            match asked.await {
-                Ok(Ok(block)) if block == *bytes => seen.n_served += 1,
-                _ => {}
+            seen.one(async { client.block(cid).await.is_ok_and(|block| block == *bytes) })
+                .await;
+            for format in ["raw", "car"] {
+                let path = format!("/ipfs/{cid}?format={format}");
+                // A CAR of one block ends with it.
+                let is_whole = |body: Bytes| body.ends_with(bytes);
+                let asked = async {
+                    let answer = h2::fetch(&http, &path).await;
+                    answer.is_ok_and(|(status, body)| status == 200 && is_whole(body))
+                };
+                seen.one(asked).await;
             }
-            seen.times.push(start.elapsed());
         }
     }
     seen.times.sort_unstable();
@@ -260,6 +270,13 @@ async fn mean_well(target: &Target) -> Seen {
 }
 
 impl Seen {
+    async fn one(&mut self, is_served: impl Future<Output = bool>) {
+        let start = Instant::now();
+        let asked = tokio::time::timeout(Duration::from_secs(2), is_served);
+        self.n_served += usize::from(asked.await.unwrap_or(false));
+        self.times.push(start.elapsed());
+    }
+
     fn p99(&self) -> Duration {
         let index = self.times.len() * 99 / 100;
         self.times.get(index).copied().unwrap_or(Duration::MAX)
@@ -271,7 +288,8 @@ const TIME_MIN: Duration = Duration::from_millis(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_floods_together_leave_others_their_goodput_and_their_times() {
-    let target = Target::new(&format!("[bitswap]\nwants_max = 8192\n{UNTRUSTED}"));
+    let trusted = "http.trusted = []\n[bitswap]\nwants_max = 8192\n";
+    let target = Target::new(&format!("{trusted}{UNTRUSTED}"));
     let without = mean_well(&target).await;
     assert_eq!(without.n_served, without.n_asked);
     let address = || target.address(Transport::Tcp);
@@ -279,7 +297,11 @@ async fn all_floods_together_leave_others_their_goodput_and_their_times() {
     let (absent_wants, asked) = floods::absent_wants(address(), from(), 12);
     asked.await.unwrap();
     let tcp = socket_of(&address());
-    let _attacks: [Attack; 3] = [
+    let http = h2::socket_of_url(&target.server.url);
+    let (windows_of_zero, asked) = floods::windows_of_zero(http, from());
+    asked.await.unwrap();
+    let _attacks: [Attack; 4] = [
+        windows_of_zero,
         absent_wants,
         floods::repeated_haves(address(), from(), target.leaves[0].0, 5),
         floods::silent(tcp, from(), b"", 300, 25),

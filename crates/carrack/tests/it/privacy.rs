@@ -127,7 +127,8 @@ fn keys_are_not_handed_to_whoever_listens() {
                     $| = 1; POSIX::setgid(65534); POSIX::setuid(65534);\n\
                     open(my $lock, '+<', \"$ARGV[0]/lock\") or die; flock($lock, LOCK_EX) or die;\n\
                     socket(my $s, AF_UNIX, SOCK_STREAM, 0) or die;\n\
-                    bind($s, sockaddr_un(\"$ARGV[0]/control.sock\")) or die; listen($s, 1) or die;\n\
+                    bind($s, sockaddr_un(\"$ARGV[0]/control.sock\")) or die;\n\
+                    listen($s, 1) or die;\n\
                     print \"ready\\n\"; accept(my $c, $s) or die;\n\
                     alarm 5; sysread($c, my $told, 1 << 20);\n\
                     open(my $out, '>', $ARGV[1]) or die; print $out $told; close $out;\n";

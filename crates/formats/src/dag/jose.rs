@@ -2,8 +2,8 @@
 //!
 //! In       a block of dag-cbor that is a JWS or a JWE.
 //! Out      spans of its CIDs: the `payload` of a JWS is the bytes of one, without a tag; links
-//!          with a tag may stand anywhere else (headers). A path through `link` goes where the payload
-//!          says.
+//!          with a tag may stand anywhere else (headers). A path through `link` goes where the
+//!          payload says.
 //! Limits   those of `dag::cbor`.
 //! Not here signatures and keys: nothing is checked or decrypted. What a JWE's ciphertext links to
 //!          only its readers know; it has no links for anybody else.

@@ -8,8 +8,8 @@
 //! redb refuses everything after one failed write, reads among it, and those who read then would
 //! get errors for a disk that is merely full. So a failure is noted and not told: nothing reaches
 //! the file from then on, whatever redb writes, and whoever commits looks at the note. What was
-//! read before goes on being read. A layer that is frozen from the start lets redb repair, in memory, a
-//! file that cannot be written.
+//! read before goes on being read. A layer that is frozen from the start lets redb repair, in
+//! memory, a file that cannot be written.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! Attacks on the libp2p port, each of which goes on until it is dropped.
+//! Attacks on the ports of a node, each of which goes on until it is dropped.
 //!
 //! In       a server's addresses; the addresses of this machine that the attack comes from.
 //! Out      an [`Attack`]; what it may do before it has done as much as it can is waited for.
@@ -16,10 +16,11 @@ use carrack_testkit::p2p::bitswap::Ask;
 use carrack_testkit::p2p::{BitswapClient, Dialer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use super::car::absent;
+use super::h2;
 
 /// Silent connections that an attacker keeps at most; the oldest are as good as cut.
 const SILENT_MAX: usize = 600;
@@ -128,6 +129,57 @@ async fn one_way(to: SocketAddr, from: IpAddr) -> u16 {
         }
     });
     port
+}
+
+/// A block that lies in its CID: the attacker pays 40 bytes for it.
+pub(crate) const IDENTITY: &str = "/ipfs/bafkqabtimvwgy3yk?format=raw";
+/// Connections of [`windows_of_zero`], and their streams.
+const ZERO_CONNECTIONS: usize = 32;
+const ZERO_STREAMS: usize = 128;
+
+/// HTTP/2 connections whose streams ask for a small block and never take it, as often as they are
+/// cut. Whoever waits for it gets the word when all have asked.
+pub(crate) fn windows_of_zero(
+    to: SocketAddr,
+    from: Vec<IpAddr>,
+) -> (Attack, oneshot::Receiver<()>) {
+    let (all, asked) = oneshot::channel();
+    let attack = Attack::start(move || async move {
+        let count = Arc::new(Semaphore::new(0));
+        let mut connections = JoinSet::new();
+        for number in 0..ZERO_CONNECTIONS {
+            let count = Arc::clone(&count);
+            connections.spawn(window_of_zero(to, from[number % from.len()], count));
+        }
+        let n_all = u32::try_from(ZERO_CONNECTIONS * ZERO_STREAMS).unwrap();
+        count.acquire_many(n_all).await.unwrap().forget();
+        let _ = all.send(());
+        while connections.join_next().await.is_some() {}
+    });
+    (attack, asked)
+}
+
+async fn window_of_zero(to: SocketAddr, from: IpAddr, count: Arc<Semaphore>) {
+    loop {
+        if let Some(client) = h2::client(to, from, 0).await {
+            let mut held = Vec::new();
+            for _ in 0..ZERO_STREAMS {
+                let Ok(mut ready) = client.clone().ready().await else {
+                    break;
+                };
+                let Ok((answer, _)) = ready.send_request(h2::get(IDENTITY), true) else {
+                    break;
+                };
+                held.push(answer.await);
+                count.add_permits(1);
+            }
+            // Ends when the node ends it.
+            while client.clone().ready().await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 async fn peer(address: &str, from: IpAddr) -> Option<BitswapClient> {

@@ -8,6 +8,7 @@
 pub(crate) mod car;
 pub(crate) mod data;
 pub(crate) mod floods;
+pub(crate) mod h2;
 pub(crate) mod http;
 pub(crate) mod made;
 pub(crate) mod mount;
