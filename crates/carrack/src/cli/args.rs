@@ -337,8 +337,8 @@ pub struct SourceAccess {
     /// Where credentials are: env, profile:NAME, file:PATH, web-identity or none.
     #[arg(long, value_name = "WHERE")]
     pub credentials: Option<String>,
-    /// Where a web server may send requests on to besides itself, such as https://cdn.example.org;
-    /// can be given several times.
+    /// Where a web server may send requests on to besides itself, such as
+    /// `https://cdn.example.org`; can be given several times.
     #[arg(long, value_name = "ORIGIN")]
     pub allow_redirect: Vec<String>,
     /// The names of a web server may lead to addresses of this machine or of a private network.
