@@ -254,7 +254,8 @@ impl Guard {
     /// All are taken.
     pub fn enter(&mut self, active: &Arc<AtomicUsize>, max: usize) -> Result<(), Full> {
         let account = self.watch.account();
-        if !account.begin_request() {
+        let n_free = max.saturating_sub(active.load(Relaxed));
+        if !account.begin_request(n_free) {
             return Err(Full::Client);
         }
         if !count_up(active, max) {

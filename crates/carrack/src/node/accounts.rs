@@ -20,6 +20,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::limits::Limits;
 use crate::gateway::pool::units;
 
+/// Nobody has more places than one of so many of the free ones, so that however many subnets take
+/// all they can, a newcomer finds one.
+const ADDRESS_PART: usize = 4;
+const SUBNET_PART: usize = 2;
+
 /// Addresses that are remembered without looking whether they have connections.
 const TIDY_LEN_MIN: usize = 64;
 
@@ -106,23 +111,25 @@ impl Accounts {
         }
     }
 
-    /// Counts one more connection.
+    /// Counts one more connection; `n_free` more may be open.
     ///
     /// # Errors
     /// Its address or its subnet has as many as it may.
-    pub fn enter(&mut self, address: IpAddr) -> Result<Account, TooMany> {
+    pub fn enter(&mut self, address: IpAddr, n_free: usize) -> Result<Account, TooMany> {
         let address = address.to_canonical();
         if self.trusted.iter().any(|network| network.contains(address)) {
             return Ok(Account::default());
         }
         let of_address = self.addresses.spender(host(address));
         let of_subnet = self.subnets.spender(subnet(address));
-        let enter =
-            |spender: &Spender| count_up(&spender.n_connections, spender.bounds.connections_max);
-        if !enter(&of_address) {
+        let enter = |spender: &Spender, part| {
+            let max = spender.bounds.connections_max;
+            count_up(&spender.n_connections, within(max, n_free, part))
+        };
+        if !enter(&of_address, ADDRESS_PART) {
             return Err(TooMany::Address);
         }
-        if !enter(&of_subnet) {
+        if !enter(&of_subnet, SUBNET_PART) {
             of_address.n_connections.fetch_sub(1, Relaxed);
             return Err(TooMany::Subnet);
         }
@@ -165,16 +172,21 @@ impl Table {
 }
 
 impl Account {
-    /// Counts one more request; `false`: the address or the subnet has as many as it may.
+    /// Counts one more request while `n_free` more may be answered; `false`: the address or the
+    /// subnet has as many as it may.
     #[must_use]
-    pub fn begin_request(&self) -> bool {
+    pub fn begin_request(&self, n_free: usize) -> bool {
         let Some([address, subnet]) = &self.spenders else {
             return true;
         };
-        if !count_up(&address.n_requests, address.bounds.requests_max) {
+        let enter = |spender: &Spender, part| {
+            let max = spender.bounds.requests_max;
+            count_up(&spender.n_requests, within(max, n_free, part))
+        };
+        if !enter(address, ADDRESS_PART) {
             return false;
         }
-        if !count_up(&subnet.n_requests, subnet.bounds.requests_max) {
+        if !enter(subnet, SUBNET_PART) {
             address.n_requests.fetch_sub(1, Relaxed);
             return false;
         }
@@ -277,6 +289,11 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// `max`, and no more than a part of what is free; one in any case.
+fn within(max: usize, n_free: usize, part: usize) -> usize {
+    max.min(n_free / part).max(1)
+}
+
 /// Counts one more of at most `max`; `false`: there are as many.
 pub(crate) fn count_up(count: &AtomicUsize, max: usize) -> bool {
     if count.fetch_add(1, Relaxed) >= max {
@@ -311,28 +328,30 @@ mod tests {
     fn one_address_cannot_take_all_connections() {
         let mut accounts = accounts();
         let one = [
-            accounts.enter(at("192.0.2.1")),
-            accounts.enter(at("::ffff:192.0.2.1")),
+            accounts.enter(at("192.0.2.1"), usize::MAX),
+            accounts.enter(at("::ffff:192.0.2.1"), usize::MAX),
         ];
         assert!(one.iter().all(Result::is_ok));
         assert_eq!(
-            accounts.enter(at("192.0.2.1")).unwrap_err(),
+            accounts.enter(at("192.0.2.1"), usize::MAX).unwrap_err(),
             TooMany::Address
         );
         let other = [
-            accounts.enter(at("192.0.2.2")),
-            accounts.enter(at("192.0.2.3")),
+            accounts.enter(at("192.0.2.2"), usize::MAX),
+            accounts.enter(at("192.0.2.3"), usize::MAX),
         ];
         assert!(other.iter().all(Result::is_ok));
         assert_eq!(
-            accounts.enter(at("192.0.2.4")).unwrap_err(),
+            accounts.enter(at("192.0.2.4"), usize::MAX).unwrap_err(),
             TooMany::Subnet
         );
-        let elsewhere = accounts.enter(at("192.0.3.1"));
+        let elsewhere = accounts.enter(at("192.0.3.1"), usize::MAX);
         assert!(elsewhere.is_ok());
         drop(one);
-        assert!(accounts.enter(at("192.0.2.1")).is_ok());
-        let trusted: Vec<_> = (0..100).map(|_| accounts.enter(at("127.0.0.1"))).collect();
+        assert!(accounts.enter(at("192.0.2.1"), usize::MAX).is_ok());
+        let trusted: Vec<_> = (0..100)
+            .map(|_| accounts.enter(at("127.0.0.1"), usize::MAX))
+            .collect();
         assert!(trusted.iter().all(Result::is_ok));
     }
 
@@ -346,39 +365,47 @@ mod tests {
             "2001:db8:0:1::1",
             "2001:db8:0:1::2",
         ] {
-            open.push(accounts.enter(at(text)).unwrap());
+            open.push(accounts.enter(at(text), usize::MAX).unwrap());
         }
         assert_eq!(
-            accounts.enter(at("2001:db8::ffff")).unwrap_err(),
+            accounts
+                .enter(at("2001:db8::ffff"), usize::MAX)
+                .unwrap_err(),
             TooMany::Address
         );
         assert_eq!(
-            accounts.enter(at("2001:db8:0:7::1")).unwrap_err(),
+            accounts
+                .enter(at("2001:db8:0:7::1"), usize::MAX)
+                .unwrap_err(),
             TooMany::Subnet
         );
-        assert!(accounts.enter(at("2001:db8:1::1")).is_ok());
+        assert!(accounts.enter(at("2001:db8:1::1"), usize::MAX).is_ok());
     }
 
     #[test]
     fn requests_of_an_address_and_of_a_subnet_are_bounded_and_given_back() {
         let mut accounts = accounts();
-        let mut account = |text: &str| accounts.enter(at(text)).unwrap();
+        let mut account = |text: &str| accounts.enter(at(text), usize::MAX).unwrap();
         let (one, again) = (account("192.0.2.1"), account("192.0.2.1"));
         let (other, elsewhere) = (account("192.0.2.2"), account("192.0.3.1"));
-        assert!(one.begin_request() && again.begin_request() && one.begin_request());
-        assert!(!again.begin_request(), "of its address");
-        assert!(other.begin_request());
-        assert!(!other.begin_request(), "of its subnet");
-        assert!(elsewhere.begin_request());
+        assert!(
+            one.begin_request(usize::MAX)
+                && again.begin_request(usize::MAX)
+                && one.begin_request(usize::MAX)
+        );
+        assert!(!again.begin_request(usize::MAX), "of its address");
+        assert!(other.begin_request(usize::MAX));
+        assert!(!other.begin_request(usize::MAX), "of its subnet");
+        assert!(elsewhere.begin_request(usize::MAX));
         one.end_request();
-        assert!(other.begin_request());
-        assert!(!again.begin_request());
+        assert!(other.begin_request(usize::MAX));
+        assert!(!again.begin_request(usize::MAX));
     }
 
     #[tokio::test]
     async fn bytes_of_an_address_and_of_a_subnet_are_bounded_and_given_back() {
         let mut accounts = accounts();
-        let mut account = |text: &str| accounts.enter(at(text)).unwrap();
+        let mut account = |text: &str| accounts.enter(at(text), usize::MAX).unwrap();
         let (one, other) = (account("192.0.2.1"), account("192.0.2.2"));
         let elsewhere = account("192.0.3.1");
         let all = one.try_room(1000); // More than it may have is all of it.
@@ -406,9 +433,38 @@ mod tests {
         let mut accounts = accounts();
         for number in 0..10_000_u32 {
             let address = IpAddr::V4((0x0b00_0000 + number * 256).into());
-            let _ = accounts.enter(address).unwrap();
+            let _ = accounts.enter(address, usize::MAX).unwrap();
         }
         assert!(accounts.addresses.spenders.len() <= TIDY_LEN_MIN);
         assert!(accounts.subnets.spenders.len() <= TIDY_LEN_MIN);
+    }
+
+    #[test]
+    fn however_many_subnets_take_all_they_can_some_place_is_free() {
+        let n_all = 1000;
+        let mut accounts = Accounts::new(&Limits {
+            connections_per_address_max: n_all,
+            connections_per_subnet_max: n_all,
+            requests_per_address_max: n_all,
+            requests_per_subnet_max: n_all,
+            ..Limits::default()
+        });
+        let mut open: Vec<Account> = Vec::new();
+        let mut n_requests = 0;
+        for subnet in 0..8 {
+            for host in 0..20 {
+                let address = at(&format!("198.51.{subnet}.{host}"));
+                while let Ok(account) = accounts.enter(address, n_all - open.len()) {
+                    while account.begin_request(n_all - n_requests) {
+                        n_requests += 1;
+                    }
+                    open.push(account);
+                }
+            }
+        }
+        let (n_free, n_unasked) = (n_all - open.len(), n_all - n_requests);
+        assert!(n_free > 20 && n_unasked > 20, "{n_free}, {n_unasked}");
+        let newcomer = accounts.enter(at("203.0.113.1"), n_free).unwrap();
+        assert!(newcomer.begin_request(n_unasked));
     }
 }

@@ -158,7 +158,8 @@ impl<B: Backend> Connections<B> {
             }
         };
         let address = remote.ip().to_canonical();
-        let account = match self.accounts.enter(address) {
+        let n_free = (self.gateway.limits().connections_max).saturating_sub(self.open.len());
+        let account = match self.accounts.enter(address, n_free) {
             Ok(account) => account,
             Err(error) => {
                 debug!(%address, %error, "connection refused");
