@@ -195,7 +195,10 @@ pub fn forward(
         environment,
     };
     let request = serde_json::to_vec(&request).context(ErrorKind::Internal, broken)?;
-    write_frame(&mut stream, REQUEST, &request).context(ErrorKind::Unavailable, broken)?;
+    // Not taken, and so not carried out.
+    write_frame(&mut stream, REQUEST, &request).context(ErrorKind::Busy, || {
+        format!("the running carrack takes no more than {CLIENTS_MAX} commands at once")
+    })?;
     if reads_stdin {
         let mut stream = stream.try_clone().context(ErrorKind::Unavailable, broken)?;
         // Ends with the process, or when the other side has enough.
@@ -514,6 +517,30 @@ mod tests {
         let mut input = Vec::new();
         client.stdin.read_to_end(&mut input).unwrap_err();
         assert_eq!(input, b"cut");
+    }
+
+    /// A node that has enough to do closes the connection: nothing was done, and nobody is told
+    /// that it was.
+    #[test]
+    fn a_command_that_is_not_taken_is_an_error() {
+        use crate::cli::output::{Output, is_broken_pipe};
+        use crate::cli::screen::Screen;
+        let dir = tempfile::tempdir().unwrap();
+        let listener = super::bind(&dir.path().join(super::SOCKET_NAME)).unwrap();
+        let closing = std::thread::spawn(move || {
+            for _ in 0..20 {
+                drop(listener.accept().unwrap());
+            }
+        });
+        let screen = Screen::new(Box::new(std::io::sink()), None);
+        let out = Output::new(false, Box::new(std::io::sink()), false, screen);
+        for len in 0..20 {
+            // Longer than what fits the socket: some of it is written when the other side has gone.
+            let args = ["x".repeat(len << 16).into()];
+            let outcome = super::forward(dir.path(), &args, &Environment::default(), false, &out);
+            assert!(!is_broken_pipe(&outcome.unwrap_err()));
+        }
+        closing.join().unwrap();
     }
 
     #[test]

@@ -75,6 +75,9 @@ impl Env<'_> {
     /// A path of the command line, from where the person stands.
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
+        if path.as_os_str().is_empty() {
+            return PathBuf::new(); // It names nothing, and not the directory.
+        }
         self.directory.join(path)
     }
 

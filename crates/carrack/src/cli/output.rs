@@ -163,17 +163,23 @@ fn escape_for_json(c: char, line: &mut String) {
     line.push_str(&format!("\\u{:04x}", u32::from(c)));
 }
 
+/// Why data cannot be written. A type of its own: another pipe that breaks is no success.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Unwritten(io::Error);
+
 /// Whether the reader of standard output has gone, which is success.
 #[must_use]
 pub fn is_broken_pipe(error: &Error) -> bool {
     std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<io::Error>())
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        .and_then(|source| source.downcast_ref::<Unwritten>())
+        .is_some_and(|unwritten| unwritten.0.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// An error of writing data.
 pub fn write_error(error: io::Error) -> Error {
-    Error::with(ErrorKind::Unavailable, "cannot write the output", error)
+    let (kind, what) = (ErrorKind::Unavailable, "cannot write the output");
+    Error::with(kind, what, Unwritten(error))
 }
 
 /// A number of bytes for people, in binary units.
@@ -270,6 +276,17 @@ mod tests {
         let text = data.text();
         let object: serde_json::Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
         assert_eq!(object["name"], name);
+    }
+
+    #[test]
+    fn a_pipe_that_breaks_elsewhere_is_no_success() {
+        use super::{is_broken_pipe, write_error};
+        use crate::error::{Context, ErrorKind};
+        let broken = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert!(is_broken_pipe(&write_error(broken())));
+        let elsewhere: Result<(), _> = Err(broken());
+        let error = elsewhere.context(ErrorKind::Unavailable, || "the node went away".into());
+        assert!(!is_broken_pipe(&error.unwrap_err()));
     }
 
     #[test]

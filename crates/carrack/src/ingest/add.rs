@@ -311,6 +311,12 @@ impl<'a> Adder<'a> {
     fn target(&mut self, path: &Path, place: Place) -> Result<()> {
         path.clone_into(&mut self.top);
         let cannot = || format!("cannot add {}", path.display());
+        let has_own_dir = !self.own_dir.as_os_str().is_empty();
+        if has_own_dir && path.starts_with(&self.own_dir) {
+            // The key of this node lies there.
+            let what = format!("{}: carrack's own files are not for others", cannot());
+            return Err(Error::new(ErrorKind::Invalid, what));
+        }
         let looked = nofollow::look(path).context(ErrorKind::Invalid, cannot)?;
         match looked.kind {
             Kind::File => return self.file(path.to_owned(), &looked.validator, place),

@@ -331,22 +331,24 @@ impl Blocks {
         self.read_with(cid, locations, last, out, fill).map(drop)
     }
 
-    /// Verifies one copy of a block, whatever was found of its container before.
+    /// Verifies one copy of a block, whatever was found of its container before; `false`: there is
+    /// no such copy, for its container was removed and the index has yet to forget it.
     ///
     /// # Errors
     /// As [`Self::get_blocking`].
-    pub fn check(&self, cid: &Cid, location: Location) -> Result<()> {
+    pub fn check(&self, cid: &Cid, location: Location) -> Result<bool> {
         let container = match self.opened(location.container) {
             Some(container) => container,
             None => match self.open_anew(location.container, true) {
                 Ok(container) => container,
-                Err(Miss::Dropped) => return Ok(()),
+                Err(Miss::Dropped) => return Ok(false),
                 Err(Miss::Elsewhere) => return self.check_elsewhere(cid, location),
                 Err(Miss::Bad(error)) => return Err(error),
             },
         };
         let mut buffer = self.buffer(block_len(location));
-        self.fill(cid, location, &container, buffer.as_mut_slice())
+        self.fill(cid, location, &container, buffer.as_mut_slice())?;
+        Ok(true)
     }
 
     /// Path of a container and what it is, for reports.

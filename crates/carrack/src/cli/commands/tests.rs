@@ -124,3 +124,70 @@ fn what_makes_no_sense_is_a_matter_of_usage() {
     }
     assert!(run(&fixture, &["export", "bafkqaaa"], false).0.is_ok());
 }
+
+/// One root that cannot be gone through to its end hides nothing of what is wrong with the others.
+#[test]
+fn verify_goes_on_behind_a_root_that_is_too_deep() {
+    let fixture = Fixture::new();
+    // Every order of the roots: some come before the deep one, some behind it.
+    for n in 0..8_u8 {
+        fixture.add(&[&fixture.write(&format!("file {n}"), &[n; 40])]);
+    }
+    let top = fixture.path("deep");
+    std::fs::create_dir_all(top.join("d/".repeat(1100))).unwrap();
+    fixture.add(&[&top]);
+    for n in 0..8_u8 {
+        std::fs::write(fixture.path(&format!("file {n}")), [n + 1; 40]).unwrap();
+    }
+    let (outcome, text) = run(&fixture, &["verify"], false);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Verification);
+    assert_eq!(text.lines().count(), 8, "{text}");
+}
+
+/// The node's key lies there.
+#[test]
+fn carracks_own_files_are_not_added() {
+    let fixture = Fixture::new();
+    let own = fixture.store().dir().to_owned();
+    let catalog = own.join("catalog.redb");
+    for place in [&own, &catalog] {
+        let (outcome, text) = run(&fixture, &["add", place.to_str().unwrap()], false);
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Invalid);
+        assert!(text.is_empty(), "{text}");
+    }
+    assert_eq!(fixture.n_roots(), 0);
+}
+
+#[test]
+fn an_empty_name_is_not_the_directory() {
+    let fixture = Fixture::new();
+    for args in [["add", ""], ["import", ""]] {
+        let (outcome, _) = run(&fixture, &args, false);
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Invalid);
+    }
+}
+
+/// The index forgets a container that was removed only when it is merged: what it says of one until
+/// then is no copy.
+#[test]
+fn verify_does_not_take_what_was_removed_for_a_copy() {
+    let fixture = Fixture::new();
+    let blocks: Vec<_> = (0..4).map(|n| bytes(n, 300)).collect();
+    let known: Vec<_> = blocks
+        .iter()
+        .map(|data| (raw(data), data.clone()))
+        .collect();
+    // One CAR names a root that only the other one holds.
+    let roots = [known[0].0, known[3].0];
+    let lacking = fixture.write("lacking.car", &car(&roots, &known[..3]));
+    let whole = fixture.write("whole.car", &car(&[known[1].0], &known));
+    for path in [&lacking, &whole] {
+        fixture.import(path, &import_options()).unwrap();
+    }
+    assert!(run(&fixture, &["verify"], false).0.is_ok());
+    let dropped = known[1].0.to_string();
+    run(&fixture, &["rm", &dropped], false).0.unwrap();
+    let (outcome, text) = run(&fixture, &["verify"], false);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Verification);
+    assert!(text.contains(&known[3].0.to_string()), "{text}");
+}

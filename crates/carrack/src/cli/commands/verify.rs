@@ -12,11 +12,11 @@ use serde_json::json;
 
 use crate::cli::Env;
 use crate::cli::args::VerifyArgs;
-use crate::cli::output::{bytes, shown};
+use crate::cli::output::{bytes, is_broken_pipe, shown};
 use crate::cli::target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
-use crate::store::block::{block_len, not_found};
+use crate::store::block::{Blocks, block_len, not_found};
 use crate::store::car_stream::walk_error;
 use crate::store::location::Location;
 
@@ -59,6 +59,7 @@ pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
         Some(text) => BTreeSet::from([target::parse(text)?.root]),
         None => expected.into_keys().collect(),
     };
+    let mut failure = None;
     for root in roots {
         let is_here = identity_data(&root).is_some() || !env.blocks.locate(root.hash())?.is_empty();
         if !is_here && args.target.is_some() {
@@ -69,15 +70,35 @@ pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
             check(env, &[root], &mut totals)?;
             continue;
         }
-        below(env, root, &mut totals)?;
+        let n_bad = totals.n_bad;
+        let Err(error) = below(env, root, &mut totals) else {
+            continue;
+        };
+        if env.stop.load(Ordering::Relaxed) || is_broken_pipe(&error) {
+            return Err(error);
+        }
+        if totals.n_bad > n_bad {
+            continue; // It was told.
+        }
+        // The other roots are looked at all the same.
+        totals.n_unknown += 1;
+        if args.target.is_none() {
+            env.out.note(&format!("{root}: {}", error.chain()));
+        }
+        failure = Some(error);
     }
+    conclude(&totals, failure.filter(|_| args.target.is_some()), env)
+}
+
+/// Says what came of it, the worst as an error; `failure`: what kept the only root from being seen.
+fn conclude(totals: &Totals, failure: Option<Error>, env: &mut Env<'_>) -> Result<()> {
     let Totals {
         n_blocks,
         n_bytes,
         n_bad,
         expected: _,
         n_unknown,
-    } = totals;
+    } = *totals;
     if env.out.json {
         env.out.object(&json!({
             "blocks": n_blocks, "bytes": n_bytes, "bad": n_bad, "unknown": n_unknown,
@@ -91,6 +112,9 @@ pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
     if n_bad > 0 {
         let what = format!("{n_bad} blocks are not what they were");
         return Err(Error::new(ErrorKind::Verification, what));
+    }
+    if let Some(failure) = failure {
+        return Err(failure);
     }
     if n_unknown > 0 {
         let what = format!("all that is below {n_unknown} roots cannot be told");
@@ -111,16 +135,24 @@ fn below(env: &mut Env<'_>, root: Cid, totals: &mut Totals) -> Result<()> {
                 env.out.note(&format!("{root}: {error}"));
                 break;
             }
-            Err(error) => return Err(walk_error(error)),
+            Err(error) => {
+                check(env, &leaves, totals)?;
+                return Err(walk_error(error));
+            }
             Ok(Step::Leaf(cid)) => leaves.push(cid),
             Ok(Step::Need { cid, .. }) => {
                 check(env, &[cid], totals)?;
                 match env.blocks.get_blocking(&cid) {
-                    Ok(block) => walker.provide(&cid, block).map_err(walk_error)?,
+                    Ok(block) => {
+                        if let Err(error) = walker.provide(&cid, block) {
+                            check(env, &leaves, totals)?;
+                            return Err(walk_error(error));
+                        }
+                    }
                     Err(error) => {
                         env.out.note(&format!("what is below {cid} cannot be told"));
                         check(env, &leaves, totals)?;
-                        return if totals.n_bad > 0 { Ok(()) } else { Err(error) };
+                        return Err(error);
                     }
                 }
             }
@@ -146,20 +178,7 @@ fn check(env: &mut Env<'_>, cids: &[Cid], totals: &mut Totals) -> Result<()> {
     let (blocks, n_bytes) = (env.blocks, AtomicUsize::new(0));
     let work = || {
         while let Some(cid) = cids.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let found = match blocks.locate(cid.hash()) {
-                Ok(locations) if locations.is_empty() => {
-                    vec![(*cid, None, "is not in the index".to_owned())]
-                }
-                Err(error) => vec![(*cid, None, error.chain())],
-                Ok(locations) => {
-                    let checked = locations.into_iter().filter_map(|location| {
-                        n_bytes.fetch_add(block_len(location), Ordering::Relaxed);
-                        let error = blocks.check(cid, location).err()?;
-                        Some((*cid, Some(location), error.chain()))
-                    });
-                    checked.collect()
-                }
-            };
+            let found = copies(blocks, cid, &n_bytes);
             faults
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -180,6 +199,28 @@ fn check(env: &mut Env<'_>, cids: &[Cid], totals: &mut Totals) -> Result<()> {
         report(env, &cid, location, &why)?;
     }
     Ok(())
+}
+
+/// What is wrong with the copies of a block, or that there is none.
+fn copies(blocks: &Blocks, cid: &Cid, n_bytes: &AtomicUsize) -> Vec<Fault> {
+    let locations = match blocks.locate(cid.hash()) {
+        Ok(locations) => locations,
+        Err(error) => return vec![(*cid, None, error.chain())],
+    };
+    let (mut n_copies, mut faults) = (0, Vec::new());
+    for location in locations {
+        match blocks.check(cid, location) {
+            Ok(false) => continue, // Of a container that was removed.
+            Ok(true) => {}
+            Err(error) => faults.push((*cid, Some(location), error.chain())),
+        }
+        n_copies += 1;
+        n_bytes.fetch_add(block_len(location), Ordering::Relaxed);
+    }
+    if n_copies == 0 {
+        faults.push((*cid, None, "is not here".to_owned()));
+    }
+    faults
 }
 
 fn report(env: &mut Env<'_>, cid: &Cid, location: Option<Location>, why: &str) -> Result<()> {

@@ -134,9 +134,9 @@ impl Blocks {
 
     /// Verifies one copy that lies elsewhere, whatever was found before. What is out of service is
     /// read past all memory.
-    pub(super) fn check_elsewhere(&self, cid: &Cid, location: Location) -> Result<()> {
+    pub(super) fn check_elsewhere(&self, cid: &Cid, location: Location) -> Result<bool> {
         let Some(container) = self.elsewhere(location.container)? else {
-            return Ok(());
+            return Ok(false);
         };
         let marks = self.inner.store.stale();
         let standing = marks.standing(location.container, location);
@@ -151,7 +151,7 @@ impl Blocks {
                 self.read_anew(cid, &container, location).await
             }
         })?;
-        Ok(())
+        Ok(true)
     }
 
     /// Whether a block's copy lies elsewhere, in a container that is known and not out of service:

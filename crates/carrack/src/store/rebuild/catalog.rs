@@ -469,7 +469,7 @@ fn read_sections(
     end: &mut u64,
     found: &mut Found<'_>,
 ) -> std::result::Result<(), Cut> {
-    let file = LocalFile::open(path)?;
+    let file = LocalFile::open_own(path)?;
     let mut head = pack::header();
     file.read_exact_at(&mut head, 0)?;
     if head != pack::header() {
