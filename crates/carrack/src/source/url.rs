@@ -310,6 +310,13 @@ pub fn origin_of(text: &str) -> Result<String> {
     Ok(url.origin().ascii_serialization())
 }
 
+/// Whether two URLs of web servers are of one origin; false for what is none.
+#[must_use]
+pub fn is_same_origin(a: &str, b: &str) -> bool {
+    let origin = |text: &str| Url::parse(text).ok().map(|url| url.origin());
+    origin(a).is_some_and(|a| a.is_tuple() && Some(a) == origin(b))
+}
+
 /// Percent-encodes the names of a path.
 #[must_use]
 pub(super) fn encode_path(path: &[u8]) -> String {

@@ -676,3 +676,38 @@ fn replaced(mut answer: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
     answer.splice(at..at + from.len(), to.iter().copied());
     answer
 }
+
+/// Neither the proof nor a dry run takes the login to a server that it was not made for.
+#[test]
+fn a_source_that_moves_to_another_server_takes_no_login_there() {
+    let (web, other) = (
+        Web::start(|asked| asked.file(CONTENT)),
+        Web::start(|asked| asked.file(CONTENT)),
+    );
+    let carrack = Carrack::new();
+    let login = carrack.path("login");
+    fs::write(&login, format!("Authorization: Bearer {SECRET}\n")).unwrap();
+    let credentials = format!("file:{}", login.display());
+    let (url, place) = (format!("{}/a", web.url()), format!("{}/a", other.url()));
+    let add = [
+        "source",
+        "add",
+        "--name",
+        "set",
+        &url,
+        "--credentials",
+        &credentials,
+    ];
+    carrack.run(&add).ok();
+    for dry_run in [&["--dry-run"][..], &[]] {
+        let args = [&["source", "relocate", "set", &place], dry_run].concat();
+        let refused = carrack.run(&args).exits(2);
+        assert!(
+            refused.stderr.contains("--credentials"),
+            "{}",
+            refused.stderr
+        );
+    }
+    let told = other.asked();
+    assert!(told.iter().all(|asked| !asked.head.contains(SECRET)));
+}

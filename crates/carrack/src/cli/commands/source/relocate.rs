@@ -11,6 +11,7 @@ use crate::cli::args::SourceRelocateArgs;
 use crate::cli::output::{bytes, shown};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::remote::target::is_url;
+use crate::source::url::is_same_origin;
 use crate::store::catalog::SourceRecord;
 use crate::store::relocate::{NewPlace, Options, Report, Subject, relocate};
 
@@ -70,8 +71,13 @@ fn of_source(
     if old.name != old.url {
         new.name.clone_from(&old.name);
     }
-    let is_remote = |record: &SourceRecord| !record.url.starts_with('/');
-    if args.access.credentials.is_none() && is_remote(old) && is_remote(&new) {
+    if args.access.credentials.is_none() && old.credentials != new.credentials && is_remote(&new) {
+        if !is_same_service(old, &new) {
+            // A login is for the server that it was made for.
+            let what = "the new place is another service, which does not get the credentials of \
+                        the old one: say what it gets, --credentials none if nothing";
+            return Err(Error::new(ErrorKind::Invalid, what));
+        }
         new.credentials.clone_from(&old.credentials);
     }
     for (other, known) in env.blocks.store().catalog().sources()? {
@@ -87,6 +93,23 @@ fn of_source(
         NewPlace::Folder(PathBuf::from(&new.url))
     };
     Ok((Subject::Source(id, new), place))
+}
+
+fn is_remote(record: &SourceRecord) -> bool {
+    !record.url.starts_with('/')
+}
+
+/// Whether two places are reached at the same server, or are buckets of the same endpoint.
+fn is_same_service(old: &SourceRecord, new: &SourceRecord) -> bool {
+    let is_web = |record: &SourceRecord| record.url.starts_with("http");
+    match (is_web(old), is_web(new)) {
+        (true, true) => is_same_origin(&old.url, &new.url),
+        (false, false) => {
+            let scheme = |record: &SourceRecord| record.url.split(':').next().map(String::from);
+            is_remote(old) && old.endpoint == new.endpoint && scheme(old) == scheme(new)
+        }
+        _ => false,
+    }
 }
 
 fn of_folder(args: &SourceRelocateArgs, env: &Env<'_>) -> Result<(Subject, NewPlace)> {
