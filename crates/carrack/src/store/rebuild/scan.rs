@@ -114,12 +114,12 @@ impl Scan<'_, '_> {
         mut sections: Sections<'_>,
         go_on: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Scanned, ScanError> {
-        let (mut last, mut n_seen) = (None, 0u64);
+        let (mut last, mut n_seen, mut is_broken) = (None, 0u64, false);
         loop {
             let next = match (sections.next(), &last) {
                 // Where an import that salvaged stopped, too.
                 (Err(_), _) if self.trust == Trust::Salvaged => {
-                    self.scanned.n_bad += 1;
+                    is_broken = true;
                     None
                 }
                 (Err(why), None) => return Err(ScanError::Unread(why)),
@@ -129,10 +129,16 @@ impl Scan<'_, '_> {
             if let Some(section) = &last
                 && let Err(error) = self.add(section)?
             {
-                self.scanned.cut = Some((section.offset, error.to_string()));
-                return Ok(self.scanned);
+                // The end of what was salvaged may be cut off.
+                is_broken = self.trust == Trust::Salvaged
+                    && error.kind() == std::io::ErrorKind::UnexpectedEof;
+                if !is_broken {
+                    self.scanned.cut = Some((section.offset, error.to_string()));
+                    return Ok(self.scanned);
+                }
             }
             let Some(section) = next else {
+                self.scanned.n_bad += u64::from(is_broken);
                 return Ok(self.scanned);
             };
             n_seen += 1;

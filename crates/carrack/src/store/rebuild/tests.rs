@@ -297,6 +297,7 @@ fn a_rebuild_of_a_salvaged_car_that_was_cut_does_not_grow_the_index() {
     for _ in 0..3 {
         let report = run(fixture.store(), false).unwrap();
         assert_eq!(report.n_entries as usize, before.len(), "{report:?}");
+        assert!(report.cut.is_empty() && report.n_bad == 1, "{report:?}");
         assert!(dump(fixture.store()) == before);
     }
 }
