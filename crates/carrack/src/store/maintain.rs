@@ -164,7 +164,7 @@ fn merge_ids(store: &Store, ids: Vec<SegmentId>, stop: &AtomicBool) -> Result<bo
         store.new_segment_id(),
         &store.gate,
         &inputs,
-        &mut |container| liveness.is_dead(container),
+        &mut |location| liveness.is_dead(location.container),
         stop,
     )?;
     let mut batch = Batch::new();

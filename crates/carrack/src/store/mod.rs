@@ -220,7 +220,7 @@ impl Store {
         let snapshot = opened.catalog.snapshot();
         let segments = snapshot.segments()?;
         let (index, lost_segments) = match takes_any_index {
-            true => Index::open_what_is_left(&segment_dir, &segments),
+            true => Index::open_what_is_left(&segment_dir, &segments)?,
             false => (Index::open(&segment_dir, &segments)?, Vec::new()),
         };
         Ok(Self {

@@ -63,6 +63,23 @@ pub struct RebuildReport {
     pub n_left_out: u64,
     /// The first of them, and why.
     pub left_out: Vec<(PathBuf, String)>,
+    /// Packs and CARs of which a part cannot be read.
+    pub cut: Vec<CutPart>,
+}
+
+/// The part of a pack or CAR that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CutPart {
+    /// The file.
+    pub path: PathBuf,
+    /// The first byte of the part.
+    pub offset: u64,
+    /// Its bytes.
+    pub len: u64,
+    /// Why it cannot be read.
+    pub why: String,
+    /// The old index had entries for it, which were kept.
+    pub is_kept: bool,
 }
 
 /// Told how far it is: what is done, how much of it, and of how much if that is known.
@@ -93,6 +110,8 @@ pub fn rebuild(
         with_row: IdSet::default(),
         lacks_packs: false,
         unread: BTreeMap::new(),
+        reached: BTreeMap::new(),
+        cut: BTreeMap::new(),
         report: RebuildReport::default(),
         forgotten: Vec::new(),
         catalog: Arc::clone(&catalog),
@@ -117,6 +136,10 @@ struct Rebuild<'a, 'w> {
     lacks_packs: bool,
     /// Containers that cannot be read, and why.
     unread: BTreeMap<ContainerId, (PathBuf, String)>,
+    /// Where entries of the old index begin that are kept of files whose nodes broke off.
+    reached: BTreeMap<ContainerId, u64>,
+    /// Containers whose entries are new up to some byte.
+    cut: BTreeMap<ContainerId, CutPart>,
     report: RebuildReport,
     /// Rows of what is left out: the next add or import reads it again.
     forgotten: Vec<PathKey>,
@@ -182,10 +205,13 @@ impl Rebuild<'_, '_> {
             };
             done += record.size;
             match scanned {
-                Ok(n_bad) => {
-                    self.report.n_bad += n_bad;
+                Ok(scanned) => {
+                    self.report.n_bad += scanned.n_bad;
                     self.report.n_containers += 1;
                     self.found.insert(id);
+                    if let Some((offset, why)) = scanned.cut {
+                        self.note_cut(id, &record, CutPart::of(path, offset, why));
+                    }
                 }
                 Err(ScanError::Unread(why)) => {
                     self.lacks_packs |= record.kind == ContainerKind::Pack;
@@ -195,6 +221,12 @@ impl Rebuild<'_, '_> {
             }
         }
         self.builder.seal()
+    }
+
+    fn note_cut(&mut self, id: ContainerId, record: &ContainerRecord, mut part: CutPart) {
+        part.len = record.size.saturating_sub(part.offset);
+        self.lacks_packs |= record.kind == ContainerKind::Pack;
+        self.cut.insert(id, part);
     }
 
     /// Whether the sections of a container are known to be what they are called.
@@ -265,6 +297,7 @@ impl Rebuild<'_, '_> {
             }
             Err(error) if is_local(&error) => {
                 let path = PathBuf::from(std::ffi::OsStr::from_bytes(&key.path));
+                self.reached.insert(id, self.builder.reached(id));
                 self.unread.insert(id, (path, error.chain()));
             }
             Err(error) => return Err(error),
@@ -322,6 +355,7 @@ impl Rebuild<'_, '_> {
                 self.found.insert(id);
             }
             Err(error) if is_local(&error) => {
+                self.reached.insert(id, self.builder.reached(id));
                 self.unread.insert(id, (path, error.chain()));
             }
             Err(error) => return Err(error),
@@ -343,29 +377,40 @@ impl Rebuild<'_, '_> {
 
     /// What cannot be read keeps the entries that the old index has of it.
     fn keep_unread(&mut self, old: &[SegmentMeta]) -> Result<()> {
-        if self.unread.is_empty() {
+        if self.unread.is_empty() && self.cut.is_empty() {
             return Ok(());
         }
         let dir = self.store.dir.join(recover::SEGMENTS);
         let mut is_whole = !old.is_empty();
         let mut kept = IdSet::default();
         for meta in old {
-            let Ok(segment) = Segment::open(dir.join(segment_name(meta.id)), meta, false) else {
-                is_whole = false;
-                continue;
+            let segment = match Segment::open(dir.join(segment_name(meta.id)), meta, false) {
+                Ok(segment) => segment,
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    is_whole = false;
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
-            let unread = &self.unread;
+            let (unread, cut, reached) = (&self.unread, &self.cut, &self.reached);
             let merged = merge(
                 &dir,
                 self.store.new_segment_id(),
                 &self.store.gate,
                 &[Arc::new(segment)],
-                &mut |id| {
-                    let is_kept = unread.contains_key(&id);
-                    if is_kept {
+                &mut |location| {
+                    let id = location.container;
+                    let (is_unread, is_cut) = (unread.contains_key(&id), cut.contains_key(&id));
+                    let from = match cut.get(&id) {
+                        Some(part) => part.offset,
+                        None => reached.get(&id).copied().unwrap_or_default(),
+                    };
+                    // Before that it was found again.
+                    let is_behind = location.offset >= from;
+                    if is_unread || is_cut && is_behind {
                         kept.insert(id);
                     }
-                    Ok(!is_kept)
+                    Ok(!(is_unread || is_cut) || !is_behind)
                 },
                 self.stop,
             );
@@ -394,6 +439,13 @@ impl Rebuild<'_, '_> {
                 self.report.left_out.push((path, why));
             }
         }
+        for (id, mut part) in std::mem::take(&mut self.cut) {
+            part.is_kept = is_whole && kept.contains(id);
+            if !part.is_kept {
+                lost.insert(id);
+            }
+            self.report.cut.push(part);
+        }
         if lost.is_empty() {
             return Ok(());
         }
@@ -421,6 +473,18 @@ impl Rebuild<'_, '_> {
         }
         self.store.commit(batch)?;
         Ok(self.report)
+    }
+}
+
+impl CutPart {
+    const fn of(path: PathBuf, offset: u64, why: String) -> Self {
+        Self {
+            path,
+            offset,
+            len: 0,
+            why,
+            is_kept: false,
+        }
     }
 }
 

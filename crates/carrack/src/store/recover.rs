@@ -16,8 +16,9 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -43,6 +44,7 @@ const TEXT_LEN_MAX: u64 = 64;
 /// What lost its catalog is not guessed at by whoever opens it.
 pub(super) const CATALOG_ADVICE: &str =
     "carrack index rebuild --catalog makes it anew of what the packs tell";
+const FORMAT_ADVICE: &str = "carrack index rebuild --catalog writes it again";
 /// The node's key, which may be made before the store.
 const IDENTITY: &str = "identity.key";
 /// The node's configuration.
@@ -94,6 +96,38 @@ pub(super) fn hold(dir: &Path, mode: OpenMode) -> Result<Held> {
     })
 }
 
+/// As [`hold`] with `AnyIndex`, also where `format` is lost: the store `is_new` then.
+pub(super) fn hold_lost(dir: &Path) -> Result<Held> {
+    match has_format(dir) {
+        Ok(false) => {}
+        Err(error) if error.kind() == ErrorKind::Corrupt => {}
+        _ => return hold(dir, OpenMode::AnyIndex),
+    }
+    if !is_ours(dir) {
+        return hold(dir, OpenMode::AnyIndex);
+    }
+    let (mut lock, read_only) = lock(dir, OpenMode::AnyIndex, false)?;
+    if let Some(file) = &mut lock {
+        let writing = || format!("writing {}", dir.join(LOCK).display());
+        write_holder(file).context(ErrorKind::Unavailable, writing)?;
+    }
+    Ok(Held {
+        lock,
+        is_new: true,
+        read_only,
+    })
+}
+
+/// Whether a directory without `format` has what only a store has: segments, packs, or a catalog.
+fn is_ours(dir: &Path) -> bool {
+    let has = |folder, is_one: &dyn Fn(&[u8]) -> bool| {
+        names(&dir.join(folder)).is_ok_and(|found| found.iter().any(|(_, name)| is_one(name)))
+    };
+    has(SEGMENTS, &|name| segment_id_of(name).is_some())
+        || has(PACKS, &|name| pack_id_of(name).is_some())
+        || Catalog::open(&dir.join(CATALOG), &Arc::default(), true).is_ok()
+}
+
 /// A directory for a new store.
 fn make_room(dir: &Path, mode: OpenMode) -> Result<()> {
     refuse_others(dir)?;
@@ -124,6 +158,13 @@ fn refuse_others(dir: &Path) -> Result<()> {
         let entry = entry.context(ErrorKind::Unavailable, reading)?;
         let name = entry.file_name();
         if !may_be_first(&name, &entry.path()) {
+            if is_ours(dir) {
+                let what = format!(
+                    "{} is a carrack store whose file {FORMAT} is missing; {FORMAT_ADVICE}",
+                    dir.display()
+                );
+                return Err(Error::new(ErrorKind::Corrupt, what));
+            }
             let what = format!(
                 "{} holds {} and no carrack store: give --data-dir a folder that is empty or does \
                  not exist",
@@ -242,7 +283,10 @@ fn has_format(dir: &Path) -> Result<bool> {
         )),
         None => Err(Error::new(
             ErrorKind::Corrupt,
-            format!("{} does not say which format the store has", path.display()),
+            format!(
+                "{} does not say which format the store has; {FORMAT_ADVICE}",
+                path.display()
+            ),
         )),
     }
 }
@@ -260,6 +304,12 @@ pub(super) fn make(dir: &Path, gate: &WriteGate) -> Result<()> {
         Catalog::make(&made.file, made.path(), gate)?;
         gate.told(made.publish())?;
     }
+    write_format(dir, gate)
+}
+
+/// Says that all of the store is there.
+pub(super) fn write_format(dir: &Path, gate: &WriteGate) -> Result<()> {
+    let making = || format!("writing {}", dir.join(FORMAT).display());
     let made = Temporary::of_owner(&dir.join(FORMAT), durable::MODE_PRIVATE);
     let mut made = made.context(ErrorKind::Unavailable, making)?;
     writeln!(made.file, "{FORMAT_PREFIX}{FORMAT_VERSION}")
@@ -294,6 +344,21 @@ pub(super) fn lost_catalog(dir: &Path, error: Error) -> Error {
     let path = dir.join(CATALOG);
     let what = format!("{} {state}; {CATALOG_ADVICE}", path.display());
     Error::with(ErrorKind::Corrupt, what, error.chain())
+}
+
+/// Why a file of the store cannot be opened: somebody else made it.
+pub(super) fn not_let_in(path: &Path, error: std::io::Error) -> Error {
+    let own = rustix::process::geteuid().as_raw();
+    let owner = std::fs::metadata(path).map(|meta| meta.uid());
+    let whose = match owner {
+        Ok(owner) if owner != own => format!(
+            "it belongs to user {owner} and this is user {own}: as user {owner}, give the store's \
+             files back (chown -R)"
+        ),
+        _ => format!("user {own} is not let in: mend its mode and that of its folders"),
+    };
+    let what = format!("opening {}: {whose}", path.display());
+    Error::with(ErrorKind::Unavailable, what, error)
 }
 
 /// Numbers that the names in a folder have, whoever gave them: such a name is not given again.

@@ -12,7 +12,7 @@ use crate::cli::output::{Output, bytes, shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
 use crate::store::index::REBUILD_ADVICE;
-use crate::store::rebuild::{RebuildOptions, rebuild, rebuild_catalog};
+use crate::store::rebuild::{CutPart, RebuildOptions, rebuild, rebuild_catalog};
 
 /// Carries out one of them.
 ///
@@ -56,7 +56,13 @@ pub fn run_rebuild_catalog(data_dir: &Path, out: &mut Output, stop: &AtomicBool)
             "roots_left_out": report.n_roots_left_out,
             "kept": texts(&report.kept),
             "left_out": texts(&report.left_out),
+            "unreadable": cut_json(&report.cut),
+            "format_restored": report.is_format_alone,
         }))?;
+    }
+    if report.is_format_alone {
+        out.note("the catalog is sound and stays; the lost file format is written again");
+        return Ok(());
     }
     let (n, n_packs, n_roots) = (report.n_blocks, report.n_packs, report.n_roots);
     out.note(&format!("{n} blocks of {n_packs} packs, {n_roots} roots"));
@@ -79,12 +85,43 @@ pub fn run_rebuild_catalog(data_dir: &Path, out: &mut Output, stop: &AtomicBool)
         let path = shown(path.as_os_str().as_encoded_bytes());
         out.line(&format!("no sound block: {path}"))?;
     }
-    if report.n_bad == 0 && report.left_out.is_empty() {
+    if !out.json {
+        tell_cut(&report.cut, out)?;
+    }
+    if report.n_bad == 0 && report.left_out.is_empty() && report.cut.is_empty() {
         return Ok(());
     }
-    let (n_bad, n_left_out) = (report.n_bad, report.left_out.len());
-    let what = format!("{n_bad} damaged blocks and {n_left_out} packs were left out");
+    let (n_bad, n_left_out, n_cut) = (report.n_bad, report.left_out.len(), report.cut.len());
+    let what = format!(
+        "{n_bad} damaged blocks, {n_left_out} packs and what follows in {n_cut} more were left out"
+    );
     Err(Error::new(ErrorKind::Partial, what))
+}
+
+fn cut_json(cut: &[CutPart]) -> Vec<serde_json::Value> {
+    let value = |part: &CutPart| {
+        json!({
+            "path": part.path.to_string_lossy(), "offset": part.offset, "bytes": part.len,
+            "why": part.why, "kept": part.is_kept,
+        })
+    };
+    cut.iter().map(value).collect()
+}
+
+/// Names the parts of packs and CARs that could not be read.
+fn tell_cut(cut: &[CutPart], out: &mut Output) -> Result<()> {
+    for part in cut {
+        let path = shown(part.path.as_os_str().as_encoded_bytes());
+        let (offset, len, why) = (part.offset, part.len, shown(part.why.as_bytes()));
+        let state = match part.is_kept {
+            true => "cannot be read, older entries were kept",
+            false => "left out",
+        };
+        out.line(&format!(
+            "{state}: {path}: {len} bytes from byte {offset} on: {why}"
+        ))?;
+    }
+    Ok(())
 }
 
 fn status(env: &mut Env<'_>) -> Result<()> {
@@ -200,6 +237,7 @@ fn run_rebuild(env: &mut Env<'_>, options: RebuildOptions) -> Result<()> {
             "bad_blocks": report.n_bad,
             "containers_left_out": report.n_left_out,
             "left_out": left_out,
+            "unreadable": cut_json(&report.cut),
         }))?;
     } else {
         env.out.note(&format!(
@@ -223,11 +261,18 @@ fn run_rebuild(env: &mut Env<'_>, options: RebuildOptions) -> Result<()> {
             let why = shown(why.as_bytes());
             env.out.line(&format!("left out: {path}: {why}"))?;
         }
+        tell_cut(&report.cut, env.out)?;
     }
-    if report.n_left_out == 0 {
+    if report.n_left_out == 0 && report.cut.is_empty() {
         return Ok(());
     }
-    let n = report.n_left_out;
-    let what = format!("the blocks of {n} containers were not found: add or import them again");
+    let (n, n_cut) = (report.n_left_out, report.cut.len());
+    let what = match n {
+        0 => format!("a part of {n_cut} containers cannot be read: add or import them again"),
+        _ => format!(
+            "the blocks of {n} containers were not found, and a part of {n_cut} cannot be read: \
+             add or import them again"
+        ),
+    };
     Err(Error::new(ErrorKind::Partial, what))
 }

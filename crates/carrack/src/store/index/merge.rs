@@ -1,6 +1,6 @@
 //! Turns many segments into one, without the records of dead containers.
 //!
-//! In       live segments, a predicate over containers, a flag that says stop.
+//! In       live segments, a predicate over places, a flag that says stop.
 //! Out      one durable segment that no catalog lists yet.
 //! Limits   memory: one buffer of [`BUFFER_LEN`] an input. At most [`INPUTS_MAX`] inputs.
 //! Not here putting the new segment in place of the old (`store`).
@@ -25,7 +25,7 @@ use super::write::SegmentWriter;
 use super::{SegmentId, SegmentMeta};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::store::gate::WriteGate;
-use crate::store::location::{ContainerId, Location};
+use crate::store::location::Location;
 
 /// Segments of one tier that are merged into one of the next.
 pub const FANOUT: usize = 8;
@@ -83,7 +83,7 @@ pub fn merge(
     id: SegmentId,
     gate: &Arc<WriteGate>,
     inputs: &[Arc<Segment>],
-    is_dead: &mut dyn FnMut(ContainerId) -> Result<bool>,
+    is_dead: &mut dyn FnMut(Location) -> Result<bool>,
     stop: &AtomicBool,
 ) -> Result<Merged> {
     let mut keys: Vec<(u64, usize)> = inputs
@@ -122,7 +122,7 @@ enum Stop {
 fn merge_table(
     writer: &mut SegmentWriter,
     cursors: Vec<Cursor>,
-    is_dead: &mut dyn FnMut(ContainerId) -> Result<bool>,
+    is_dead: &mut dyn FnMut(Location) -> Result<bool>,
     stop: &AtomicBool,
 ) -> Result<Stop> {
     let mut heap = BinaryHeap::with_capacity(cursors.len());
@@ -144,9 +144,10 @@ fn merge_table(
             std::thread::yield_now();
         }
         let (digest, _) = least.0.parts();
-        let container = least.0.location()?.container;
+        let location = least.0.location()?;
+        let container = location.container;
         let repeats = last_container == Some(container) && last_digest == digest;
-        if !repeats && !is_dead(container)? {
+        if !repeats && !is_dead(location)? {
             writer.push(&least.0.record)?;
             last_digest.clear();
             last_digest.extend_from_slice(digest);

@@ -149,19 +149,23 @@ impl Index {
 
     /// As [`Self::open`], without the segments that are missing or damaged; and why each of those
     /// cannot be read.
+    ///
+    /// # Errors
+    /// `Unavailable` if one is only not to be opened by this user: it is not lost.
     pub(super) fn open_what_is_left(
         dir: &Path,
         segments: &[SegmentMeta],
-    ) -> (Self, Vec<(SegmentId, Error)>) {
+    ) -> Result<(Self, Vec<(SegmentId, Error)>)> {
         let mut lost = Vec::new();
         let mut opened = Vec::with_capacity(segments.len());
         for meta in segments {
             match open_segment(dir, meta, 0) {
                 Ok(segment) => opened.push(Arc::new(segment)),
+                Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
                 Err(error) => lost.push((meta.id, error)),
             }
         }
-        (Self::of(opened), lost)
+        Ok((Self::of(opened), lost))
     }
 
     fn of(segments: Vec<Arc<Segment>>) -> Self {

@@ -24,6 +24,7 @@ use super::format::{
 use super::{SegmentId, SegmentMeta};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::store::location::{ContainerId, Location};
+use crate::store::recover::not_let_in;
 
 /// Records of a page that are looked at around the guessed one: it lies among them in nine of ten
 /// look-ups.
@@ -80,7 +81,12 @@ impl Segment {
     /// version wrote it.
     pub fn open(path: PathBuf, meta: &SegmentMeta, is_resident: bool) -> Result<Self> {
         let name = || format!("index segment {}", path.display());
-        let file = File::open(&path).context(ErrorKind::Corrupt, name)?;
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(not_let_in(&path, error));
+            }
+            file => file.context(ErrorKind::Corrupt, name)?,
+        };
         #[expect(unsafe_code, reason = "look-ups need a map; see SAFETY")]
         // SAFETY: the file is sealed: carrack renamed it into place after its last write, never
         // writes or truncates it again, and holds the directory's exclusive lock.

@@ -583,7 +583,7 @@ proptest! {
                         SegmentId(next_id),
                         &gate(),
                         &inputs,
-                        &mut |container| Ok(dead.contains(&container.0)),
+                        &mut |location| Ok(dead.contains(&location.container.0)),
                         &NEVER,
                     );
                     next_id += 1;

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::store::index::{
     Merged, RunWriter, Segment, SegmentMeta, merge, plan_merge, segment_name,
 };
-use crate::store::location::Location;
+use crate::store::location::{ContainerId, Location};
 use crate::store::{Store, recover};
 
 pub(super) struct Builder<'a> {
@@ -26,6 +26,7 @@ pub(super) struct Builder<'a> {
     dir: PathBuf,
     run: RunWriter,
     segments: Vec<SegmentMeta>,
+    last: Option<Location>,
 }
 
 impl<'a> Builder<'a> {
@@ -36,16 +37,24 @@ impl<'a> Builder<'a> {
             dir: store.dir.join(recover::SEGMENTS),
             run: store.run_writer()?,
             segments: Vec::new(),
+            last: None,
         })
     }
 
     /// Records where a block lies.
     pub(super) fn push(&mut self, cid: &Cid, location: Location) -> Result<()> {
         self.run.push(cid.hash(), location)?;
+        self.last = Some(location);
         if self.run.is_full() {
             return self.seal();
         }
         Ok(())
+    }
+
+    /// The byte of a container up to which it was given, if it was the last.
+    pub(super) fn reached(&self, container: ContainerId) -> u64 {
+        let last = self.last.filter(|last| last.container == container);
+        last.map_or(0, |last| last.offset + 1)
     }
 
     /// Writes the entries so far.

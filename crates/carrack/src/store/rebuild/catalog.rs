@@ -28,7 +28,7 @@ use carrack_formats::unixfs::node::{Kind, UnixFs};
 
 use super::build::Builder;
 use super::scan::Sections;
-use super::{Watch, interrupted};
+use super::{CutPart, Watch, interrupted};
 use crate::durable::{self, Temporary};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::source::local::LocalFile;
@@ -39,7 +39,7 @@ use crate::store::gate::WriteGate;
 use crate::store::index::{Index, SegmentId, segment_id_of};
 use crate::store::location::{ContainerId, Location};
 use crate::store::pack::{self, pack_id_of};
-use crate::store::{OpenMode, Opened, Store, recover};
+use crate::store::{Opened, Store, recover};
 
 /// Most roots that are made. Blocks beyond them are served, too.
 pub const ROOTS_MAX: usize = 10_000;
@@ -61,6 +61,10 @@ pub struct CatalogReport {
     pub kept: Vec<PathBuf>,
     /// Packs that hold no sound block, under their new names.
     pub left_out: Vec<PathBuf>,
+    /// What cannot be read of packs that hold sound blocks.
+    pub cut: Vec<CutPart>,
+    /// The catalog is sound, and the lost `format` was written again: nothing else was done.
+    pub is_format_alone: bool,
 }
 
 /// Makes the catalog anew.
@@ -73,10 +77,19 @@ pub fn rebuild_catalog(
     watch: &mut Watch<'_>,
     stop: &AtomicBool,
 ) -> Result<CatalogReport> {
-    let held = recover::hold(dir, OpenMode::AnyIndex)?;
+    let held = recover::hold_lost(dir)?;
     let gate = Arc::new(WriteGate::default());
     let path = dir.join(recover::CATALOG);
-    refuse_sound(&path)?;
+    match refuse_sound(&path) {
+        Err(error) if held.is_new && error.kind() == ErrorKind::Invalid => {
+            recover::write_format(dir, &gate)?;
+            return Ok(CatalogReport {
+                is_format_alone: true,
+                ..CatalogReport::default()
+            });
+        }
+        refused => refused?,
+    }
     recover::make_folders(dir, &gate)?;
     let making = || format!("making {}", path.display());
     let made = Temporary::of_owner(&path, durable::MODE_PRIVATE);
@@ -111,6 +124,9 @@ pub fn rebuild_catalog(
         report.kept.push(keep(&path, &gate)?);
     }
     gate.told(made.publish())?;
+    if held.is_new {
+        recover::write_format(dir, &gate)?;
+    }
     drop(held);
     Ok(report)
 }
@@ -272,6 +288,11 @@ impl Rebuild<'_, '_> {
             }
             return Ok(());
         }
+        if let Some(why) = read.cut {
+            let mut part = CutPart::of(path.clone(), read.end, why);
+            part.len = read.len.saturating_sub(read.end);
+            self.report.cut.push(part);
+        }
         self.report.n_blocks += offsets.len() as u64;
         self.report.n_packs += 1;
         self.packs.push(Pack {
@@ -419,8 +440,10 @@ impl Pack {
 
 /// How far a pack could be read.
 struct Read {
-    /// Behind the last whole section.
+    /// Behind the last whole section; before a cut, behind the last that is what it is called.
     end: u64,
+    /// Bytes of the file.
+    len: u64,
     /// Why there is no more, unless the file ends there.
     cut: Option<String>,
 }
@@ -440,12 +463,16 @@ type Found<'a> = dyn FnMut(&Section, Option<&[u8]>) -> Result<()> + 'a;
 
 /// Calls `found` with each section of a pack, and its bytes if they are what they are called.
 fn read(path: &Path, len: Option<u64>, found: &mut Found<'_>) -> Result<Read> {
-    let mut end = 0;
-    match read_sections(path, len, &mut end, found) {
-        Ok(()) => Ok(Read { end, cut: None }),
+    let mut read = Read {
+        end: 0,
+        len: 0,
+        cut: None,
+    };
+    match read_sections(path, len, &mut read, found) {
+        Ok(()) => Ok(read),
         Err(Cut::Here(why)) => Ok(Read {
-            end,
             cut: Some(why),
+            ..read
         }),
         Err(Cut::Fatal(error)) => Err(error),
     }
@@ -466,25 +493,34 @@ impl From<std::io::Error> for Cut {
 fn read_sections(
     path: &Path,
     len: Option<u64>,
-    end: &mut u64,
+    read: &mut Read,
     found: &mut Found<'_>,
 ) -> std::result::Result<(), Cut> {
-    let file = LocalFile::open_own(path)?;
+    let file = LocalFile::open_own(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => Cut::Fatal(recover::not_let_in(path, error)),
+        _ => Cut::from(error),
+    })?;
+    read.len = file.validator.size();
     let mut head = pack::header();
     file.read_exact_at(&mut head, 0)?;
     if head != pack::header() {
         return Err(Cut::Here("it does not begin as a pack does".to_owned()));
     }
-    let len = len.unwrap_or(file.validator.size());
+    let len = len.unwrap_or(read.len);
     let mut sections = Sections::open(&file, len).map_err(Cut::Here)?;
     let mut data = Vec::new();
+    let mut end = 0;
     while let Some(section) = sections.next().map_err(Cut::Here)? {
         data.resize(section.data_len as usize, 0); // At most the limit on sections.
         file.read_exact_at(&mut data, section.data_offset)?;
         let is_sound = section.verify(&data).is_ok();
         found(&section, is_sound.then_some(data.as_slice())).map_err(Cut::Fatal)?;
-        *end = section.end();
+        end = section.end();
+        if is_sound {
+            read.end = end;
+        }
     }
+    read.end = end;
     Ok(())
 }
 

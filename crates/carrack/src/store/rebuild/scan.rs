@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::source::local::LocalFile;
 use crate::store::catalog::{ContainerKind, ContainerRecord};
 use crate::store::location::{ContainerId, Location};
+use crate::store::recover;
 
 /// Bytes asked for at first: the length and the CID of nearly every section.
 const HEAD_LEN: usize = 256;
@@ -47,7 +48,16 @@ pub(super) enum ScanError {
     Fatal(Error),
 }
 
-/// Adds the sections of a container; gives the number of those that are not what they are called.
+/// What was found in a container.
+#[derive(Debug, Default)]
+pub(super) struct Scanned {
+    /// Sections that are not what they are called.
+    pub(super) n_bad: u64,
+    /// The byte from which on it could not be read, and why.
+    pub(super) cut: Option<(u64, String)>,
+}
+
+/// Adds the sections of a container, up to where it is no CAR any more.
 pub(super) fn scan(
     path: &Path,
     record: &ContainerRecord,
@@ -55,14 +65,18 @@ pub(super) fn scan(
     mut trust: Trust,
     builder: &mut Builder<'_>,
     go_on: &mut dyn FnMut(u64) -> bool,
-) -> Result<u64, ScanError> {
-    let unread = |error: std::io::Error| ScanError::Unread(error.to_string());
+) -> Result<Scanned, ScanError> {
     let is_pack = record.kind == ContainerKind::Pack;
     let opened = match is_pack {
         true => LocalFile::open_own(path),
         false => LocalFile::open(path),
     };
-    let file = opened.map_err(unread)?;
+    let file = opened.map_err(|error| match is_pack {
+        true if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            ScanError::Fatal(recover::not_let_in(path, error))
+        }
+        _ => ScanError::Unread(error.to_string()),
+    })?;
     let len = file.validator.size();
     if len < record.size || (!is_pack && len != record.size) {
         return Err(ScanError::Unread(
@@ -72,46 +86,123 @@ pub(super) fn scan(
     if !is_pack && file.validator != record.validator && trust == Trust::Whole {
         trust = Trust::Hash; // Touched, or put back: the hash decides.
     }
-    let mut sections = Sections::open(&file, record.size).map_err(ScanError::Unread)?;
-    let (mut n_bad, mut n_seen) = (0, 0u64);
-    let mut data = Vec::new();
-    loop {
-        let section = match sections.next() {
-            Ok(Some(section)) => section,
-            Ok(None) => return Ok(n_bad),
-            // Where an import that salvaged stopped, too.
-            Err(_) if trust == Trust::Salvaged => return Ok(n_bad + 1),
-            Err(why) => return Err(ScanError::Unread(why)),
+    let sections = Sections::open(&file, record.size).map_err(ScanError::Unread)?;
+    let scan = Scan {
+        file: &file,
+        id,
+        trust,
+        builder,
+        data: Vec::new(),
+        scanned: Scanned::default(),
+    };
+    scan.run(sections, go_on)
+}
+
+struct Scan<'a, 'b> {
+    file: &'a LocalFile,
+    id: ContainerId,
+    trust: Trust,
+    builder: &'a mut Builder<'b>,
+    data: Vec<u8>,
+    scanned: Scanned,
+}
+
+impl Scan<'_, '_> {
+    /// Each section is added when the next was found where it ends: a wrong length shows there.
+    fn run(
+        mut self,
+        mut sections: Sections<'_>,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Scanned, ScanError> {
+        let (mut last, mut n_seen, mut is_broken) = (None, 0u64, false);
+        loop {
+            let next = match (sections.next(), &last) {
+                // Where an import that salvaged stopped, too.
+                (Err(_), _) if self.trust == Trust::Salvaged => {
+                    is_broken = true;
+                    None
+                }
+                (Err(why), None) => return Err(ScanError::Unread(why)),
+                (Err(why), Some(section)) => return self.cut(section, why),
+                (Ok(next), _) => next,
+            };
+            if let Some(section) = &last
+                && let Err(error) = self.add(section)?
+            {
+                // The end of what was salvaged may be cut off.
+                is_broken = self.trust == Trust::Salvaged
+                    && error.kind() == std::io::ErrorKind::UnexpectedEof;
+                if !is_broken {
+                    self.scanned.cut = Some((section.offset, error.to_string()));
+                    return Ok(self.scanned);
+                }
+            }
+            let Some(section) = next else {
+                self.scanned.n_bad += u64::from(is_broken);
+                return Ok(self.scanned);
+            };
+            n_seen += 1;
+            if (n_seen.is_multiple_of(REPORT_INTERVAL) || self.trust != Trust::Whole)
+                && !go_on(section.offset)
+            {
+                return Err(ScanError::Fatal(interrupted()));
+            }
+            last = Some(section);
+        }
+    }
+
+    /// Ends behind `last`, or before it if it is not what it is called.
+    fn cut(mut self, last: &Section, why: String) -> Result<Scanned, ScanError> {
+        let from = match self.is_sound(last) {
+            Ok(true) => {
+                self.push(last)?;
+                last.end()
+            }
+            Ok(false) | Err(_) => last.offset,
         };
-        n_seen += 1;
-        if (n_seen.is_multiple_of(REPORT_INTERVAL) || trust != Trust::Whole)
-            && !go_on(section.offset)
-        {
-            return Err(ScanError::Fatal(interrupted()));
-        }
+        self.scanned.cut = Some((from, why));
+        Ok(self.scanned)
+    }
+
+    /// Adds a section, if it is what it is called as far as that is asked.
+    fn add(&mut self, section: &Section) -> Result<std::io::Result<()>, ScanError> {
         if cid::identity_data(&section.cid).is_some() {
-            continue;
+            return Ok(Ok(()));
         }
-        if trust != Trust::Whole {
-            data.resize(section.data_len as usize, 0); // At most the limit on sections.
-            file.read_exact_at(&mut data, section.data_offset)
-                .map_err(unread)?;
-            // Whether broken hashes were allowed is not known of a CAR that was salvaged.
-            let refused = trust == Trust::Salvaged && is_legacy(section.cid.hash().code());
-            if refused || section.verify(&data).is_err() {
-                n_bad += 1;
-                continue;
+        if self.trust != Trust::Whole {
+            match self.is_sound(section) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.scanned.n_bad += 1;
+                    return Ok(Ok(()));
+                }
+                Err(error) => return Ok(Err(error)),
             }
         }
+        self.push(section).map(Ok)
+    }
+
+    fn is_sound(&mut self, section: &Section) -> std::io::Result<bool> {
+        self.data.resize(section.data_len as usize, 0); // At most the limit on sections.
+        self.file
+            .read_exact_at(&mut self.data, section.data_offset)?;
+        // Whether broken hashes were allowed is not known of a CAR that was salvaged.
+        let refused = self.trust == Trust::Salvaged && is_legacy(section.cid.hash().code());
+        Ok(!refused && section.verify(&self.data).is_ok())
+    }
+
+    fn push(&mut self, section: &Section) -> Result<(), ScanError> {
+        if cid::identity_data(&section.cid).is_some() {
+            return Ok(());
+        }
         let location = Location {
-            container: id,
+            container: self.id,
             offset: section.data_offset,
             len: section.data_len,
             wrapped: false,
         };
-        builder
-            .push(&section.cid, location)
-            .map_err(ScanError::Fatal)?;
+        let pushed = self.builder.push(&section.cid, location);
+        pushed.map_err(ScanError::Fatal)
     }
 }
 

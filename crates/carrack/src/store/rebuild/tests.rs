@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use carrack_formats::Cid;
 use carrack_formats::unixfs::profile::{UNIXFS_V0_2015, UNIXFS_V1_2025};
 
-use super::{RebuildOptions, RebuildReport, rebuild};
+use super::{RebuildOptions, RebuildReport, is_local, rebuild, rebuild_catalog};
 use crate::error::{ErrorKind, Result};
 use crate::ingest::add::AddOptions;
 use crate::ingest::tests::{Fixture, bytes, car, car_v2, import_options, options, raw};
@@ -215,4 +215,134 @@ fn a_touched_car_is_hashed_and_a_changed_one_is_not_believed() {
     assert_eq!(run(fixture.store(), false).unwrap().n_bad, 1);
     assert_eq!(dump(fixture.store()).len(), 19);
     assert!(Path::new(&path).is_file());
+}
+
+/// Where the sections of a CAR of `blocks` begin, and the CAR.
+fn section_starts(car: &[u8], blocks: &[(Cid, Vec<u8>)]) -> Vec<usize> {
+    let find = |data: &[u8]| car.windows(data.len()).position(|part| part == data);
+    let start = |(cid, data): &(Cid, Vec<u8>)| {
+        let head = cid.to_bytes().len() + if data.len() + 36 < 128 { 1 } else { 2 };
+        find(data).unwrap() - head
+    };
+    blocks.iter().map(start).collect()
+}
+
+/// A store whose only pack has a wrong length at its 20th of 51 sections; where, and the pack.
+fn with_a_wrong_length() -> (Fixture, usize, std::path::PathBuf) {
+    let fixture = Fixture::new();
+    let blocks = blocks(51);
+    let copied = car(&[blocks[0].0], &blocks);
+    fixture.import_copy(&copied, &import_options()).unwrap();
+    let packs = fixture.store().dir().join("packs");
+    let pack = std::fs::read_dir(packs).unwrap().next().unwrap();
+    let pack = pack.unwrap().path();
+    let mut bytes = std::fs::read(&pack).unwrap();
+    let at = section_starts(&bytes, &blocks)[20];
+    bytes[at] ^= 1;
+    std::fs::write(&pack, bytes).unwrap();
+    (fixture, at, pack)
+}
+
+#[test]
+fn what_cannot_be_read_of_a_pack_is_named_and_a_rebuild_does_not_grow_the_index() {
+    let (fixture, at, pack) = with_a_wrong_length();
+    let before = dump(fixture.store());
+    let len = std::fs::metadata(&pack).unwrap().len();
+    for verify in [false, true, false, true] {
+        let report = run(fixture.store(), verify).unwrap();
+        let part = &report.cut[0];
+        assert_eq!((part.offset, part.len), (at as u64, len - at as u64));
+        assert!(part.is_kept && part.path == pack, "{part:?}");
+        assert_eq!(report.n_entries as usize, before.len(), "{report:?}");
+        assert!(dump(fixture.store()) == before);
+    }
+    for path in segments(&fixture) {
+        std::fs::remove_file(path).unwrap();
+    }
+    let (_dir, store) = with_any_index(fixture);
+    let report = run(&store, false).unwrap();
+    assert_eq!((report.n_entries, report.cut[0].is_kept), (20, false));
+}
+
+#[test]
+fn a_catalog_made_anew_names_what_it_leaves_out_of_a_pack() {
+    let (fixture, at, pack) = with_a_wrong_length();
+    let len = std::fs::metadata(&pack).unwrap().len();
+    let Fixture { dir, blocks } = fixture;
+    drop(blocks);
+    let data = dir.path().join("data");
+    std::fs::remove_file(data.join("catalog.redb")).unwrap();
+    let report = rebuild_catalog(&data, &mut |_, _, _| {}, &AtomicBool::new(false)).unwrap();
+    assert_eq!((report.n_blocks, report.cut.len()), (20, 1), "{report:?}");
+    let part = &report.cut[0];
+    assert_eq!((part.offset, part.len), (at as u64, len - at as u64));
+    assert!(!part.is_kept && part.path == pack);
+}
+
+#[test]
+fn a_rebuild_of_a_salvaged_car_that_was_cut_does_not_grow_the_index() {
+    let fixture = Fixture::new();
+    let blocks = blocks(40);
+    let mut cut = car(&[blocks[0].0], &blocks);
+    cut.truncate(cut.len() - 60);
+    let path = fixture.write("cut.car", &cut);
+    let salvage = crate::ingest::import::ImportOptions {
+        salvage: true,
+        ..import_options()
+    };
+    fixture.import(&path, &salvage).unwrap();
+    fixture.import_copy(&cut, &salvage).unwrap();
+    fixture.add(&[&path]);
+    let before = dump(fixture.store());
+    for _ in 0..3 {
+        let report = run(fixture.store(), false).unwrap();
+        assert_eq!(report.n_entries as usize, before.len(), "{report:?}");
+        assert!(report.cut.is_empty() && report.n_bad == 1, "{report:?}");
+        assert!(dump(fixture.store()) == before);
+    }
+}
+
+#[test]
+fn a_lost_format_is_named_and_written_again_and_a_sound_catalog_stays() {
+    for text in [None, Some("")] {
+        let Fixture { dir, blocks } = filled();
+        drop(blocks);
+        let data = dir.path().join("data");
+        let format = data.join("format");
+        let whole = std::fs::read(&format).unwrap();
+        match text {
+            None => std::fs::remove_file(&format).unwrap(),
+            Some(text) => std::fs::write(&format, text).unwrap(),
+        }
+        for mode in [OpenMode::Create, OpenMode::Read, OpenMode::AnyIndex] {
+            let error = Store::open(&data, mode).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert!(
+                error.to_string().contains("index rebuild --catalog"),
+                "{error}"
+            );
+        }
+        let catalog = std::fs::read(data.join("catalog.redb")).unwrap();
+        let report = rebuild_catalog(&data, &mut |_, _, _| {}, &AtomicBool::new(false));
+        assert!(report.unwrap().is_format_alone);
+        assert_eq!(std::fs::read(&format).unwrap(), whole);
+        assert!(std::fs::read(data.join("catalog.redb")).unwrap() == catalog);
+        Store::open(&data, OpenMode::Existing).unwrap();
+        // With the catalog lost, too.
+        std::fs::remove_file(&format).unwrap();
+        std::fs::remove_file(data.join("catalog.redb")).unwrap();
+        let report = rebuild_catalog(&data, &mut |_, _, _| {}, &AtomicBool::new(false)).unwrap();
+        assert!(!report.is_format_alone && report.n_packs > 0, "{report:?}");
+        Store::open(&data, OpenMode::Existing).unwrap();
+    }
+}
+
+#[test]
+fn a_file_of_another_user_is_not_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    let error = crate::store::recover::not_let_in(dir.path(), denied);
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("user"), "{error}");
+    assert!(!is_local(&error), "a rebuild ends");
 }
