@@ -454,6 +454,28 @@ fn an_empty_folder_of_a_bucket_is_an_empty_directory() {
     );
 }
 
+#[test]
+fn a_page_that_ends_with_its_connection_has_to_say_that_it_ends() {
+    let page = |links: &str| {
+        let head = "HTTP/1.1 200 X\r\nConnection: close\r\nContent-Type: text/html\r\n\r\n";
+        format!("{head}<html><body>{links}").into_bytes()
+    };
+    let web = Web::start(move |asked| match asked.target.as_str() {
+        "/whole/" => page("<a href=\"a\">a</a>\n</body></HTML>\r\n"),
+        "/cut/" => page("<a href=\"a\">a</a>\n"),
+        "/" => asked.page(&[b"whole/", b"cut/"]),
+        _ => asked.file(CONTENT),
+    });
+    let carrack = Carrack::new();
+    let url = |path: &str| format!("{}/{path}", web.url());
+    carrack.run(&["add", "-Q", &url("whole/")]).ok();
+    let cut = carrack.run(&["add", "-Q", &url("cut/")]);
+    assert_ne!(cut.code(), 0, "{cut:?}");
+    assert!(cut.stderr.contains("</html>"), "{cut:?}");
+    let below = carrack.run(&["add", "-Q", &url("")]).exits(6);
+    assert!(below.stderr.contains("/cut"), "{below:?}");
+}
+
 /// Lists in a folder, and in a folder of that, and a bucket beside them.
 fn lists_in_a_folder() -> Web {
     const LIST: &[u8] = b"#carrack-manifest\nok.txt\nin/ok.txt\n";

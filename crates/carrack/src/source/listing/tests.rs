@@ -50,6 +50,25 @@ fn a_page_of_a_bucket_gives_keys_and_where_it_goes_on() {
 }
 
 #[test]
+fn a_page_of_a_bucket_goes_on_however_it_says_so() {
+    let told = "<IsTruncated>true</IsTruncated>";
+    for (says, goes_on) in [
+        ("<IsTruncated>1</IsTruncated>", true),
+        ("<IsTruncated>TRUE</IsTruncated>", true),
+        ("<IsTruncated> true\n</IsTruncated>", true),
+        ("<IsTruncated/>", true),
+        ("", true),
+        ("<IsTruncated>false</IsTruncated>", false),
+        ("<IsTruncated>0</IsTruncated>", false),
+    ] {
+        let page = s3::page(PAGE.replace(told, says).as_bytes()).unwrap();
+        assert_eq!(page.next.is_some(), goes_on, "{says}");
+    }
+    let unclear = PAGE.replace(told, "<IsTruncated>perhaps</IsTruncated>");
+    assert!(s3::page(unclear.as_bytes()).is_err());
+}
+
+#[test]
 fn a_page_of_a_bucket_that_is_cut_is_refused() {
     for end in 0..PAGE.len() {
         if PAGE.is_char_boundary(end) {

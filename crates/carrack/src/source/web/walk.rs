@@ -216,6 +216,10 @@ impl<'a> Walk<'a> {
         let page = patiently(|| self.web.page(asked.clone())).await?;
         let unreadable = |why: String| unusable(&format!("{asked}: {why}"));
         match Format::of(&page.body) {
+            Some(Format::Html) if !page.known_end && !html::has_end(&page.body) => {
+                let why = "its page ended with the connection, before </html>: it may be cut";
+                Err(unreadable(why.to_owned()))
+            }
             Some(Format::Html) => {
                 let names = html::entries(&page.body, &page.url).map_err(unreadable)?;
                 let index = index_of(self.web, &path, &page).await?;
