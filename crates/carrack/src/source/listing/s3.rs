@@ -57,6 +57,27 @@ pub(in crate::source) struct BadPage {
     why: String,
 }
 
+/// Pages in a row that may be empty and not the last.
+const EMPTY_PAGES_MAX: u32 = 1000;
+
+/// How a listing goes on from page to page.
+#[derive(Debug, Default)]
+pub(in crate::source) struct Course {
+    n_empty: u32,
+}
+
+impl Course {
+    /// Whether the listing comes to an end, as far as can be told after `page`, which `token` gave.
+    pub(in crate::source) fn is_sound(&mut self, page: &Page, token: &str) -> bool {
+        self.n_empty = match page.objects.is_empty() {
+            true => self.n_empty.saturating_add(1),
+            false => 0,
+        };
+        let next = page.next.as_deref();
+        next.is_none_or(|next| next != token && self.n_empty <= EMPTY_PAGES_MAX)
+    }
+}
+
 /// Reads a page that was asked for with `encoding-type=url`.
 pub(in crate::source) fn page(xml: &[u8]) -> Result<Page, BadPage> {
     let mut raw_keys: Vec<(Vec<u8>, ObjectStamp)> = Vec::new();

@@ -69,6 +69,21 @@ fn a_page_of_a_bucket_goes_on_however_it_says_so() {
 }
 
 #[test]
+fn a_listing_of_empty_pages_and_ever_new_tokens_is_given_up() {
+    let page = |n: u32, objects| s3::Page {
+        objects,
+        next: Some(n.to_string()),
+    };
+    let mut course = s3::Course::default();
+    let n_sound = (1..5000).take_while(|n| course.is_sound(&page(*n, Vec::new()), ""));
+    assert_eq!(n_sound.count(), 1000);
+    let objects = s3::page(PAGE.as_bytes()).unwrap().objects;
+    assert!(course.is_sound(&page(1, objects), ""));
+    assert!(course.is_sound(&page(2, Vec::new()), "1"));
+    assert!(!course.is_sound(&page(2, Vec::new()), "2"), "in circles");
+}
+
+#[test]
 fn a_page_of_a_bucket_that_is_cut_is_refused() {
     for end in 0..PAGE.len() {
         if PAGE.is_char_boundary(end) {

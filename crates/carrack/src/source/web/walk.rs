@@ -32,6 +32,7 @@ pub(super) fn list<'a>(web: &'a Web, prefix: &'a [u8], hidden: bool) -> ObjectSt
         base: Vec::new(),
         hidden,
         state: State::Begin,
+        course: s3::Course::default(),
         ready: VecDeque::new(),
         asked: FuturesOrdered::new(),
         files: VecDeque::new(),
@@ -52,6 +53,7 @@ struct Walk<'a> {
     /// What begins with a dot is wanted.
     hidden: bool,
     state: State,
+    course: s3::Course,
     /// What nothing has to be asked about.
     ready: VecDeque<Listed>,
     /// Files that are being asked what they are.
@@ -405,7 +407,7 @@ impl<'a> Walk<'a> {
         let page = patiently(|| self.web.page(asked.clone())).await?;
         let shown = bare(&url);
         let page = s3::page(&page.body).map_err(|error| unusable(&format!("{shown}: {error}")))?;
-        if page.next.as_deref() == Some(after) {
+        if !self.course.is_sound(&page, after) {
             return Err(unusable(&format!("{shown}: its listing goes in circles")));
         }
         let mut items = page.objects;
