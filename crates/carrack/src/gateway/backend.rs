@@ -9,7 +9,7 @@ use carrack_formats::Cid;
 use carrack_formats::walk::{ResolveLimits, Resolved, WalkLimits};
 
 use super::pool;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::block::{Blocks, Found};
 pub use crate::store::car_stream::Next;
 use crate::store::car_stream::{self, CarPlan, CarRequest};
@@ -70,8 +70,29 @@ pub trait Backend: Clone + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether a CAR can begin, as far as that is known without reading what it is made of: for
+    /// answers without a body. Blocks: for the blocking pool.
+    ///
+    /// # Errors
+    /// As the first batch of [`Self::plan`].
+    fn require_first_blocking(&self, request: CarRequest) -> Result<()> {
+        require_block(self, &request.resolved.terminus)
+    }
+
     /// The plan of a CAR. Reads nothing yet.
     fn plan(&self, request: CarRequest) -> Self::Plan;
+}
+
+/// That a block can be served, for answers that do not read it.
+pub(super) fn require_block(backend: &impl Backend, cid: &Cid) -> Result<()> {
+    if backend.stat(cid)?.is_some() {
+        return Ok(());
+    }
+    Err(if backend.holds(cid)? {
+        Error::new(ErrorKind::Changed, "the source has changed")
+    } else {
+        Error::new(ErrorKind::NotFound, format!("block {cid} is not here"))
+    })
 }
 
 /// The blocks of one CAR in output order, found out batch by batch.
@@ -168,6 +189,11 @@ impl Backend for Blocks {
 
     fn troubles(&self) -> Vec<String> {
         self.extents().sources().troubles()
+    }
+
+    fn require_first_blocking(&self, request: CarRequest) -> Result<()> {
+        require_block(self, &request.resolved.terminus)?;
+        self.plan(request).require_first()
     }
 
     fn plan(&self, request: CarRequest) -> CarPlan {

@@ -20,7 +20,7 @@ use http::StatusCode;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use super::backend::{Backend, Batch, Next, Plan};
+use super::backend::{Backend, Batch, Next, Plan, require_block};
 use super::body::Body;
 use super::headers::{self, Target};
 use super::pool::{self, Pool, Reserved};
@@ -75,8 +75,7 @@ pub(crate) async fn answer<B: Backend>(
     let root = request.root;
     let etag = headers::etag(request, &root);
     let known = headers::none_match_names(&request.if_none_match, &etag);
-    let path_only = request.head || known;
-    let (resolved, plan, start) = begin(job, options, path_only)
+    let (resolved, plan, start) = begin(job, options, known)
         .await
         .map_err(|error| Refusal::from_error(&error))?;
     if known {
@@ -101,11 +100,12 @@ pub(crate) async fn answer<B: Backend>(
     })
 }
 
-/// One visit to the blocking pool for all that a small CAR needs, if all of it lies here.
+/// One visit to the blocking pool for all that a small CAR needs, if all of it lies here. `known`:
+/// the client has the answer already.
 async fn begin<B: Backend>(
     job: &Job<B>,
     options: CarOptions,
-    path_only: bool,
+    known: bool,
 ) -> Result<(Resolved, Option<Counted<B::Plan>>, Start<Counted<B::Plan>>)> {
     let backend = job.gateway.backend().clone();
     let (root, segments) = (job.request.root, job.request.segments.clone());
@@ -114,19 +114,24 @@ async fn begin<B: Backend>(
     } else {
         backend.resolve(root, segments).await?
     };
-    if path_only {
-        let terminus = resolved.terminus;
-        require_links(&terminus, options.scope)?;
-        pool::run(move || require_source(&backend, &terminus)).await?;
-        return Ok((resolved, None, Start::Resolved));
-    }
-    let mut plan = job.gateway.walks().count(backend.plan(CarRequest {
+    let request = CarRequest {
         root,
         resolved: resolved.clone(),
         scope: options.scope,
         range: options.entity_bytes,
         dups: options.dups,
-    }));
+    };
+    if known || job.request.head {
+        let terminus = resolved.terminus;
+        require_links(&terminus, options.scope)?;
+        pool::run(move || match known {
+            true => require_block(&backend, &terminus),
+            false => backend.require_first_blocking(request),
+        })
+        .await?;
+        return Ok((resolved, None, Start::Resolved));
+    }
+    let mut plan = job.gateway.walks().count(backend.plan(request));
     loop {
         let (pool, watch) = (job.gateway.pool().clone(), Arc::clone(&job.watch));
         let (visited, start) = pool::run(move || {
@@ -181,18 +186,6 @@ fn require_links(terminus: &Cid, scope: Scope) -> Result<()> {
         codec,
         n_blocks: 1,
     }))
-}
-
-/// Whether the block at the end of the path can be served, for answers that do not read it.
-fn require_source<B: Backend>(backend: &B, terminus: &Cid) -> Result<()> {
-    if backend.stat(terminus)?.is_some() {
-        return Ok(());
-    }
-    Err(if backend.holds(terminus)? {
-        Error::new(ErrorKind::Changed, "the source has changed")
-    } else {
-        Error::new(ErrorKind::NotFound, format!("block {terminus} is not here"))
-    })
 }
 
 fn read(batch: impl Batch, reserved: Reserved) -> Result<Read> {

@@ -11,8 +11,10 @@ use tokio::net::TcpStream;
 use super::testing::{Node, Reply};
 use crate::ingest::tests::bytes;
 use crate::node::limits::Limits;
+use crate::source::health::SourceState;
 use crate::source::testing::Fault;
 use crate::store::block::remote::tests::{BLOCK, Setup};
+use crate::store::catalog::SOURCE_FIRST;
 
 struct Running {
     setup: Setup,
@@ -132,6 +134,70 @@ async fn a_changed_object_is_404_for_its_blocks_and_409_for_cars() {
     assert_eq!(running.car(&root).await.status, 409);
     running.setup.source.delete("file");
     assert_eq!(running.raw(&leaves[1]).await.status, 404);
+    running.stop().await;
+}
+
+/// GET and HEAD of both forms, HEAD first.
+async fn statuses(running: &Running, query: &str, cid: &Cid) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for (method, format) in [
+        ("HEAD", "raw"),
+        ("HEAD", "car"),
+        ("GET", "raw"),
+        ("GET", "car"),
+    ] {
+        let path = format!("/ipfs/{cid}?format={format}{query}");
+        statuses.push(running.node.ask(method, &path, &[]).await.status);
+    }
+    statuses
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_memory_of_a_source_that_is_down_is_served_and_head_says_so() {
+    let running = Running::start().await;
+    let (root, leaves) = running.setup.add("file", &bytes(1, 3 * BLOCK));
+    let (_, others) = running.setup.add("other", &bytes(2, 3 * BLOCK));
+    assert_eq!(running.car(&root).await.status, 200);
+    running.setup.source.fault("file", Some(Fault::DOWN));
+    running.setup.source.fault("other", Some(Fault::DOWN));
+    let sources = running.setup.fixture.blocks.extents().sources();
+    let source = sources.get(SOURCE_FIRST).unwrap();
+    // Down for so long that the requests below come before it is asked again.
+    let is_down = || match source.state() {
+        SourceState::Down { retry_in, .. } => retry_in > Duration::from_secs(3),
+        SourceState::Live => false,
+    };
+    while !is_down() {
+        assert_eq!(running.raw(&others[0]).await.status, 404);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // What the store looked up before is looked up anew.
+    running.setup.add("more", &bytes(3, BLOCK));
+    assert_eq!(statuses(&running, "", &leaves[0]).await, [200; 4]);
+    assert_eq!(
+        statuses(&running, "", &others[0]).await,
+        [404, 503, 404, 503]
+    );
+    drop(source);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn head_of_a_car_says_what_get_says_of_a_damaged_range() {
+    let running = Running::start().await;
+    let data = bytes(1, 3 * BLOCK);
+    let (root, leaves) = running.setup.add("file", &data);
+    let mut edited = data.clone();
+    edited[BLOCK + 5] ^= 1;
+    running.setup.source.corrupt("file", edited);
+    assert_eq!(running.raw(&leaves[1]).await.status, 404);
+    for (range, expected) in [("8192:8200", 409), ("0:*", 409), ("0:9", 200)] {
+        let path = format!("/ipfs/{root}?format=car&entity-bytes={range}");
+        for method in ["HEAD", "GET"] {
+            let status = running.node.ask(method, &path, &[]).await.status;
+            assert_eq!(status, expected, "{method} {range}");
+        }
+    }
     running.stop().await;
 }
 

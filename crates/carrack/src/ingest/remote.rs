@@ -281,22 +281,7 @@ impl<'a> RemoteAdder<'a> {
                 && let Some(listed) = listing.lot.pop_front()
             {
                 let listed = listed.map_err(|error| cannot_list(&target.url(), error))?;
-                self.n_listed += 1;
-                match listed {
-                    Listed::Odd { path, why } => {
-                        self.assembly.name_left_out(&path_of(&path), why);
-                    }
-                    Listed::Object { path, stamp } if path == folder(&target.path) => {
-                        lone = Some(stamp)
-                    }
-                    Listed::Object { path, stamp } => self.object(&mut walk, &path, stamp)?,
-                    Listed::Hidden { .. } => self.assembly.report.hidden += 1,
-                    Listed::Folder { path } if path == folder(&target.path) => {}
-                    Listed::Folder { path } => {
-                        let spot = walk.folder(&path, &mut self.assembly)?;
-                        self.no_place(&path, spot);
-                    }
-                }
+                self.listed(&mut walk, &mut lone, listed)?;
                 self.fill(None)?;
             }
             if listing.lot.is_empty() && listing.is_over {
@@ -324,6 +309,29 @@ impl<'a> RemoteAdder<'a> {
             None => {}
         }
         walk.finish(&mut self.assembly)
+    }
+
+    /// One entry of a listing. `lone`: the target, if it is an object.
+    fn listed(
+        &mut self,
+        walk: &mut Walk,
+        lone: &mut Option<ObjectStamp>,
+        listed: Listed,
+    ) -> Result<()> {
+        self.n_listed += u64::from(listed != Listed::List);
+        match listed {
+            Listed::List => walk.is_list(),
+            Listed::Odd { path, why } => self.assembly.name_left_out(&path_of(&path), why),
+            Listed::Object { path, stamp } if walk.is_top(&path) => *lone = Some(stamp),
+            Listed::Object { path, stamp } => self.object(walk, &path, stamp)?,
+            Listed::Hidden { .. } => self.assembly.report.hidden += 1,
+            Listed::Folder { path } if walk.is_top(&path) => {}
+            Listed::Folder { path } => {
+                let spot = walk.folder(&path, &mut self.assembly)?;
+                self.no_place(&path, spot);
+            }
+        }
+        Ok(())
     }
 
     fn object(&mut self, walk: &mut Walk, path: &[u8], stamp: ObjectStamp) -> Result<()> {

@@ -207,7 +207,7 @@ async fn list(
             Listed::Object { path, stamp } => {
                 found.push((String::from_utf8(path).unwrap(), stamp));
             }
-            Listed::Folder { .. } => {}
+            Listed::Folder { .. } | Listed::List => {}
             Listed::Hidden { path } => panic!("{}", String::from_utf8_lossy(&path)),
             Listed::Odd { path, why } => panic!("{}: {why}", String::from_utf8_lossy(&path)),
         }

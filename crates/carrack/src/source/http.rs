@@ -389,6 +389,15 @@ async fn whole_at(
     Ok(body.freeze())
 }
 
+/// Whether the protocol tells where the body of an answer ends: else the end of the connection
+/// does, wherever it breaks.
+pub(super) fn tells_its_end(response: &Response) -> bool {
+    let headers = response.headers();
+    response.version() >= ::http::Version::HTTP_2
+        || headers.contains_key(::http::header::CONTENT_LENGTH)
+        || headers.contains_key(::http::header::TRANSFER_ENCODING)
+}
+
 /// The beginning of an error's body, or what came of it in time.
 pub(super) async fn explanation(response: Response) -> Bytes {
     beginning(response, EXPLANATION_TIME_MAX).await

@@ -122,7 +122,12 @@ async fn list(
                         seen(path, Ok(stamp));
                     }
                 }
-                Some(Ok(Listed::Odd { .. } | Listed::Folder { .. } | Listed::Hidden { .. })) => {}
+                Some(Ok(
+                    Listed::Odd { .. }
+                    | Listed::Folder { .. }
+                    | Listed::List
+                    | Listed::Hidden { .. },
+                )) => {}
                 // A prefix that has gone has nothing in it.
                 Some(Err(error)) if error.kind == SourceErrorKind::Missing => return Ok(true),
                 Some(Err(error)) => {

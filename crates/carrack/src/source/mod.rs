@@ -105,6 +105,9 @@ pub enum Listed {
         /// Its path, without `/` at its end.
         path: Vec<u8>,
     },
+    /// What was asked for is a list of objects, which are told next: it stands for the folder that
+    /// it lies in, and they lie below that.
+    List,
     /// A file or folder with a name that begins with a dot, of which nothing more was asked.
     Hidden {
         /// Its path.

@@ -87,6 +87,14 @@ pub enum Next<B> {
     End,
 }
 
+/// Why a plan has no more.
+enum Spoilt {
+    /// What comes before is given.
+    Walk(Error),
+    /// Its batch cannot be read.
+    Leaf(Error),
+}
+
 /// Some frames: known where their blocks lie, not yet read.
 #[derive(Debug)]
 pub struct Batch {
@@ -214,6 +222,65 @@ impl CarPlan {
                 }
                 Next::End => return Ok(None),
             }
+        }
+    }
+
+    /// Whether the first batch can be served, as far as that can be told without reading leaves
+    /// and without asking for nodes that lie elsewhere. Blocks as [`Self::next_batch`] does.
+    ///
+    /// # Errors
+    /// As reading the first batch.
+    pub fn require_first(mut self) -> Result<()> {
+        let (mut len, mut n_blocks) = (0, 0);
+        while len < BATCH_LEN && n_blocks < BATCH_BLOCKS_MAX {
+            match self.require_next() {
+                Ok(Some(item_len)) if len > 0 && len + item_len > BUFFER_LEN => return Ok(()),
+                Ok(Some(item_len)) => {
+                    len += item_len;
+                    n_blocks += usize::from(item_len > 0);
+                }
+                Ok(None) => return Ok(()),
+                // A walk that ends early gives what came before; a leaf that is bad spoils it.
+                Err(Spoilt::Walk(_)) if len > 0 => return Ok(()),
+                Err(Spoilt::Walk(error) | Spoilt::Leaf(error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of the next frame; 0 for a step that has none, `None` if nothing more can be told.
+    fn require_next(&mut self) -> Result<Option<usize>, Spoilt> {
+        let step = self.walker.next().map_err(walk_error);
+        let (cid, emit) = match step.map_err(Spoilt::Walk)? {
+            Step::End => return Ok(None),
+            Step::Leaf(cid) => {
+                let len = self.require_block(&cid)?;
+                return Ok(Some(write::frame_len(&cid, len)));
+            }
+            Step::Need { cid, emit } => (cid, emit),
+        };
+        let Found::Here(block) = self.blocks.get_here(&cid).map_err(Spoilt::Walk)? else {
+            return self.require_block(&cid).map(|_| None);
+        };
+        let len = block.len();
+        let provided = self.walker.provide(&cid, block).map_err(walk_error);
+        provided.map_err(Spoilt::Walk)?;
+        Ok(Some(match emit {
+            true => write::frame_len(&cid, len),
+            false => 0,
+        }))
+    }
+
+    /// Length of a block that can be served, by the index.
+    fn require_block(&self, cid: &Cid) -> Result<usize, Spoilt> {
+        match self.blocks.stat(cid) {
+            Ok(Some(len)) => Ok(usize::try_from(len).unwrap_or(usize::MAX)),
+            Ok(None) if self.blocks.holds(cid).map_err(Spoilt::Walk)? => {
+                let what = "the source has changed";
+                Err(Spoilt::Leaf(Error::new(ErrorKind::Changed, what)))
+            }
+            Ok(None) => Err(Spoilt::Walk(not_found(cid))),
+            Err(error) => Err(Spoilt::Leaf(error)),
         }
     }
 

@@ -455,6 +455,79 @@ fn an_empty_folder_of_a_bucket_is_an_empty_directory() {
 }
 
 #[test]
+fn a_page_that_ends_with_its_connection_has_to_say_that_it_ends() {
+    let page = |links: &str| {
+        let head = "HTTP/1.1 200 X\r\nConnection: close\r\nContent-Type: text/html\r\n\r\n";
+        format!("{head}<html><body>{links}").into_bytes()
+    };
+    let web = Web::start(move |asked| match asked.target.as_str() {
+        "/whole/" => page("<a href=\"a\">a</a>\n</body></HTML>\r\n"),
+        "/cut/" => page("<a href=\"a\">a</a>\n"),
+        "/" => asked.page(&[b"whole/", b"cut/"]),
+        _ => asked.file(CONTENT),
+    });
+    let carrack = Carrack::new();
+    let url = |path: &str| format!("{}/{path}", web.url());
+    carrack.run(&["add", "-Q", &url("whole/")]).ok();
+    let cut = carrack.run(&["add", "-Q", &url("cut/")]);
+    assert_ne!(cut.code(), 0, "{cut:?}");
+    assert!(cut.stderr.contains("</html>"), "{cut:?}");
+    let below = carrack.run(&["add", "-Q", &url("")]).exits(6);
+    assert!(below.stderr.contains("/cut"), "{below:?}");
+}
+
+/// Lists in a folder, and in a folder of that, and a bucket beside them.
+fn lists_in_a_folder() -> Web {
+    const LIST: &[u8] = b"#carrack-manifest\nok.txt\nin/ok.txt\n";
+    const BUCKET: &[u8] = b"<ListBucketResult><Contents><Key>in/ok.txt</Key><Size>27</Size>\
+        </Contents><Contents><Key>ok.txt</Key><Size>27</Size></Contents></ListBucketResult>";
+    assert_eq!(CONTENT.len(), 27);
+    Web::start(
+        |asked| match asked.target.split('?').next().unwrap_or_default() {
+            "/r/" => asked.page(&[b"m.txt", b"ok.txt", b"sub/", b"bucket/", b"z/"]),
+            "/r/sub/" | "/r/z/" => asked.page(&[b"m.txt", b"ok.txt"]),
+            "/r/bucket/" => asked.answer(200, "Content-Type: application/xml\r\n", BUCKET),
+            "/r/m.txt" | "/r/sub/m.txt" | "/r/z/m.txt" => asked.file(LIST),
+            target if target.ends_with("ok.txt") => asked.file(CONTENT),
+            _ => asked.answer(404, "", b""),
+        },
+    )
+}
+
+/// What a list or a bucket comes to does not depend on whether a source holds the folder that it
+/// lies in.
+#[test]
+fn a_list_or_a_bucket_in_a_folder_that_belongs_to_a_source_is_what_it_is_alone() {
+    let web = lists_in_a_folder();
+    let carrack = Carrack::new();
+    let folder = carrack.path("folder");
+    fs::create_dir_all(folder.join("in")).unwrap();
+    fs::write(folder.join("ok.txt"), CONTENT).unwrap();
+    fs::write(folder.join("in/ok.txt"), CONTENT).unwrap();
+    let expected = root_of(&folder);
+    let whole = carrack
+        .run(&["add", "-Q", &format!("{}/r/", web.url())])
+        .ok();
+    let listed = carrack.run(&["ls", &format!("{}/bucket/in", one_root(&whole))]);
+    assert!(
+        listed.ok().text().contains("ok.txt"),
+        "a bucket below a folder"
+    );
+    let after = carrack.run(&["ls", &format!("{}/z", one_root(&whole))]);
+    assert!(
+        after.ok().text().contains("ok.txt"),
+        "what comes after a bucket"
+    );
+    for name in ["m.txt", "sub/m.txt", "bucket/"] {
+        let url = format!("{}/r/{name}", web.url());
+        for carrack in [&Carrack::new(), &carrack] {
+            let added = carrack.run(&["add", "-Q", &url]).ok();
+            assert_eq!(one_root(&added), expected, "{name}");
+        }
+    }
+}
+
+#[test]
 fn a_head_that_says_zero_is_not_believed() {
     let web = Web::start(
         |asked| match (asked.method.as_str(), asked.target.as_str()) {

@@ -22,7 +22,7 @@ const DEPTH_MAX: usize = 1000;
 
 /// The tree below one target.
 pub(super) struct Walk {
-    /// The target's path.
+    /// The target's path, or that of the folder of a list.
     prefix: Vec<u8>,
     place: Place,
     levels: Vec<Level>,
@@ -61,6 +61,17 @@ impl Walk {
             levels: Vec::new(),
             hasher: RandomState::new(),
         }
+    }
+
+    /// Whether this is the path of the target.
+    pub(super) fn is_top(&self, path: &[u8]) -> bool {
+        path == self.prefix
+    }
+
+    /// The target is a list: the tree is that of the folder that it lies in.
+    pub(super) fn is_list(&mut self) {
+        let len = self.prefix.iter().rposition(|&byte| byte == b'/');
+        self.prefix.truncate(len.unwrap_or(0));
     }
 
     /// The path of the object relative to the target; `None` if it is not below it.

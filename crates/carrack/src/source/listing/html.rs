@@ -17,6 +17,16 @@ use reqwest::Url;
 use super::{ENTRIES_MAX, Entry, Names, TOO_MANY};
 use crate::source::url::is_secret;
 
+/// Bytes at the end of a page among which it says that it ends.
+const END_LEN: usize = 1 << 10;
+
+/// Whether a page says itself that it ends.
+pub(in crate::source) fn has_end(page: &[u8]) -> bool {
+    let end = page.get(page.len().saturating_sub(END_LEN)..);
+    let mut words = end.unwrap_or_default().windows(b"</html>".len());
+    words.any(|word| word.eq_ignore_ascii_case(b"</html>"))
+}
+
 /// Schemes of links that lead to programs and people.
 const NO_FILES: [&str; 18] = [
     "javascript",

@@ -57,17 +57,38 @@ pub(in crate::source) struct BadPage {
     why: String,
 }
 
+/// Pages in a row that may be empty and not the last.
+const EMPTY_PAGES_MAX: u32 = 1000;
+
+/// How a listing goes on from page to page.
+#[derive(Debug, Default)]
+pub(in crate::source) struct Course {
+    n_empty: u32,
+}
+
+impl Course {
+    /// Whether the listing comes to an end, as far as can be told after `page`, which `token` gave.
+    pub(in crate::source) fn is_sound(&mut self, page: &Page, token: &str) -> bool {
+        self.n_empty = match page.objects.is_empty() {
+            true => self.n_empty.saturating_add(1),
+            false => 0,
+        };
+        let next = page.next.as_deref();
+        next.is_none_or(|next| next != token && self.n_empty <= EMPTY_PAGES_MAX)
+    }
+}
+
 /// Reads a page that was asked for with `encoding-type=url`.
 pub(in crate::source) fn page(xml: &[u8]) -> Result<Page, BadPage> {
     let mut raw_keys: Vec<(Vec<u8>, ObjectStamp)> = Vec::new();
     let (mut key, mut stamp) = (None, ObjectStamp::default());
-    let (mut encoded, mut truncated, mut is_listing, mut size) = (false, false, false, None);
+    let (mut encoded, mut truncated, mut is_listing, mut size) = (false, None, false, None);
     let mut next = None;
     walk(xml, |path, text| {
         match path {
             ["ListBucketResult"] => is_listing = true,
             ["ListBucketResult", "EncodingType"] => encoded = text == "url",
-            ["ListBucketResult", "IsTruncated"] => truncated = text == "true",
+            ["ListBucketResult", "IsTruncated"] => truncated = truth(text)?,
             ["ListBucketResult", "NextContinuationToken"] => next = Some(text.to_owned()),
             ["ListBucketResult", "Contents", "Key"] => key = Some(text.as_bytes().to_vec()),
             ["ListBucketResult", "Contents", "Size"] => size = text.trim().parse().ok(),
@@ -96,6 +117,8 @@ pub(in crate::source) fn page(xml: &[u8]) -> Result<Page, BadPage> {
     if !is_listing {
         return Err(bad("no listing of a bucket"));
     }
+    // A page that does not say whether it is the last has a token if it is not.
+    let truncated = truncated.unwrap_or(next.as_ref().is_some_and(|next| !next.is_empty()));
     if truncated && next.as_ref().is_none_or(String::is_empty) {
         return Err(bad("there is a next page, but not where it begins"));
     }
@@ -107,6 +130,16 @@ pub(in crate::source) fn page(xml: &[u8]) -> Result<Page, BadPage> {
         objects: objects.collect(),
         next: next.filter(|_| truncated),
     })
+}
+
+/// A truth value as XML writes it, and as careless servers do; `None` if there is none.
+fn truth(text: &str) -> Result<Option<bool>, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" => Ok(Some(true)),
+        "false" | "0" => Ok(Some(false)),
+        "" => Ok(None),
+        _ => Err("it does not say whether there is a next page".to_owned()),
+    }
 }
 
 /// What a server says went wrong; empty if it does not say it in XML.

@@ -50,6 +50,40 @@ fn a_page_of_a_bucket_gives_keys_and_where_it_goes_on() {
 }
 
 #[test]
+fn a_page_of_a_bucket_goes_on_however_it_says_so() {
+    let told = "<IsTruncated>true</IsTruncated>";
+    for (says, goes_on) in [
+        ("<IsTruncated>1</IsTruncated>", true),
+        ("<IsTruncated>TRUE</IsTruncated>", true),
+        ("<IsTruncated> true\n</IsTruncated>", true),
+        ("<IsTruncated/>", true),
+        ("", true),
+        ("<IsTruncated>false</IsTruncated>", false),
+        ("<IsTruncated>0</IsTruncated>", false),
+    ] {
+        let page = s3::page(PAGE.replace(told, says).as_bytes()).unwrap();
+        assert_eq!(page.next.is_some(), goes_on, "{says}");
+    }
+    let unclear = PAGE.replace(told, "<IsTruncated>perhaps</IsTruncated>");
+    assert!(s3::page(unclear.as_bytes()).is_err());
+}
+
+#[test]
+fn a_listing_of_empty_pages_and_ever_new_tokens_is_given_up() {
+    let page = |n: u32, objects| s3::Page {
+        objects,
+        next: Some(n.to_string()),
+    };
+    let mut course = s3::Course::default();
+    let n_sound = (1..5000).take_while(|n| course.is_sound(&page(*n, Vec::new()), ""));
+    assert_eq!(n_sound.count(), 1000);
+    let objects = s3::page(PAGE.as_bytes()).unwrap().objects;
+    assert!(course.is_sound(&page(1, objects), ""));
+    assert!(course.is_sound(&page(2, Vec::new()), "1"));
+    assert!(!course.is_sound(&page(2, Vec::new()), "2"), "in circles");
+}
+
+#[test]
 fn a_page_of_a_bucket_that_is_cut_is_refused() {
     for end in 0..PAGE.len() {
         if PAGE.is_char_boundary(end) {

@@ -27,7 +27,7 @@ use self::credentials::Credentials;
 use crate::source::http::{
     Engine, Ranges, Wanted, content_len, second_byte, stamp_of, status_error, text,
 };
-use crate::source::listing::s3::{Fault, Item, Page, fault, page};
+use crate::source::listing::s3::{Course, Fault, Item, Page, fault, page};
 use crate::source::retry::patiently;
 use crate::source::url::{Scheme, SourceUrl, encode_path, odd_key};
 use crate::source::validator::ObjectStamp;
@@ -440,6 +440,7 @@ impl Source for S3 {
             source: self,
             key: Vec::new(),
             step: Step::Itself,
+            course: Course::default(),
             waiting: VecDeque::new(),
             path: prefix,
         };
@@ -457,6 +458,7 @@ struct Walk<'a> {
     /// The key of `path`, or of the whole source.
     key: Vec<u8>,
     step: Step,
+    course: Course,
     waiting: VecDeque<Item>,
 }
 
@@ -480,14 +482,13 @@ impl Walk<'_> {
                 Step::Itself => self.itself().await?,
                 Step::Below(token) => {
                     let page = patiently(|| self.source.page(&self.key, PAGE_KEYS, &token)).await?;
+                    if !self.course.is_sound(&page, &token) {
+                        let url = &self.source.url;
+                        return Err(unusable(&format!("{url}: its listing goes in circles")));
+                    }
                     self.waiting = page.objects.into();
-                    match page.next {
-                        Some(next) if next == token => {
-                            let url = &self.source.url;
-                            return Err(unusable(&format!("{url}: its listing goes in circles")));
-                        }
-                        Some(next) => self.step = Step::Below(next),
-                        None => {}
+                    if let Some(next) = page.next {
+                        self.step = Step::Below(next);
                     }
                 }
                 Step::End => return Ok(None),

@@ -71,6 +71,8 @@ struct Page {
     url: Url,
     /// What its answer told of a version. Pages that are made for each request have none.
     stamp: ObjectStamp,
+    /// The protocol itself told where it ends.
+    known_end: bool,
 }
 
 /// What an answer's head told of a file.
@@ -312,9 +314,15 @@ impl Web {
         let what = url.to_string();
         let (response, url) = self.send(Method::GET, url, &headers).await?;
         let mut stamp = stamp_of(response.headers(), 0);
+        let known_end = http::tells_its_end(&response);
         let body = whole(response, http::BODY_LEN_MAX, &what).await?;
         stamp.size = body.len() as u64;
-        Ok(Page { body, url, stamp })
+        Ok(Page {
+            body,
+            url,
+            stamp,
+            known_end,
+        })
     }
 }
 

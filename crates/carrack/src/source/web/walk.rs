@@ -29,8 +29,10 @@ pub(super) fn list<'a>(web: &'a Web, prefix: &'a [u8], hidden: bool) -> ObjectSt
     let walk = Walk {
         web,
         prefix,
+        base: Vec::new(),
         hidden,
         state: State::Begin,
+        course: s3::Course::default(),
         ready: VecDeque::new(),
         asked: FuturesOrdered::new(),
         files: VecDeque::new(),
@@ -46,9 +48,12 @@ pub(super) fn list<'a>(web: &'a Web, prefix: &'a [u8], hidden: bool) -> ObjectSt
 struct Walk<'a> {
     web: &'a Web,
     prefix: &'a [u8],
+    /// What manifests name lies below this: empty, or a path that ends in `/`.
+    base: Vec<u8>,
     /// What begins with a dot is wanted.
     hidden: bool,
     state: State,
+    course: s3::Course,
     /// What nothing has to be asked about.
     ready: VecDeque<Listed>,
     /// Files that are being asked what they are.
@@ -78,13 +83,16 @@ enum Looked {
 enum State {
     Begin,
     Directories,
-    /// A bucket that shows its keys: the URL that gives them, and where its next page begins.
+    /// A bucket that shows its keys: its path (empty, or one that ends in `/`), the URL that gives
+    /// them, and where its next page begins.
     Bucket {
+        at: Vec<u8>,
         url: Url,
         next: String,
     },
     /// The rest of a bucket's page, backwards, and what comes then.
     Page {
+        at: Vec<u8>,
         items: Vec<s3::Item>,
         then: Option<(Url, String)>,
     },
@@ -125,18 +133,20 @@ impl<'a> Walk<'a> {
                         return named(path, error).map(Some);
                     }
                 }
-                State::Bucket { url, next } => self.bucket_page(url, &next).await?,
-                State::Page { mut items, then } => {
-                    let item = items.pop();
-                    match (item, then) {
-                        (Some(item), then) => {
-                            self.state = State::Page { items, then };
-                            return Ok(Some(bucket_item(item)));
-                        }
-                        (None, Some((url, next))) => self.state = State::Bucket { url, next },
-                        (None, None) => return Ok(None),
+                State::Bucket { at, url, next } => self.bucket_page(at, url, &next).await?,
+                State::Page {
+                    at,
+                    mut items,
+                    then,
+                } => match (items.pop(), then) {
+                    (Some(item), then) => {
+                        let listed = bucket_item(&at, item);
+                        self.state = State::Page { at, items, then };
+                        return Ok(Some(listed));
                     }
-                }
+                    (None, Some((url, next))) => self.state = State::Bucket { at, url, next },
+                    (None, None) => {} // The directories that come after it.
+                },
             }
         }
     }
@@ -160,6 +170,7 @@ impl<'a> Walk<'a> {
         if !path.is_empty() && !names_directory {
             path.push(b'/');
         }
+        self.base.clone_from(&path);
         match self.directory(path).await {
             Err(error) if self.prefix.is_empty() => Err(error),
             Err(error)
@@ -179,8 +190,11 @@ impl<'a> Walk<'a> {
         let may_be_list = head.is_text || url.path().ends_with(".txt");
         if may_be_list && is_list(self.web, self.prefix, &head).await? {
             let page = patiently(|| self.web.page(url.clone())).await?;
+            let len = self.prefix.iter().rposition(|&byte| byte == b'/');
+            self.base = self.prefix.to_vec();
+            self.base.truncate(len.map_or(0, |at| at + 1));
             self.manifest(&page)?;
-            return Ok(None);
+            return Ok(Some(Listed::List));
         }
         Ok(Some(Listed::Object {
             path: self.prefix.to_vec(),
@@ -204,6 +218,10 @@ impl<'a> Walk<'a> {
         let page = patiently(|| self.web.page(asked.clone())).await?;
         let unreadable = |why: String| unusable(&format!("{asked}: {why}"));
         match Format::of(&page.body) {
+            Some(Format::Html) if !page.known_end && !html::has_end(&page.body) => {
+                let why = "its page ended with the connection, before </html>: it may be cut";
+                Err(unreadable(why.to_owned()))
+            }
             Some(Format::Html) => {
                 let names = html::entries(&page.body, &page.url).map_err(unreadable)?;
                 let index = index_of(self.web, &path, &page).await?;
@@ -216,7 +234,9 @@ impl<'a> Walk<'a> {
             }
             Some(Format::Manifest) => self.manifest(&page),
             Some(Format::S3) => {
+                self.tell_folder(&path)?;
                 self.state = State::Bucket {
+                    at: path,
                     url: page.url,
                     next: String::new(),
                 };
@@ -254,6 +274,15 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// A directory that is not what was asked for itself is told.
+    fn tell_folder(&mut self, path: &[u8]) -> Result<(), SourceError> {
+        let own = path.strip_suffix(b"/").unwrap_or(path);
+        if own == self.prefix.strip_suffix(b"/").unwrap_or(self.prefix) {
+            return Ok(());
+        }
+        self.tell(Listed::Folder { path: own.to_vec() })
+    }
+
     /// A link of the directory that is being listed leads to a directory.
     fn linked_without_slash(&mut self, mut path: Vec<u8>) -> Result<(), SourceError> {
         path.push(b'/');
@@ -272,10 +301,7 @@ impl<'a> Walk<'a> {
                 self.web.url
             )));
         }
-        let own = path.strip_suffix(b"/").unwrap_or(path);
-        if own != self.prefix.strip_suffix(b"/").unwrap_or(self.prefix) {
-            self.tell(Listed::Folder { path: own.to_vec() })?;
-        }
+        self.tell_folder(path)?;
         for (name, why) in names.odd {
             let (path, why) = ([path, &name].concat(), why.to_owned());
             self.tell(Listed::Odd { path, why })?;
@@ -318,12 +344,15 @@ impl<'a> Walk<'a> {
         let mut files: Vec<File> = Vec::with_capacity(lines.len());
         let mut seen = HashSet::new();
         for line in lines {
-            let path = path_of(line.url, url, &self.web.directory).ok_or_else(|| {
+            let path = path_of(line.url, url, &self.web.directory);
+            let path = path.filter(|path| path.starts_with(&self.base));
+            let path = path.ok_or_else(|| {
                 let named = line.url.split('?').next().unwrap_or_default();
                 unusable(&format!(
-                    "{shown}: {} is no file below {}",
+                    "{shown}: {} is no file below {}{}",
                     printable(named.as_bytes()),
-                    self.web.directory
+                    self.web.directory,
+                    encode_path(&self.base)
                 ))
             })?;
             self.count(path.len())?;
@@ -347,6 +376,7 @@ impl<'a> Walk<'a> {
         match patiently(|| self.web.page(root.clone())).await {
             Ok(page) if Format::of(&page.body) == Some(Format::S3) => {
                 self.state = State::Bucket {
+                    at: Vec::new(),
                     url: page.url,
                     next: String::new(),
                 };
@@ -356,16 +386,15 @@ impl<'a> Walk<'a> {
         }
     }
 
-    async fn bucket_page(&mut self, url: Url, after: &str) -> Result<(), SourceError> {
+    async fn bucket_page(&mut self, at: Vec<u8>, url: Url, after: &str) -> Result<(), SourceError> {
         let mut query = "encoding-type=url&list-type=2&max-keys=1000".to_owned();
         let mut prefix = self.prefix.to_vec();
         if !prefix.is_empty() && !prefix.ends_with(b"/") {
             prefix.push(b'/');
         }
-        for (name, value) in [
-            ("continuation-token", after.as_bytes()),
-            ("prefix", &prefix),
-        ] {
+        // Keys are relative to the bucket.
+        let prefix = prefix.strip_prefix(at.as_slice()).unwrap_or_default();
+        for (name, value) in [("continuation-token", after.as_bytes()), ("prefix", prefix)] {
             if !value.is_empty() {
                 query.push_str(&format!(
                     "&{name}={}",
@@ -378,12 +407,13 @@ impl<'a> Walk<'a> {
         let page = patiently(|| self.web.page(asked.clone())).await?;
         let shown = bare(&url);
         let page = s3::page(&page.body).map_err(|error| unusable(&format!("{shown}: {error}")))?;
-        if page.next.as_deref() == Some(after) {
+        if !self.course.is_sound(&page, after) {
             return Err(unusable(&format!("{shown}: its listing goes in circles")));
         }
         let mut items = page.objects;
         items.reverse();
         self.state = State::Page {
+            at,
             items,
             then: page.next.map(|next| (url, next)),
         };
@@ -449,6 +479,7 @@ fn path_len(listed: &Listed) -> usize {
         | Listed::Folder { path }
         | Listed::Hidden { path }
         | Listed::Odd { path, .. } => path.len(),
+        Listed::List => 0,
     }
 }
 
@@ -494,13 +525,14 @@ fn named(path: Vec<u8>, error: SourceError) -> Result<Listed, SourceError> {
     })
 }
 
-fn bucket_item(item: s3::Item) -> Listed {
+fn bucket_item(at: &[u8], item: s3::Item) -> Listed {
     let stamp = item.stamp;
-    let (path, is_marker) = match item.key.strip_suffix(b"/") {
-        Some(path) if stamp.size == 0 => (path.to_vec(), true),
-        _ => (item.key, false),
+    let (key, is_marker) = match item.key.strip_suffix(b"/") {
+        Some(key) if stamp.size == 0 => (key, true),
+        _ => (item.key.as_slice(), false),
     };
-    match odd_key(&path) {
+    let path = [at, key].concat();
+    match odd_key(key) {
         None if is_marker => Listed::Folder { path },
         None => Listed::Object { path, stamp },
         Some(why) => Listed::Odd {

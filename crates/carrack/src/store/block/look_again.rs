@@ -23,7 +23,7 @@ use carrack_formats::Cid;
 use futures_util::future::join_all;
 use tokio::sync::watch;
 
-use super::remote::{Elsewhere, Whereabouts, changed_elsewhere};
+use super::remote::{Elsewhere, Whereabouts, changed_elsewhere, range};
 use super::{Blocks, block_len};
 use crate::error::Result;
 use crate::source::limiter::{Lane, Outcome};
@@ -99,7 +99,15 @@ impl Blocks {
                 return Ok(matches!(read, Ok(Some(_))));
             }
         }
-        container.require_answers().map(|()| true)
+        match container.require_answers() {
+            Err(error) if !self.is_in_memory(cid, &container, at) => Err(error),
+            _ => Ok(true),
+        }
+    }
+
+    /// Whether a block that lies elsewhere and is in service can be had without its source.
+    fn is_in_memory(&self, cid: &Cid, container: &Elsewhere, at: Location) -> bool {
+        self.cached(cid).is_some() || self.inner.extents.has(&container.place, range(at))
     }
 
     /// Looks again at the objects elsewhere that blocks of these lie in, all at once, so that

@@ -508,7 +508,7 @@ fn not_opened(shown: &str, error: Error) -> Error {
 }
 
 /// The bytes of a block in its container.
-fn range(location: Location) -> Range<u64> {
+pub(super) fn range(location: Location) -> Range<u64> {
     location.offset..location.offset + u64::from(location.len)
 }
 

@@ -109,6 +109,13 @@ impl Extents {
         Ok(pieces)
     }
 
+    /// Whether all of `range` is in memory, or on its way.
+    #[must_use]
+    pub(in crate::store) fn has(&self, place: &Place, range: Range<u64>) -> bool {
+        let table = &self.inner.table;
+        cells(place, range, 0).all(|(key, range)| table.missing(key, &range) == 0)
+    }
+
     /// The bytes of `range` anew, whatever is in memory of them: that is forgotten. Cancel-safe.
     ///
     /// # Errors

@@ -135,6 +135,7 @@ fn keys_that_no_directory_can_have_are_listed_as_odd() {
                 Listed::Object { path, .. } => objects.push(String::from_utf8(path).unwrap()),
                 Listed::Folder { path } => folders.push(String::from_utf8(path).unwrap()),
                 Listed::Hidden { path } => panic!("{path:?}"),
+                Listed::List => panic!("a bucket is no list"),
                 Listed::Odd { path, .. } => odd_found.push(String::from_utf8(path).unwrap()),
             }
         }
