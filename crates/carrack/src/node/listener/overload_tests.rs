@@ -150,7 +150,7 @@ async fn ask_from(node: &Node, address: &str, path: &str) -> Option<Reply> {
 #[tokio::test]
 async fn an_address_at_its_limit_of_requests_leaves_others_their_places() {
     let limits = Limits {
-        requests_max: 16,
+        requests_max: 64,
         requests_per_address_max: 8,
         requests_per_subnet_max: 12,
         trusted: Vec::new(),
