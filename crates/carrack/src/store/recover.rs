@@ -20,7 +20,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use super::OpenMode;
@@ -195,10 +195,13 @@ fn lock(dir: &Path, mode: OpenMode, is_new: bool) -> Result<(Option<File>, Optio
     let opening = || format!("opening {}", path.display());
     let mut options = OpenOptions::new();
     options.read(true).write(true).truncate(false);
+    // What a symlink leads to is somebody else's.
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     // A store that was copied may lack it.
     match options.create(true).mode(durable::MODE_PRIVATE).open(&path) {
         Ok(file) => {
             take(&file, FlockOperation::NonBlockingLockExclusive, dir)?;
+            check_own(&file, &path)?;
             Ok((Some(file), None))
         }
         Err(error) if mode.is_reading() && is_read_only(&error) => {
@@ -246,6 +249,26 @@ fn take(file: &File, how: FlockOperation, dir: &Path) -> Result<()> {
             Err(Error::with(ErrorKind::Unavailable, message, error))
         }
     }
+}
+
+/// Refuses a file that only bears the name: its own holds the number of a process, or what a power
+/// cut left of it.
+fn check_own(mut file: &File, path: &Path) -> Result<()> {
+    let mut held = Vec::new();
+    let reading = || format!("reading {}", path.display());
+    file.take(TEXT_LEN_MAX)
+        .read_to_end(&mut held)
+        .context(ErrorKind::Unavailable, reading)?;
+    file.rewind().context(ErrorKind::Unavailable, reading)?;
+    let is_own = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'\n' | 0);
+    if held.iter().all(is_own) {
+        return Ok(());
+    }
+    let what = format!(
+        "{} is no file of carrack's: give --data-dir a folder of its own",
+        path.display()
+    );
+    Err(Error::new(ErrorKind::Invalid, what))
 }
 
 fn write_holder(file: &mut File) -> std::io::Result<()> {

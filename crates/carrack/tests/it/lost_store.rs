@@ -348,3 +348,20 @@ fn a_catalog_that_is_being_made_anew_and_is_killed_is_made_anew_later() {
     carrack.add_one(&carrack.path("tree"));
     carrack.run(&["index", "verify"]).ok();
 }
+
+/// A file that only bears the name of the lock, and one that a symlink of that name leads to.
+#[test]
+fn a_file_of_a_person_that_is_called_like_the_lock_is_not_written_over() {
+    let carrack = Carrack::new();
+    let (dir, outside) = (carrack.path("data"), carrack.path("outside"));
+    fs::create_dir(&dir).unwrap();
+    let lock = dir.join("lock");
+    fs::write(&lock, b"my own words").unwrap();
+    carrack.run(&["ls"]).exits(2);
+    assert_eq!(fs::read(&lock).unwrap(), b"my own words");
+    fs::remove_file(&lock).unwrap();
+    fs::write(&outside, b"more of them").unwrap();
+    std::os::unix::fs::symlink(&outside, &lock).unwrap();
+    assert_ne!(carrack.run(&["ls"]).code(), 0);
+    assert_eq!(fs::read(&outside).unwrap(), b"more of them");
+}
