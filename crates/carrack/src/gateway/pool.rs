@@ -18,13 +18,10 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Context, ErrorKind, Result};
-use crate::node::accounts::{Account, Room, Waiting};
+use crate::node::accounts::{Account, Room, UNIT, Waiting, units};
 
 /// Reads that each client may have ahead before the others' come first.
 const AHEAD_MIN: usize = 3;
-/// Unit of the budget, in bytes: a semaphore counts to 2^29 at least, bytes would be too many.
-const UNIT: usize = 1024;
-
 /// The budget of bytes between a disk and the sockets. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Pool {
@@ -39,11 +36,6 @@ pub struct Pool {
 pub struct Reserved {
     _permit: OwnedSemaphorePermit,
     _room: Room,
-}
-
-/// Units of the budget that `len` bytes take.
-pub(crate) fn units(len: usize) -> usize {
-    len.div_ceil(UNIT).clamp(1, Semaphore::MAX_PERMITS)
 }
 
 impl Pool {
@@ -138,7 +130,7 @@ impl Pool {
     }
 
     fn units_of(&self, len: usize) -> u32 {
-        let units = len.div_ceil(UNIT).clamp(1, self.units_max);
+        let units = units(len).min(self.units_max);
         u32::try_from(units).unwrap_or(u32::MAX)
     }
 }

@@ -18,7 +18,9 @@ use carrack_bitswap::budget::{Network, host, subnet};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::limits::Limits;
-use crate::gateway::pool::units;
+
+/// Unit of the budget, in bytes: a semaphore counts to 2^29 at least, bytes would be too many.
+pub(crate) const UNIT: usize = 1024;
 
 /// Nobody has more places than one of so many of the free ones, so that however many subnets take
 /// all they can, a newcomer finds one.
@@ -287,6 +289,11 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
+}
+
+/// Units of the budget that `len` bytes take.
+pub(crate) fn units(len: usize) -> usize {
+    len.div_ceil(UNIT).clamp(1, Semaphore::MAX_PERMITS)
 }
 
 /// `max`, and no more than a part of what is free; one in any case.

@@ -1,32 +1,18 @@
 //! Commands on a store in this process.
 
-use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 
 use clap::Parser;
 
 use crate::cli::Env;
 use crate::cli::args::Cli;
 use crate::cli::output::Output;
+use crate::cli::output::tests::Shared;
 use crate::cli::screen::Screen;
 use crate::error::{ErrorKind, Result};
 use crate::ingest::tests::{Fixture, bytes, car, import_options, raw};
 use crate::source::Environment;
-
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 /// The outcome and standard output.
 fn run(fixture: &Fixture, args: &[&str], stop: bool) -> (Result<()>, String) {
