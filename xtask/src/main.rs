@@ -34,6 +34,7 @@ cargo xtask COMMAND
   memcheck                     the tests that touch unsafe code, under valgrind
   fuzz [--seconds N] [TARGET]  the fuzz targets (default 60 seconds each)
   bench [--quick] [ROW...]     speed and memory beside the peers, as a markdown table
+  bench --against=BINARY       CPU beside an earlier carrack, in turns
   bench --list                 the rows of the table
   s3 DIR                       a bucket to try things with: versitygw on the folder DIR/data
   web DIR                      an https server to try things with: nginx on the folder DIR

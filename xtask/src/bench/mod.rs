@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: speed and memory beside kubo and nginx, in one run on one machine.
 //!
 //! In       `--quick` for small sizes; names of rows, or what some begin with (`bitswap`, `s3`);
+//!          `--against=BINARY`, to compare with an earlier carrack instead of with the peers;
 //!          `CARRACK_BIN`, a binary to measure instead of the one that is built now.
 //! Out      a Markdown table with ratios, on standard output; progress on standard error.
 //! Limits   CPU is the first figure, because other work on the machine does not change it much;
@@ -16,7 +17,7 @@ mod systems;
 mod table;
 
 use std::cell::OnceCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::peers;
@@ -133,7 +134,7 @@ const ROWS: &[Row] = &[
     ("bitswap-idle", rows::bitswap::idle),
 ];
 
-/// `[--quick] [--list] [ROW...]`
+/// `[--quick] [--list] [--against=BINARY] [ROW...]`
 pub(crate) fn command(args: &[&str]) -> Result<bool> {
     let (flags, names): (Vec<&str>, Vec<&str>) = args.iter().partition(|arg| arg.starts_with('-'));
     let quick = flags.contains(&"--quick");
@@ -143,7 +144,11 @@ pub(crate) fn command(args: &[&str]) -> Result<bool> {
         }
         return Ok(true);
     }
-    if let Some(flag) = flags.iter().find(|flag| **flag != "--quick") {
+    let before = flags
+        .iter()
+        .find_map(|flag| flag.strip_prefix("--against="));
+    let known = |flag: &str| flag == "--quick" || flag.starts_with("--against=");
+    if let Some(flag) = flags.iter().find(|flag| !known(flag)) {
         return Err(format!("no flag {flag}").into());
     }
     if let Some(name) = names
@@ -167,7 +172,10 @@ pub(crate) fn command(args: &[&str]) -> Result<bool> {
         sizes: if quick { QUICK } else { FULL },
     };
     std::fs::create_dir_all(&bench.dir)?;
-    let passed = run(&bench, &names);
+    let passed = match before {
+        Some(before) => against(&bench, before.as_ref()),
+        None => run(&bench, &names),
+    };
     let dir = bench.dir.clone();
     drop(bench); // Ends the S3 server before its folder goes.
     std::fs::remove_dir_all(dir)?;
@@ -178,6 +186,13 @@ pub(crate) fn command(args: &[&str]) -> Result<bool> {
 fn is_meant(row: &str, asked: &str) -> bool {
     let rest = row.strip_prefix(asked);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
+/// Shows what this carrack costs beside another one.
+fn against(bench: &Bench, before: &Path) -> Result<bool> {
+    let lines = rows::versus::versus(bench, before)?;
+    println!("{}", table::markdown(&lines));
+    Ok(true)
 }
 
 /// A row that cannot be measured does not keep the others from it.

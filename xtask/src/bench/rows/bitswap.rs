@@ -7,7 +7,7 @@
 //!          `bitswap_load`).
 
 pub(in crate::bench) mod pulls;
-mod servers;
+pub(super) mod servers;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -24,10 +24,10 @@ use crate::bench::{Bench, load};
 use crate::shell::Result;
 
 /// Wants that a client has in flight.
-const WINDOW_1M: usize = 64;
-const WINDOW_4K: usize = 1000;
+pub(super) const WINDOW_1M: usize = 64;
+pub(super) const WINDOW_4K: usize = 1000;
 /// Peers that share the wants for absent blocks: one alone has a budget.
-const ABSENT_PEERS: usize = 4;
+pub(super) const ABSENT_PEERS: usize = 4;
 /// Wants for absent blocks that a core must answer in a second.
 const ABSENT_PER_SECOND: f64 = 500_000.0;
 /// What an idle peer may take.
@@ -89,7 +89,7 @@ fn run(server: &Server, cids: &Path, window: usize) -> Result<Served> {
 }
 
 /// A list of the leaves of a file.
-fn leaves(bench: &Bench, file: &Path, block_len: usize) -> Result<PathBuf> {
+pub(super) fn leaves(bench: &Bench, file: &Path, block_len: usize) -> Result<PathBuf> {
     let cids = load::leaves(file, block_len, |_, _| Ok(()))?;
     load::write_paths(&bench.path(&format!("cids-{block_len}")), cids.into_iter())
 }

@@ -63,6 +63,16 @@ fn load_ok(bench: &Bench, server: &Daemon, paths: &Path, n_connections: u32) -> 
     Ok(load)
 }
 
+/// CPU microseconds a request for the paths of a list, for one run of the load generator.
+pub(super) fn cpu_us(
+    bench: &Bench,
+    server: &Daemon,
+    paths: &Path,
+    n_connections: u32,
+) -> Result<f64> {
+    Ok(load_ok(bench, server, paths, n_connections)?.cpu_us)
+}
+
 pub(in crate::bench) fn raw_4k(bench: &Bench) -> Result<Vec<Line>> {
     let file = bench.path("blocks-4k");
     load::file(&file, 4, bench.sizes.n_files * 4_096)?;

@@ -48,6 +48,16 @@ fn get(bench: &Bench, server: &Daemon, root: &str, n_clients: usize) -> Result<G
     Ok(Got { rate, cpu })
 }
 
+/// CPU seconds a GB of clients that each take the whole CAR.
+pub(super) fn cpu_per_gb(
+    bench: &Bench,
+    server: &Daemon,
+    root: &str,
+    n_clients: usize,
+) -> Result<f64> {
+    Ok(get(bench, server, root, n_clients)?.cpu)
+}
+
 pub(in crate::bench) fn get_file(bench: &Bench) -> Result<Vec<Line>> {
     let file = bench.big_file()?;
     let root = added(bench, "store", &[], &file)?;

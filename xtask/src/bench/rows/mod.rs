@@ -10,6 +10,7 @@ pub(super) mod cars;
 pub(super) mod ingest;
 pub(super) mod own;
 pub(super) mod s3;
+pub(super) mod versus;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -27,25 +27,25 @@ const READY_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A server under test.
 #[derive(Debug)]
-pub(super) struct Server {
-    pub(super) daemon: Daemon,
+pub(in crate::bench::rows) struct Server {
+    pub(in crate::bench::rows) daemon: Daemon,
     addresses: Vec<String>,
     client: PathBuf,
 }
 
 /// What is asked of [`Server::crowd`].
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Crowd<'a> {
-    pub(super) cids: &'a Path,
+pub(in crate::bench::rows) struct Crowd<'a> {
+    pub(in crate::bench::rows) cids: &'a Path,
     /// Those who fetch.
-    pub(super) n_peers: usize,
-    pub(super) n_stalled: usize,
-    pub(super) seconds: u64,
+    pub(in crate::bench::rows) n_peers: usize,
+    pub(in crate::bench::rows) n_stalled: usize,
+    pub(in crate::bench::rows) seconds: u64,
 }
 
 impl Server {
     /// `carrack serve` on a store.
-    pub(super) fn carrack(bench: &Bench, store: &str) -> Result<Self> {
+    pub(in crate::bench::rows) fn carrack(bench: &Bench, store: &str) -> Result<Self> {
         let client = client()?;
         let daemon = bench.serve_with(
             store,
@@ -75,7 +75,7 @@ impl Server {
     }
 
     /// kubo's daemon on a repository.
-    pub(super) fn kubo(bench: &Bench, repo: &str) -> Result<Self> {
+    pub(in crate::bench::rows) fn kubo(bench: &Bench, repo: &str) -> Result<Self> {
         let client = client()?;
         let daemon = bench.kubo_peer(repo)?;
         let addresses = output(&mut bench.ipfs(repo, &["id", "--format=<addrs>"], None))?;
@@ -87,12 +87,12 @@ impl Server {
     }
 
     /// Where it is reached; `None`: not over this transport.
-    pub(super) fn address(&self, transport: Transport) -> Option<&str> {
+    pub(in crate::bench::rows) fn address(&self, transport: Transport) -> Option<&str> {
         transport.find(&self.addresses)
     }
 
     /// Some clients that share a list of CIDs.
-    pub(super) fn fetch(
+    pub(in crate::bench::rows) fn fetch(
         &self,
         transport: Transport,
         cids: &Path,
@@ -105,15 +105,22 @@ impl Server {
         Ok(Figures(output(&mut command)?))
     }
 
+    /// CPU microseconds a block of one client that fetches all of a list over TCP.
+    pub(in crate::bench::rows) fn cpu_us_of(&self, cids: &Path, window: usize) -> Result<f64> {
+        let cpu = self.daemon.cpu_seconds();
+        let got = self.fetch(Transport::Tcp, cids, 1, window)?;
+        Ok((self.daemon.cpu_seconds() - cpu) / got.figure("blocks")? * 1e6)
+    }
+
     /// Wants for what nobody has.
-    pub(super) fn absent(&self, n_wants: u64, n_peers: usize) -> Result<Figures> {
+    pub(in crate::bench::rows) fn absent(&self, n_wants: u64, n_peers: usize) -> Result<Figures> {
         let mut command = self.load("absent", Transport::Tcp)?;
         command.args([n_wants.to_string(), n_peers.to_string()]);
         Ok(Figures(output(&mut command)?))
     }
 
     /// Many peers, some of which take nothing, and come back when they are given up.
-    pub(super) fn crowd(&self, crowd: &Crowd<'_>) -> Result<Figures> {
+    pub(in crate::bench::rows) fn crowd(&self, crowd: &Crowd<'_>) -> Result<Figures> {
         let mut command = self.load("crowd", Transport::Tcp)?;
         command.arg(crowd.cids);
         command.args([crowd.n_peers, crowd.n_stalled].map(|n| n.to_string()));
@@ -127,7 +134,7 @@ impl Server {
     }
 
     /// Peers that are connected, and want nothing, until what is returned is dropped.
-    pub(super) fn idle(&self, n_peers: usize) -> Result<Idle> {
+    pub(in crate::bench::rows) fn idle(&self, n_peers: usize) -> Result<Idle> {
         let mut command = self.load("idle", Transport::Tcp)?;
         let child = command
             .arg(n_peers.to_string())
@@ -145,7 +152,7 @@ impl Server {
     }
 
     /// Resident memory in bytes, once it does not change any more.
-    pub(super) fn memory_at_rest(&self) -> u64 {
+    pub(in crate::bench::rows) fn memory_at_rest(&self) -> u64 {
         let (start, mut last) = (Instant::now(), self.daemon.memory());
         loop {
             park_timeout(REST_TIME);
@@ -179,7 +186,7 @@ fn p2p_addrs(bench: &Bench, store: &str) -> Result<Vec<String>> {
 
 /// Idle peers, who leave when this is dropped.
 #[derive(Debug)]
-pub(super) struct Idle(Child);
+pub(in crate::bench::rows) struct Idle(Child);
 
 impl Drop for Idle {
     fn drop(&mut self) {
@@ -190,17 +197,20 @@ impl Drop for Idle {
 
 /// Lines `NAME NUMBER` of a client.
 #[derive(Debug)]
-pub(super) struct Figures(String);
+pub(in crate::bench::rows) struct Figures(String);
 
 impl Figures {
-    pub(super) fn figure(&self, name: &str) -> Result<f64> {
+    pub(in crate::bench::rows) fn figure(&self, name: &str) -> Result<f64> {
         let mut lines = self.0.lines().filter_map(|line| line.split_once(' '));
         let found = lines.find(|(key, _)| *key == name);
         let (_, number) = found.ok_or_else(|| format!("no {name} in {:?}", self.0))?;
         Ok(number.parse()?)
     }
 
-    pub(super) fn figures<const N: usize>(&self, names: [&str; N]) -> Result<[f64; N]> {
+    pub(in crate::bench::rows) fn figures<const N: usize>(
+        &self,
+        names: [&str; N],
+    ) -> Result<[f64; N]> {
         let mut all = [0.0; N];
         for (figure, name) in all.iter_mut().zip(names) {
             *figure = self.figure(name)?;
