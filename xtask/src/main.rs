@@ -11,6 +11,7 @@
 
 mod bench;
 mod fuzz;
+mod graph;
 mod memcheck;
 mod peers;
 mod serve;
@@ -33,6 +34,7 @@ cargo xtask COMMAND
                                seeds from 1 on)
   memcheck                     the tests that touch unsafe code, under valgrind
   fuzz [--seconds N] [TARGET]  the fuzz targets (default 60 seconds each)
+  graph                        who imports whom, arrows up, circles of files
   bench [--quick] [ROW...]     speed and memory beside the peers, as a markdown table
   bench --against=BINARY       CPU beside an earlier carrack, in turns
   bench --list                 the rows of the table
@@ -67,6 +69,7 @@ fn run(args: &[&str]) -> shell::Result<bool> {
         ["crash", "--power", rest @ ..] => test::power(rest),
         ["memcheck"] => memcheck::command(),
         ["fuzz", rest @ ..] => fuzz::command(rest),
+        ["graph"] => graph::command(),
         ["bench", rest @ ..] => bench::command(rest),
         ["s3", dir] => serve::bucket(dir),
         ["web", dir] => serve::web(dir),
