@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::output::Output;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::source::Environment;
+use crate::source::config::Environment;
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
@@ -444,7 +444,7 @@ mod tests {
         Client, FRAME_LEN_MAX, REQUEST, REQUEST_LEN_MAX, Request, STDIN, Variables, read_frame,
         send_input, write_frame,
     };
-    use crate::source::Environment;
+    use crate::source::config::Environment;
 
     fn request() -> Vec<u8> {
         let args = vec![b"ls".to_vec(), b"\xff".to_vec()];

@@ -26,7 +26,7 @@ use clap::Parser;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::remote::target::Target;
 use crate::node::swarm::P2p;
-use crate::source::Environment;
+use crate::source::config::Environment;
 use crate::store::block::Blocks;
 use crate::store::extent::{ExtentLimits, Extents};
 use crate::store::sources::Sources;

@@ -1,6 +1,6 @@
 //! Sources: where bytes lie before carrack knows them.
 //!
-//! In       a [`Source`] made from what is configured; a path below it, a validator, a range.
+//! In       a [`Source`] that `open` made from what is configured; a path below it, a validator, a range.
 //! Out      objects as they are listed, and bytes of the very version that was asked for.
 //! Limits   each read and list has deadlines (`http`); nothing here holds more than one part of a
 //!          body or one page of a listing.
@@ -10,6 +10,7 @@
 //! Sources hold nothing but configuration, credentials and idle connections: any number of reads
 //! may go on at once, and dropping what a method returned ends that read.
 
+pub mod config;
 #[doc(hidden)]
 pub mod conformance;
 mod date;
@@ -24,6 +25,7 @@ pub mod local;
 pub mod look;
 pub mod nofollow;
 mod object;
+pub mod open;
 mod reach;
 pub mod retry;
 mod s3;
@@ -33,17 +35,13 @@ pub mod url;
 pub mod validator;
 mod web;
 
-use std::collections::HashMap;
 use std::ops::Range;
-use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
 
-use self::url::{Scheme, SourceUrl};
 use self::validator::ObjectStamp;
 use crate::error::{Error, ErrorKind};
 
@@ -185,99 +183,6 @@ impl From<SourceError> for Error {
             SourceErrorKind::Unusable => ErrorKind::Invalid,
         };
         Self::new(kind, error.what)
-    }
-}
-
-/// The variables that sources may look at, taken by the command line from the process or from the
-/// client that sent a command. Secrets among them stay in memory.
-#[derive(Clone, Default)]
-pub struct Environment {
-    variables: HashMap<String, String>,
-}
-
-impl Environment {
-    /// Those of `variables` that sources know: of AWS, Google, Azure, and the home directory.
-    #[must_use]
-    pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        let known = |name: &str| {
-            ["AWS_", "GOOGLE_", "AZURE_"]
-                .iter()
-                .any(|prefix| name.starts_with(prefix))
-                || name == "HOME"
-        };
-        let variables = variables.into_iter().filter(|(name, _)| known(name));
-        Self {
-            variables: variables.collect(),
-        }
-    }
-
-    /// The value of a variable, if it is set and not empty.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&str> {
-        let value = self.variables.get(name)?;
-        (!value.is_empty()).then_some(value)
-    }
-
-    /// Whether `other` has the same variables and values.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.variables == other.variables
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.variables
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-    }
-}
-
-impl std::fmt::Debug for Environment {
-    /// Names only: values may be secrets.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.variables.keys()).finish()
-    }
-}
-
-/// What is configured of a source. The catalog's row of it has the same fields.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SourceConfig {
-    /// `s3://`, `gs://`, `az://`, `http://`, `https://`, or the absolute path of a folder.
-    pub url: String,
-    /// The server that answers for a bucket; empty for the provider's own.
-    pub endpoint: String,
-    /// The region of a bucket; empty for the provider's default.
-    pub region: String,
-    /// `env`, `profile:NAME`, `file:PATH`, `web-identity` or `none`.
-    pub credentials: String,
-    /// Of a web server: origins that its requests may be sent on to, besides its own.
-    pub redirects: Vec<String>,
-    /// Of a web server: its name, and those of `redirects`, may lead to private addresses.
-    pub private: bool,
-}
-
-/// Opens a source. Called within the runtime that its reads will run on. Asks nothing of it yet.
-///
-/// # Errors
-/// `Unusable` if what is configured cannot be a source.
-pub fn open(
-    config: &SourceConfig,
-    environment: &Environment,
-) -> Result<Arc<dyn Source>, SourceError> {
-    let url = SourceUrl::parse(&config.url)
-        .map_err(|error| SourceError::new(SourceErrorKind::Unusable, error.to_string()))?;
-    let Some(url) = url else {
-        let folder = folder::LocalSource::new(Path::new(&config.url))?;
-        return Ok(Arc::new(folder));
-    };
-    http::install_crypto();
-    match url.scheme() {
-        Scheme::S3 => Ok(Arc::new(s3::S3::new(config, &url, environment)?)),
-        Scheme::Http | Scheme::Https => Ok(Arc::new(web::Web::new(config, &url)?)),
-        Scheme::Gcs | Scheme::Azure => {
-            let source = object::ObjectSource::new(config, &url, environment)?;
-            Ok(Arc::new(source))
-        }
     }
 }
 

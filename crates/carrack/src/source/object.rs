@@ -22,12 +22,12 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path;
 use object_store::{ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, RetryConfig};
 
+use crate::source::config::{Environment, SourceConfig};
 use crate::source::http::{check_bounds, strong_etag};
 use crate::source::url::{Scheme, SourceUrl, odd_key};
 use crate::source::validator::{FileTime, ObjectStamp};
 use crate::source::{
-    BoxFuture, ByteStream, Environment, Listed, ObjectStream, Source, SourceConfig, SourceError,
-    SourceErrorKind, printable,
+    BoxFuture, ByteStream, Listed, ObjectStream, Source, SourceError, SourceErrorKind, printable,
 };
 
 /// As in `source::http`.

@@ -12,7 +12,6 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_e
 use reqwest::Url;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::{Environment, SourceConfig};
 
 /// Longest URL of a place, in bytes.
 pub const URL_LEN_MAX: usize = 8 * 1024;
@@ -256,38 +255,6 @@ impl fmt::Display for SourceUrl {
             self.host,
             self.path
         )
-    }
-}
-
-impl SourceConfig {
-    /// What the environment says of a place that nobody has configured: the server, the region,
-    /// and where credentials are to be looked for.
-    #[must_use]
-    pub fn from_environment(url: &SourceUrl, environment: &Environment) -> Self {
-        let first = |names: &[&str]| {
-            let value = names.iter().find_map(|name| environment.get(name));
-            value.unwrap_or_default().to_owned()
-        };
-        let mut config = Self {
-            url: url.to_string(),
-            ..Self::default()
-        };
-        match url.scheme {
-            Scheme::S3 => {
-                config.endpoint = first(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]);
-                config.region = first(&["AWS_REGION", "AWS_DEFAULT_REGION"]);
-                config.credentials = "env".to_owned();
-            }
-            Scheme::Gcs => {
-                config.credentials = "env".to_owned();
-            }
-            Scheme::Azure => {
-                config.endpoint = first(&["AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"]);
-                config.credentials = "env".to_owned();
-            }
-            Scheme::Http | Scheme::Https => "none".clone_into(&mut config.credentials),
-        }
-        config
     }
 }
 

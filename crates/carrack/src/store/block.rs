@@ -26,7 +26,7 @@ use quick_cache::sync::Cache;
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::Environment;
+use crate::source::config::Environment;
 use crate::source::local::{self, LocalFile};
 use crate::store::Store;
 use crate::store::buffers::{BUFFER_LEN, Buffer, BufferPool};

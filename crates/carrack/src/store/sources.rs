@@ -13,9 +13,10 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::source::Source;
+use crate::source::config::{Environment, SourceConfig};
 use crate::source::health::{Health, SourceState};
 use crate::source::limiter::Limiter;
-use crate::source::{Environment, Source, SourceConfig};
 use crate::store::block::{SourceStatus, State};
 use crate::store::catalog::SourceRecord;
 use crate::store::{Store, hold};
@@ -193,7 +194,7 @@ impl Sources {
         };
         let handle = self.handle()?;
         let _guard = handle.enter();
-        Ok(crate::source::open(&config, environment)?)
+        Ok(crate::source::open::open(&config, environment)?)
     }
 
     /// Lets credentials of source `id` be looked up in `environment` from now on, if that tells

@@ -41,7 +41,7 @@ use crate::node::limits::Limits;
 use crate::node::supervisor::{Part, fail_point, fail_points, run_again};
 use crate::node::swarm::{self, P2p, P2pOptions};
 use crate::node::{self, ServeOptions, websocket};
-use crate::source::Environment;
+use crate::source::config::Environment;
 use crate::store::block::Blocks;
 use crate::store::{Merger, Step, Store};
 

@@ -12,7 +12,7 @@ use crate::cli::output::tests::Shared;
 use crate::cli::screen::Screen;
 use crate::error::{ErrorKind, Result};
 use crate::ingest::tests::{Fixture, bytes, car, import_options, raw};
-use crate::source::Environment;
+use crate::source::config::Environment;
 
 /// The outcome and standard output.
 fn run(fixture: &Fixture, args: &[&str], stop: bool) -> (Result<()>, String) {

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::source::config::{Environment, SourceConfig};
 use crate::source::url::SourceUrl;
-use crate::source::{Environment, SourceConfig};
 use crate::store::Store;
 use crate::store::catalog::{Batch, SourceRecord};
 use crate::store::sources::{OpenSource, Sources};

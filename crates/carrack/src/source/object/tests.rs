@@ -5,9 +5,10 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::ObjectSource;
+use crate::source::config::{Environment, SourceConfig};
 use crate::source::conformance::{Place, run};
+use crate::source::open::open;
 use crate::source::url::SourceUrl;
-use crate::source::{Environment, SourceConfig, open};
 
 struct Memory(Arc<InMemory>);
 

@@ -17,7 +17,8 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCr
 use object_store::{RetryConfig, StaticCredentialProvider};
 
 use super::ini;
-use crate::source::{Environment, SourceError, SourceErrorKind};
+use crate::source::config::Environment;
+use crate::source::{SourceError, SourceErrorKind};
 
 const FILE_LEN_MAX: u64 = 1 << 20;
 /// Tools that renew keys in a file do so minutes before the old ones expire.

@@ -24,6 +24,7 @@ use object_store::client::{HttpRequest, HttpRequestBody};
 use reqwest::{Response, Url};
 
 use self::credentials::Credentials;
+use crate::source::config::{Environment, SourceConfig};
 use crate::source::http::{
     Engine, Ranges, Wanted, content_len, second_byte, stamp_of, status_error, text,
 };
@@ -32,8 +33,8 @@ use crate::source::retry::patiently;
 use crate::source::url::{Scheme, SourceUrl, encode_path, odd_key};
 use crate::source::validator::ObjectStamp;
 use crate::source::{
-    BoxFuture, ByteStream, Environment, Listed, ObjectStream, Source, SourceConfig, SourceError,
-    SourceErrorKind, http, printable,
+    BoxFuture, ByteStream, Listed, ObjectStream, Source, SourceError, SourceErrorKind, http,
+    printable,
 };
 
 /// The region of a bucket that nobody told.

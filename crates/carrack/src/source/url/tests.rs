@@ -1,7 +1,7 @@
 use proptest::prelude::{any, proptest};
 
 use super::{Scheme, SourceUrl, encode_path};
-use crate::source::{Environment, SourceConfig};
+use crate::source::config::{Environment, SourceConfig};
 
 fn url(text: &str) -> SourceUrl {
     SourceUrl::parse(text).unwrap().unwrap()

@@ -20,6 +20,7 @@ use futures_util::stream;
 use percent_encoding::percent_decode_str;
 use reqwest::{Response, Url};
 
+use crate::source::config::SourceConfig;
 use crate::source::http::{
     Engine, Ranges, Wanted, check_bounds, content_len, content_range, second_byte, stamp_of,
     status_error, text, whole,
@@ -28,8 +29,7 @@ use crate::source::reach::Reach;
 use crate::source::url::{Scheme, SourceUrl, encode_path, odd_key};
 use crate::source::validator::ObjectStamp;
 use crate::source::{
-    BoxFuture, ByteStream, ObjectStream, Source, SourceConfig, SourceError, SourceErrorKind, http,
-    printable,
+    BoxFuture, ByteStream, ObjectStream, Source, SourceError, SourceErrorKind, http, printable,
 };
 
 const REDIRECTS_MAX: usize = 5;

@@ -12,10 +12,9 @@ use tempfile::TempDir;
 use tokio::sync::Notify;
 
 use super::{ExtentLimits, Extents, Place};
+use crate::source::config::Environment;
 use crate::source::validator::ObjectStamp;
-use crate::source::{
-    BoxFuture, ByteStream, Environment, ObjectStream, Source, SourceError, SourceErrorKind,
-};
+use crate::source::{BoxFuture, ByteStream, ObjectStream, Source, SourceError, SourceErrorKind};
 use crate::store::location::ContainerId;
 use crate::store::sources::{OpenSource, Sources};
 use crate::store::{OpenMode, Store};

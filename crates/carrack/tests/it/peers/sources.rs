@@ -13,10 +13,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use carrack::source::config::{Environment, SourceConfig};
 use carrack::source::conformance::{Place, run};
 use carrack::source::retry::Patient;
 use carrack::source::validator::ObjectStamp;
-use carrack::source::{Environment, Listed, Source, SourceConfig, SourceError, SourceErrorKind};
+use carrack::source::{Listed, Source, SourceError, SourceErrorKind};
 use carrack_testkit::{Conduct, Fault};
 use futures_util::StreamExt;
 use tempfile::TempDir;
@@ -44,7 +45,7 @@ fn open_bucket(bucket: &Bucket, prefix: &str) -> Arc<dyn Source> {
         endpoint: bucket.proxy.url(),
         ..SourceConfig::default()
     };
-    carrack::source::open(&config, &environment(bucket)).unwrap()
+    carrack::source::open::open(&config, &environment(bucket)).unwrap()
 }
 
 fn open_web(url: &str) -> Arc<dyn Source> {
@@ -52,7 +53,7 @@ fn open_web(url: &str) -> Arc<dyn Source> {
         url: url.to_owned(),
         ..SourceConfig::default()
     };
-    carrack::source::open(&config, &Environment::default()).unwrap()
+    carrack::source::open::open(&config, &Environment::default()).unwrap()
 }
 
 struct InBucket<'a>(&'a Bucket);
@@ -316,7 +317,7 @@ fn wrong_keys_and_wrong_hosts_say_what_to_do_and_tell_no_secret() {
             credentials: credentials.to_owned(),
             ..SourceConfig::default()
         };
-        let source = carrack::source::open(&config, &Environment::new(variables))?;
+        let source = carrack::source::open::open(&config, &Environment::new(variables))?;
         assert!(
             !format!("{source:?}").contains("hunter2hunter2"),
             "{source:?}"
@@ -407,7 +408,7 @@ fn keys_of_a_profile_are_read_from_its_file() {
             credentials: credentials.to_owned(),
             ..SourceConfig::default()
         };
-        let source = carrack::source::open(&config, &Environment::new(variables)).unwrap();
+        let source = carrack::source::open::open(&config, &Environment::new(variables)).unwrap();
         let stamp = runtime().block_on(source.stat(b"object")).unwrap();
         assert_eq!(stamp.size, 7, "{credentials}");
         assert!(!format!("{source:?}").contains(&secret), "{source:?}");

@@ -13,7 +13,7 @@ use crate::cli::Env;
 use crate::cli::args::SourceAccess;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::remote::target::is_url;
-use crate::source::SourceConfig;
+use crate::source::config::SourceConfig;
 use crate::source::url::{SourceUrl, origin_of};
 use crate::store::catalog::SourceRecord;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Credentials;
-use crate::source::Environment;
+use crate::source::config::Environment;
 
 /// A metadata service of an instance. Each of its keys has another name and is good for a century,
 /// as an hour is by a clock that is a century behind.
