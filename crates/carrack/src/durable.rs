@@ -5,11 +5,13 @@
 //!          are synced before the rename, the directory after it.
 //! Not here what a failed sync means for a store (`store::gate`).
 //!
-//! Every file that carrack makes comes about here or in two steps of it: packs grow under their
-//! names and are synced with their directory before a catalog row names them.
+//! Every file that carrack makes comes about here or in two steps of it: packs and segments are
+//! synced under temporary names before a catalog row names them, and renamed after it.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind as IoKind};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+/// Behind the name of a file that is not finished.
+pub const TEMPORARY: &[u8] = b".tmp";
 /// Mode of a file for everybody whom the process's mask allows.
 pub const MODE_SHARED: u32 = 0o666;
 /// Mode of a file of its owner's alone.
@@ -159,6 +163,18 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
 /// # Errors
 /// As [`publish`].
 pub fn rename_unless_there(from: &Path, to: &Path) -> Result<bool, DurableError> {
+    match move_unless_there(from, to) {
+        Err(error) => Err(DurableError::undone("renaming", from, error)),
+        Ok(false) => Ok(false),
+        Ok(true) => sync_name(to).map(|()| true),
+    }
+}
+
+/// As [`rename_unless_there`], and a power cut may take it back.
+///
+/// # Errors
+/// Those of `rename`.
+pub fn move_unless_there(from: &Path, to: &Path) -> io::Result<bool> {
     let moved = match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         // Not every file system knows the flag; a second name does not replace, either.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
@@ -168,8 +184,29 @@ pub fn rename_unless_there(from: &Path, to: &Path) -> Result<bool, DurableError>
     };
     match moved {
         Err(error) if error.kind() == IoKind::AlreadyExists => Ok(false),
-        Err(error) => Err(DurableError::undone("renaming", from, error)),
-        Ok(()) => sync_name(to).map(|()| true),
+        moved => moved.map(|()| true),
+    }
+}
+
+/// The name of a file while it is not finished.
+#[must_use]
+pub fn temporary(path: &Path) -> PathBuf {
+    named(path, ".tmp")
+}
+
+/// Does something with a file that has its temporary name yet, or its own, which whoever finished
+/// it may give it at any moment.
+///
+/// # Errors
+/// Those of what is done; `NotFound` if there is neither.
+pub fn at_either<T>(path: &Path, mut done: impl FnMut(&Path) -> io::Result<T>) -> io::Result<T> {
+    match done(path) {
+        Err(error) if error.kind() == IoKind::NotFound => {}
+        other => return other,
+    }
+    match done(&temporary(path)) {
+        Err(error) if error.kind() == IoKind::NotFound => done(path),
+        other => other,
     }
 }
 
@@ -203,17 +240,19 @@ impl Temporary {
         }
     }
 
-    /// One for `target` under the same name each time, so that what a kill leaves is written over:
-    /// for whoever holds the lock of the directory.
+    /// One for `target`, once those that kills have left are removed: for whoever holds the lock of
+    /// the directory. A file that only has a like name stays.
     ///
     /// # Errors
     /// As [`Self::new`].
     pub fn of_owner(target: &Path, mode: u32) -> io::Result<Self> {
-        let path = named(target, ".tmp");
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true);
-        let file = options.mode(mode).open(&path)?;
-        Ok(Self::opened(file, path, target))
+        for entry in std::fs::read_dir(directory_of(target))? {
+            let entry = entry?;
+            if is_temporary_of(&entry.file_name(), target) {
+                let _ = std::fs::remove_file(entry.path()); // If it stays, it is in nobody's way.
+            }
+        }
+        Self::new(target, mode)
     }
 
     fn opened(file: File, path: PathBuf, target: &Path) -> Self {
@@ -262,6 +301,26 @@ impl Drop for Temporary {
             // Made by this process under a name of its own.
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+/// Whether a name is one that [`Temporary::new`] gives to what is to become `target`.
+#[must_use]
+pub fn is_temporary_of(name: &OsStr, target: &Path) -> bool {
+    let numbers = target.file_name().and_then(|target| {
+        let behind = name.as_bytes().strip_prefix(target.as_bytes())?;
+        let numbers = behind.strip_prefix(b".")?.strip_suffix(TEMPORARY)?;
+        std::str::from_utf8(numbers).ok()?.split_once('-')
+    });
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    numbers.is_some_and(|(process, n)| is_number(process) && is_number(n))
+}
+
+/// The directory that a name is in.
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
     }
 }
 
@@ -367,6 +426,31 @@ mod tests {
         assert!(!rename_unless_there(&a, &b).unwrap());
         assert_eq!(std::fs::read(&b).unwrap(), b"b");
         assert!(rename_unless_there(&a, &dir.path().join("c")).unwrap());
+    }
+
+    #[test]
+    fn what_kills_left_is_removed_and_files_of_like_names_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("key");
+        let mine = [
+            "key.tmp",
+            "key.1.tmp",
+            "key.1-.tmp",
+            "key.a-1.tmp",
+            "key.1-1.tmp.x",
+        ];
+        for name in mine.iter().chain(&["key.1-1.tmp", "key.77-0.tmp"]) {
+            std::fs::write(dir.path().join(name), b"mine").unwrap();
+        }
+        drop(Temporary::of_owner(&target, MODE_SHARED).unwrap());
+        for name in mine {
+            assert_eq!(
+                std::fs::read(dir.path().join(name)).unwrap(),
+                b"mine",
+                "{name}"
+            );
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), mine.len());
     }
 
     #[test]

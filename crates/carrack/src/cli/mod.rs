@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::remote::target::Target;
 use crate::node::swarm::P2p;
 use crate::source::config::Environment;
@@ -170,10 +170,61 @@ fn report(outcome: Result<u8>, out: &mut Output) -> u8 {
     }
 }
 
+/// Descriptors that any command needs: for its store, its threads and their signals.
+const DESCRIPTORS_MIN: u64 = 40;
+
+/// An error if this process may not open or start what every command needs. Libraries that meet the
+/// end of it panic.
+fn check_means() -> Result<()> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let is_enough = |limit: Option<u64>| limit.is_none_or(|n| n >= DESCRIPTORS_MIN);
+    if !is_enough(limit.current) && is_enough(limit.maximum) {
+        limit.current = Some(DESCRIPTORS_MIN);
+        let raised = setrlimit(Resource::Nofile, limit);
+        raised.context(ErrorKind::Unavailable, || {
+            "cannot open enough files".to_owned()
+        })?;
+    }
+    if !is_enough(limit.current) {
+        let n = limit.current.unwrap_or_default();
+        let what = format!(
+            "this process may open {n} files and needs {DESCRIPTORS_MIN}: raise its limit \
+             (ulimit -n)"
+        );
+        return Err(Error::new(ErrorKind::Unavailable, what));
+    }
+    check_threads()
+}
+
+/// As many threads as a runtime has, all at once, and one for signals.
+fn check_threads() -> Result<()> {
+    let n = 1 + std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let (go_on, wait) = std::sync::mpsc::sync_channel::<()>(0);
+    let wait = Arc::new(std::sync::Mutex::new(wait));
+    let mut threads = Vec::with_capacity(n);
+    for _ in 0..n {
+        let wait = Arc::clone(&wait);
+        // Ends when nobody is left who could send.
+        let thread = std::thread::Builder::new().spawn(move || {
+            let _ = wait.lock().map(|wait| wait.recv());
+        });
+        threads.push(thread.context(ErrorKind::Unavailable, || {
+            format!("this process may not start {n} threads: raise its limit (ulimit -u)")
+        })?);
+    }
+    drop(go_on);
+    for thread in threads {
+        let _ = thread.join(); // It had nothing to do.
+    }
+    Ok(())
+}
+
 fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
     if let Command::Cid(command) = &cli.command {
         return commands::cid::run(command, out).map(|()| 0);
     }
+    check_means()?;
     let data_dir = data_dir(cli)?;
     if let Command::Id = &cli.command {
         return commands::id::run(&data_dir, out).map(|()| 0);
@@ -184,7 +235,7 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
         return commands::serve::run(store, &data_dir, serve, environment, out).map(|()| 0);
     }
     if let Command::Index(IndexCommand::Rebuild { catalog: true, .. }) = &cli.command {
-        let stop = stop_on_interrupt();
+        let stop = stop_on_interrupt()?;
         return commands::index::run_rebuild_catalog(&data_dir, out, &stop).map(|()| 0);
     }
     let mode = open_mode(&cli.command);
@@ -195,7 +246,7 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
             outcome => return outcome,
         },
     };
-    let stop = stop_on_interrupt();
+    let stop = stop_on_interrupt()?;
     let (cache_len, bytes_max) = (COMMAND_CACHE_LEN, COMMAND_EXTENTS_LEN);
     let blocks = open_blocks(Arc::clone(&store), &environment, cache_len, bytes_max)?;
     let directory = std::env::current_dir()
@@ -355,10 +406,10 @@ fn data_dir(cli: &Cli) -> Result<PathBuf> {
 }
 
 /// A flag that the first interrupt sets; the second ends the process.
-fn stop_on_interrupt() -> Arc<AtomicBool> {
+fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
-    std::thread::spawn(move || {
+    let started = std::thread::Builder::new().spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build();
@@ -387,7 +438,9 @@ fn stop_on_interrupt() -> Arc<AtomicBool> {
             }
         });
     });
-    stop
+    let cannot = || "cannot listen for signals".to_owned();
+    started.context(ErrorKind::Unavailable, cannot)?;
+    Ok(stop)
 }
 
 /// What is logged if nobody says. A peer may bring identify to a line for each of its streams.

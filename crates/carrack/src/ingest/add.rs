@@ -29,10 +29,11 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::assembly::{Assembly, Place, Watcher};
 use crate::ingest::hash::HashPool;
 use crate::ingest::journal::Journal;
+use crate::ingest::own::Own;
 use crate::ingest::scan::{self, Ahead, Entry, EntryKind};
 use crate::ingest::sink::Origin;
 use crate::ingest::tree::Parent;
-use crate::ingest::{AddReport, Changes, Progress};
+use crate::ingest::{AddReport, Changes, LEFT_OUT_SHOWN_MAX, Progress};
 use crate::source::nofollow::{self, Kind};
 use crate::store::Store;
 
@@ -115,10 +116,12 @@ fn add_targets(
         if progress.wants_total() {
             let (total, measured, over) = (Arc::clone(&total), Arc::clone(&measured), &over);
             let roots: Vec<PathBuf> = targets.unique.iter().map(|one| one.1.clone()).collect();
-            scope.spawn(move || {
-                scan::measure(roots, options.hidden, &total, over);
+            let measuring = std::thread::Builder::new().spawn_scoped(scope, move || {
+                let own = Own::of(store.dir());
+                scan::measure(roots, &own, options.hidden, &total, over);
                 measured.store(true, Ordering::Release);
             });
+            drop(measuring); // Without it, no total is told.
         }
         let _ingest = store.ingest_lock();
         let watcher = Watcher {
@@ -190,8 +193,7 @@ struct Adder<'a> {
     batch_len: u64,
     /// The argument that is gone through.
     top: PathBuf,
-    /// The store's directory, which changes while it is read.
-    own_dir: PathBuf,
+    own: Own,
 }
 
 /// One directory on the way down.
@@ -212,7 +214,7 @@ impl<'a> Adder<'a> {
     ) -> Result<Self> {
         let assembly = Assembly::new(store, origin, options, watcher)?;
         Ok(Self {
-            pool: HashPool::new(options.n_threads, assembly.rule),
+            pool: HashPool::new(options.n_threads, assembly.rule)?,
             assembly,
             small: HashMap::new(),
             big: HashMap::new(),
@@ -220,7 +222,7 @@ impl<'a> Adder<'a> {
             batch: Vec::new(),
             batch_len: 0,
             top: PathBuf::new(),
-            own_dir: std::fs::canonicalize(store.dir()).unwrap_or_default(),
+            own: Own::of(store.dir()),
         })
     }
 
@@ -311,11 +313,13 @@ impl<'a> Adder<'a> {
     fn target(&mut self, path: &Path, place: Place) -> Result<()> {
         path.clone_into(&mut self.top);
         let cannot = || format!("cannot add {}", path.display());
-        let has_own_dir = !self.own_dir.as_os_str().is_empty();
-        if has_own_dir && path.starts_with(&self.own_dir) {
+        let own = || {
             // The key of this node lies there.
             let what = format!("{}: carrack's own files are not for others", cannot());
-            return Err(Error::new(ErrorKind::Invalid, what));
+            Error::new(ErrorKind::Invalid, what)
+        };
+        if self.own.holds(path) {
+            return Err(own());
         }
         let looked = nofollow::look(path).context(ErrorKind::Invalid, cannot)?;
         match looked.kind {
@@ -329,7 +333,7 @@ impl<'a> Adder<'a> {
                 return Err(Error::new(ErrorKind::Invalid, what));
             }
         }
-        let mut ahead = Ahead::new(path, &self.own_dir, self.assembly.options.hidden);
+        let mut ahead = Ahead::new(path, &self.own, self.assembly.options.hidden);
         let first = self.enter(&mut ahead, path.to_owned(), place);
         let first = first.map_err(|error| {
             Error::with(
@@ -338,7 +342,7 @@ impl<'a> Adder<'a> {
                 error,
             )
         })?;
-        let mut levels = vec![first];
+        let mut levels = vec![first.ok_or_else(own)?];
         while let Some(level) = levels.last_mut() {
             self.assembly.check_stop()?;
             let Some(entry) = level.entries.next() else {
@@ -360,15 +364,15 @@ impl<'a> Adder<'a> {
             };
             let path = level.path.join(&entry.name);
             match entry.kind {
+                EntryKind::File(validator) if self.own.has_file(&validator) => {
+                    self.leave_own(path, parent)?;
+                }
                 EntryKind::File(validator) => self.file(path, &validator, place)?,
                 EntryKind::Symlink(target) => self.assembly.symlink(&path, &target, place)?,
                 EntryKind::Unreadable(error) => self.assembly.unread(&path, error, place)?,
-                EntryKind::Directory if path == self.own_dir => {
-                    self.assembly.report.special += 1;
-                    self.assembly.settle(parent, None)?;
-                }
                 EntryKind::Directory => match self.enter(&mut ahead, path.clone(), place) {
-                    Ok(level) => levels.push(level),
+                    Ok(Some(level)) => levels.push(level),
+                    Ok(None) => self.leave_own(path, parent)?,
                     Err(error) => self.assembly.unread(&path, error, place)?,
                 },
             }
@@ -376,8 +380,25 @@ impl<'a> Adder<'a> {
         Ok(())
     }
 
-    fn enter(&mut self, ahead: &mut Ahead, path: PathBuf, place: Place) -> io::Result<Level> {
+    /// Passes over what is carrack's own, the key of this node among it.
+    fn leave_own(&mut self, path: PathBuf, parent: Parent) -> Result<()> {
+        if self.assembly.report.own.len() < LEFT_OUT_SHOWN_MAX {
+            self.assembly.report.own.push(path);
+        }
+        self.assembly.settle(parent, None)
+    }
+
+    /// Goes into a directory; `None`: it is carrack's own.
+    fn enter(
+        &mut self,
+        ahead: &mut Ahead,
+        path: PathBuf,
+        place: Place,
+    ) -> io::Result<Option<Level>> {
         let listing = ahead.take(&path)?;
+        if listing.is_own {
+            return Ok(None);
+        }
         self.assembly.report.hidden += listing.hidden;
         self.assembly.report.special += listing.special;
         let names = listing
@@ -389,12 +410,12 @@ impl<'a> Adder<'a> {
             .tree
             .open(path.clone(), place.root, place.parent, names);
         let entries = listing.entries.into_iter();
-        Ok(Level {
+        Ok(Some(Level {
             directory,
             path,
             entries,
             next_entry: 0,
             root: place.root,
-        })
+        }))
     }
 }

@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use carrack_formats::sha256::{digest_all, messages_at_once};
 use carrack_formats::unixfs::leaf;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::add::files::{RANGE_LEAVES_MAX, RANGE_LEN};
 use crate::source::local::LocalFile;
 use crate::store::catalog::Validator;
@@ -163,26 +164,35 @@ pub struct HashPool {
 }
 
 impl HashPool {
-    /// Starts `n_threads` workers.
-    #[must_use]
-    pub fn new(n_threads: usize, rule: LeafRule) -> Self {
+    /// Starts `n_threads` workers, or as many as there may be.
+    ///
+    /// # Errors
+    /// `Unavailable` if there may be none.
+    pub fn new(n_threads: usize, rule: LeafRule) -> Result<Self> {
         let n_threads = n_threads.max(1);
         let queue = n_threads * JOBS_PER_WORKER;
         let (jobs, job_receiver) = sync_channel(queue);
         let (done_sender, done) = sync_channel(queue);
         let job_receiver = Arc::new(Mutex::new(job_receiver));
-        let threads = (0..n_threads)
-            .map(|_| {
-                let (jobs, done) = (Arc::clone(&job_receiver), done_sender.clone());
-                std::thread::spawn(move || work(rule, &jobs, &done))
-            })
-            .collect();
-        Self {
+        let mut threads = Vec::with_capacity(n_threads);
+        for n in 0..n_threads {
+            let (jobs, done) = (Arc::clone(&job_receiver), done_sender.clone());
+            let started = std::thread::Builder::new().spawn(move || work(rule, &jobs, &done));
+            match started {
+                Ok(thread) => threads.push(thread),
+                Err(_) if n > 0 => break,
+                Err(error) => {
+                    let what = "cannot start threads";
+                    return Err(Error::with(ErrorKind::Unavailable, what, error));
+                }
+            }
+        }
+        Ok(Self {
             jobs: Some(jobs),
             done,
             threads,
             in_flight: 0,
-        }
+        })
     }
 
     /// Most jobs under way at once.
@@ -459,7 +469,7 @@ mod tests {
             chunk_size: 10,
             raw: true,
         };
-        let mut pool = HashPool::new(2, rule);
+        let mut pool = HashPool::new(2, rule).unwrap();
         while pool.has_room() {
             pool.submit(Job::Files(vec![(1, "/no such file".into())]));
         }

@@ -10,6 +10,7 @@ mod assembly;
 pub mod hash;
 pub mod import;
 pub mod journal;
+pub mod own;
 pub mod remote;
 pub mod rescan;
 pub mod scan;
@@ -89,8 +90,10 @@ pub struct AddReport {
     pub symlinks: u64,
     /// Hidden files and folders that were not asked for.
     pub hidden: u64,
-    /// Sockets, FIFOs and devices, which have no bytes, and carrack's own data directory.
+    /// Sockets, FIFOs and devices, which have no bytes.
     pub special: u64,
+    /// Carrack's own files and folders, which are for nobody; the first [`LEFT_OUT_SHOWN_MAX`].
+    pub own: Vec<PathBuf>,
     /// Number of files that should be part of the result and are not: unreadable, or changed
     /// each time they were read.
     pub n_left_out: u64,
@@ -129,6 +132,8 @@ impl AddReport {
         self.symlinks += other.symlinks;
         self.hidden += other.hidden;
         self.special += other.special;
+        let room = LEFT_OUT_SHOWN_MAX.saturating_sub(self.own.len());
+        self.own.extend(other.own.into_iter().take(room));
         self.n_left_out += other.n_left_out;
         let room = LEFT_OUT_SHOWN_MAX.saturating_sub(self.left_out.len());
         self.left_out.extend(other.left_out.into_iter().take(room));

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use self::ahead::Ahead;
 use crate::ingest::hash::FILE_LEN_MAX;
+use crate::ingest::own::Own;
 use crate::source::nofollow::{self, Directory, Kind};
 use crate::store::catalog::Validator;
 
@@ -50,15 +51,21 @@ pub struct Listing {
     pub hidden: u64,
     /// Sockets, FIFOs and devices.
     pub special: u64,
+    /// It is carrack's own: nothing in it takes part.
+    pub is_own: bool,
 }
 
 /// Lists `directory`.
 ///
 /// # Errors
 /// Those of opening and reading it; `InvalidInput` if there is a symlink in its path.
-pub fn list(directory: &Path, with_hidden: bool) -> io::Result<Listing> {
+pub fn list(directory: &Path, own: &Own, with_hidden: bool) -> io::Result<Listing> {
     let mut listing = Listing::default();
     let mut directory = Directory::open(directory)?;
+    if own.has(directory.id()?) {
+        listing.is_own = true;
+        return Ok(listing);
+    }
     while let Some(entry) = directory.next_entry() {
         let (name, kind) = entry?;
         if !with_hidden && name.as_bytes().starts_with(b".") {
@@ -104,7 +111,13 @@ fn kind_of(
 }
 
 /// Adds up the lengths of all files, for an estimate of the time left.
-pub fn measure(roots: Vec<PathBuf>, with_hidden: bool, total: &AtomicU64, stop: &AtomicBool) {
+pub fn measure(
+    roots: Vec<PathBuf>,
+    own: &Own,
+    with_hidden: bool,
+    total: &AtomicU64,
+    stop: &AtomicBool,
+) {
     let mut left = roots;
     while let Some(path) = left.pop() {
         if stop.load(Ordering::Relaxed) {
@@ -116,7 +129,7 @@ pub fn measure(roots: Vec<PathBuf>, with_hidden: bool, total: &AtomicU64, stop: 
         if looked.kind == Kind::File {
             count(&looked.validator, total);
         } else if looked.kind == Kind::Directory {
-            let Ok(listing) = list(&path, with_hidden) else {
+            let Ok(listing) = list(&path, own, with_hidden) else {
                 continue;
             };
             for entry in listing.entries {

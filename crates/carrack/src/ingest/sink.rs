@@ -520,8 +520,7 @@ impl Drop for Sink<'_> {
         if let Some((_, pack)) = self.pack.take()
             && !self.pack_is_listed
         {
-            // Nothing refers to it. One that stays is removed by the next opening of the store.
-            let _ = std::fs::remove_file(self.store.pack_path(&pack_record(&pack, 0)));
+            pack.discard(); // Nothing refers to it.
         }
     }
 }

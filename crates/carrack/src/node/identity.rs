@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::durable::{self, DurableError, Temporary};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::store::Store;
 
 /// The file in the data directory.
 pub const FILE_NAME: &str = "identity.key";
@@ -46,7 +47,8 @@ impl Identity {
     ///
     /// # Errors
     /// `Corrupt` if the file is not an ed25519 key of its owner's alone; `Unavailable` if it cannot
-    /// be read or made. It is never replaced.
+    /// be read or made. It is never replaced. `Invalid` if the directory holds something else and
+    /// no store: nothing is made in it.
     pub fn open_or_create(data_dir: &Path) -> Result<Self> {
         let path = data_dir.join(FILE_NAME);
         if let Some(identity) = Self::read(&path)? {
@@ -57,6 +59,7 @@ impl Identity {
             })?;
             return Ok(identity);
         }
+        Store::check_place(data_dir)?;
         create(data_dir, &path).context(ErrorKind::Unavailable, || {
             format!("cannot make the key of this node, {}", path.display())
         })?;
@@ -153,8 +156,8 @@ fn decode(bytes: &[u8]) -> Result<Keypair, Unusable> {
     Keypair::from_protobuf_encoding(bytes).map_err(|_| Unusable::Damaged)
 }
 
-/// Makes a key unless there is one. What a crash leaves under the temporary name was nobody's key,
-/// and is written over by the next start.
+/// Makes a key unless there is one. What a crash leaves under a temporary name was nobody's key,
+/// and is removed by the next start.
 fn create(data_dir: &Path, path: &Path) -> std::io::Result<()> {
     durable::create_dir_all(data_dir).map_err(DurableError::into_io)?;
     let directory = File::open(data_dir)?;

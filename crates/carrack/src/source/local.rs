@@ -18,6 +18,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::ReadWriteFlags;
 
+use crate::durable;
 use crate::source::nofollow::{self, Kind};
 use crate::source::validator::{FileStamp, FileTime, Validator};
 
@@ -62,13 +63,15 @@ impl LocalFile {
         Self::of(nofollow::open(path)?)
     }
 
-    /// Opens a file of the store's own: its directory may lie behind symlinks.
+    /// Opens a file of the store's own: its directory may lie behind symlinks, and it may have its
+    /// temporary name yet.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn open_own(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        Self::of(rustix::fs::open(path, flags, Mode::empty())?)
+        let open = |path: &Path| Ok(rustix::fs::open(path, flags, Mode::empty())?);
+        Self::of(durable::at_either(path, open)?)
     }
 
     fn of(file: OwnedFd) -> io::Result<Self> {

@@ -131,6 +131,15 @@ impl Directory {
         }
     }
 
+    /// What it is, whatever it is called: its device and inode.
+    ///
+    /// # Errors
+    /// Those of `fstat`.
+    pub fn id(&self) -> io::Result<(u64, u64)> {
+        let stat = rustix::fs::fstat(self.0.fd()?)?;
+        Ok((unsigned(stat.st_dev), unsigned(stat.st_ino)))
+    }
+
     /// What lies in it under a name.
     ///
     /// # Errors

@@ -6,9 +6,9 @@
 //!          commit at a time.
 //! Not here reading blocks (`block`), opening containers (`source`), building DAGs (`ingest`).
 //!
-//! What is not listed in the catalog does not exist: a crash leaves at most files that the next
-//! opening for writing removes. Opening reads headers and the list of packs, whatever the number
-//! of blocks.
+//! What is not listed in the catalog does not exist: a crash leaves at most files under temporary
+//! names, which the next opening for writing removes (`unlisted`). Opening reads headers and the
+//! list of packs, whatever the number of blocks.
 
 pub mod block;
 pub mod buffers;
@@ -30,6 +30,7 @@ pub mod sources;
 pub mod stale;
 #[cfg(test)]
 mod tests;
+mod unlisted;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -48,9 +49,11 @@ use self::index::{Index, RunWriter, Segment, SegmentId, segment_name};
 use self::location::ContainerId;
 use self::pack::{PackId, PackWriter};
 use self::stale::StaleMarks;
+use crate::durable;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 pub use self::maintain::{Merger, Step, merge_once};
+pub use self::unlisted::Unlisted;
 
 /// How long writes that can wait rest after a commit that the disk refused, and at the longest.
 const REST_FIRST: Duration = Duration::from_millis(500);
@@ -137,6 +140,8 @@ pub struct Store {
     /// Counts commits that removed or moved containers.
     epoch: AtomicU64,
     stale: StaleMarks,
+    /// Rows of `removed` whose files are gone.
+    gone: Mutex<Vec<unlisted::FileKey>>,
     /// Dropped last: another process may open the store from then on.
     _lock: Option<File>,
 }
@@ -147,6 +152,7 @@ struct Opened {
     gate: Arc<WriteGate>,
     catalog: Catalog,
     next: NextIds,
+    gone: Vec<unlisted::FileKey>,
     /// None if the caller keeps it.
     lock: Option<File>,
 }
@@ -200,14 +206,15 @@ impl Store {
         let (catalog, mut next) = catalog.map_err(|error| recover::lost_catalog(dir, error))?;
         // A catalog that was made a moment ago knows nothing of what lies there.
         let removes = !held.is_new && !mode.is_reading();
-        let taken = recover::remove_unlisted(dir, &catalog.snapshot(), removes)?;
-        next.segment = next.segment.max(taken.segment);
-        next.pack = next.pack.max(taken.pack);
+        let settled = unlisted::settle(dir, &catalog.snapshot(), removes.then_some(&*gate))?;
+        next.segment = next.segment.max(settled.segment);
+        next.pack = next.pack.max(settled.pack);
         let opened = Opened {
             dir: dir.to_owned(),
             gate,
             catalog,
             next,
+            gone: settled.gone,
             lock: held.lock,
         };
         Self::with_catalog(opened, mode.takes_any_index())
@@ -245,8 +252,17 @@ impl Store {
             refused: Mutex::new(None),
             epoch: AtomicU64::new(0),
             stale: StaleMarks::new(snapshot.stale_marks()?),
+            gone: Mutex::new(opened.gone),
             _lock: opened.lock,
         })
+    }
+
+    /// An error if `dir` is no store and none can be made of it.
+    ///
+    /// # Errors
+    /// `Invalid` if it holds something else, `Corrupt` if it is a store that lost its `format`.
+    pub fn check_place(dir: &Path) -> Result<()> {
+        recover::check_place(dir)
     }
 
     /// The data directory.
@@ -408,7 +424,7 @@ impl Store {
     /// # Errors
     /// `Unavailable`. While the store can still be written nothing has changed then, and the
     /// batch's segments are gone. Otherwise an fsync failed, and a restart will tell.
-    pub fn commit(&self, batch: Batch) -> Result<Committed> {
+    pub fn commit(&self, mut batch: Batch) -> Result<Committed> {
         let _guard = hold(&self.commit_lock);
         self.gate.check()?;
         if batch.is_empty() {
@@ -420,19 +436,25 @@ impl Store {
             removed_segments: batch.removed_segments.clone(),
         };
         let new: Vec<SegmentId> = batch.segments.iter().map(|meta| meta.id).collect();
+        let listed = batch.listed_files();
         let added = self
             .index
             .open_more(&dir, &batch.segments, &batch.removed_segments);
         let added = added.inspect_err(|_| self.discard(&new))?;
-        match self.catalog.commit(batch, self.ids.next()) {
-            Outcome::Done(committed) => {
+        let dropped = self.rows_to_drop().inspect_err(|_| self.discard(&new))?;
+        batch.gone_files.clone_from(&dropped);
+        let outcome = self.catalog.commit(batch, self.ids.next());
+        if !matches!(outcome, Outcome::Done(_)) {
+            hold(&self.gone).extend(dropped);
+        }
+        match outcome {
+            Outcome::Done(mut committed) => {
                 *hold(&self.refused) = None;
+                unlisted::give_names(&self.dir, &listed);
                 self.show(&committed, &changes, added);
                 // Readers that still hold them keep them open; the next opening removes what stays.
-                self.discard(&changes.removed_segments);
-                for name in &committed.removed_packs {
-                    let _ = std::fs::remove_file(recover::pack_path(&self.dir, name));
-                }
+                let removed = std::mem::take(&mut committed.removed_files);
+                hold(&self.gone).extend(unlisted::unlink(&self.dir, removed));
                 Ok(committed)
             }
             Outcome::Not(error) => {
@@ -469,11 +491,11 @@ impl Store {
         self.commits.send_modify(|n| *n += 1);
     }
 
-    /// Removes segments that no catalog lists: they were, or were to be.
+    /// Removes segments that no catalog has listed.
     fn discard(&self, segments: &[SegmentId]) {
         for id in segments {
             let path = self.dir.join(recover::SEGMENTS).join(segment_name(*id));
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(durable::temporary(&path));
         }
     }
 

@@ -35,10 +35,16 @@ pub fn pack_name(id: PackId) -> String {
     format!("{:016x}.car", id.0)
 }
 
-/// The pack that a file's name is of; none if carrack gives no such name.
-pub(super) fn pack_id_of(name: &[u8]) -> Option<PackId> {
-    let name = std::str::from_utf8(name).ok()?;
-    id_of(name.strip_suffix(".car")?).map(PackId)
+/// The pack that a file's name is of, and whether it is its last name. Names that carrack does not
+/// give are none.
+pub(super) fn pack_id_of(name: &[u8]) -> Option<(PackId, bool)> {
+    let (last, is_last) = match name.strip_suffix(durable::TEMPORARY) {
+        Some(last) => (last, false),
+        None => (name, true),
+    };
+    let last = std::str::from_utf8(last).ok()?;
+    let id = id_of(last.strip_suffix(".car")?)?;
+    Some((PackId(id), is_last))
 }
 
 /// The header of every pack has one root, `bafkqaaa` (the empty identity block), which says that
@@ -47,10 +53,11 @@ pub(super) fn header() -> Vec<u8> {
     write::header(&[cid::empty_identity()])
 }
 
-/// Appends blocks to a new pack. Dropping it before its container was committed leaves a file that
-/// the next opening of the store removes.
+/// Appends blocks to a new pack, which has a temporary name until a commit lists it. Dropping it
+/// before leaves a file that the next opening of the store removes.
 #[derive(Debug)]
 pub struct PackWriter {
+    /// While no commit has listed it.
     path: PathBuf,
     name: String,
     file: File,
@@ -71,7 +78,7 @@ impl PackWriter {
     pub fn create(dir: &Path, id: PackId, gate: Arc<WriteGate>) -> Result<Self> {
         gate.check()?;
         let name = pack_name(id);
-        let path = dir.join(&name);
+        let path = durable::temporary(&dir.join(&name));
         let file = OpenOptions::new()
             .append(true)
             .create_new(true)
@@ -97,6 +104,12 @@ impl PackWriter {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Removes the file, which no commit has listed.
+    pub fn discard(self) {
+        // One that stays is removed by the next opening of the store.
+        let _ = std::fs::remove_file(&self.path);
     }
 
     /// Bytes so far, durable or not.
@@ -187,7 +200,7 @@ mod tests {
             .collect();
         let len = pack.sync().unwrap();
         assert_eq!(pack.sync().unwrap(), len);
-        let bytes = std::fs::read(dir.path().join("0000000000000007.car")).unwrap();
+        let bytes = std::fs::read(dir.path().join("0000000000000007.car.tmp")).unwrap();
         assert_eq!(bytes.len() as u64, len);
         assert!(bytes.starts_with(&header()));
         for (block, offset) in blocks.iter().zip(offsets) {
@@ -222,7 +235,8 @@ mod tests {
             pack.append(&cid, data).unwrap();
         }
         pack.sync().unwrap();
-        let bytes = std::fs::read(dir.path().join(pack.name())).unwrap();
+        let path = crate::durable::temporary(&dir.path().join(pack.name()));
+        let bytes = std::fs::read(path).unwrap();
         let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
         assert_eq!(bytes, std::fs::read(fixtures.join("pack-v1.car")).unwrap());
     }

@@ -18,9 +18,11 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use carrack_formats::Cid;
 
 use self::build::Builder;
 use self::files::{File, FileWalk};
@@ -59,12 +61,35 @@ pub struct RebuildReport {
     pub n_kept: u64,
     /// Sections that do not hash to their CID, and so are not in the index.
     pub n_bad: u64,
+    /// The first of them.
+    pub bad: Vec<BadBlock>,
     /// Containers whose blocks are not in the index now.
     pub n_left_out: u64,
     /// The first of them, and why.
     pub left_out: Vec<(PathBuf, String)>,
     /// Packs and CARs of which a part cannot be read.
     pub cut: Vec<CutPart>,
+}
+
+/// A block that is not in the index, for its bytes are others than its CID says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadBlock {
+    /// The pack or CAR.
+    pub path: PathBuf,
+    /// The first byte of its section.
+    pub offset: u64,
+    /// What it is called; none if that cannot be read.
+    pub cid: Option<Cid>,
+}
+
+impl BadBlock {
+    /// Notes one, unless there are many.
+    fn note(bad: &mut Vec<Self>, path: &Path, offset: u64, cid: Option<Cid>) {
+        if bad.len() < LEFT_OUT_SHOWN_MAX {
+            let path = path.to_owned();
+            bad.push(Self { path, offset, cid });
+        }
+    }
 }
 
 /// The part of a pack or CAR that cannot be read.
@@ -207,6 +232,9 @@ impl Rebuild<'_, '_> {
             match scanned {
                 Ok(scanned) => {
                     self.report.n_bad += scanned.n_bad;
+                    for (offset, cid) in scanned.bad {
+                        BadBlock::note(&mut self.report.bad, &path, offset, cid);
+                    }
                     self.report.n_containers += 1;
                     self.found.insert(id);
                     if let Some((offset, why)) = scanned.cut {

@@ -1,9 +1,9 @@
 //! The data directory: its lock, its version, its layout, and what a crash left in it.
 //!
 //! In       a directory that may be new, in use, somebody's own, read-only, or a newer version's.
-//! Out      the held lock; a store that is whole. What a crash left is removed if carrack alone
-//!          gives such names and a catalog that was there before says that it lists no such file.
-//! Not here the catalog's own recovery, which is redb's; a lost catalog (`rebuild::catalog`).
+//! Out      the held lock; a store that is whole.
+//! Not here the catalog's own recovery, which is redb's; a lost catalog (`rebuild::catalog`); what
+//!          a crash left (`unlisted`).
 //!
 //! ```text
 //! lock          held while the store is open; the text is the holder's process id
@@ -11,23 +11,22 @@
 //! catalog.redb  segments/  packs/  journal/
 //! ```
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use super::OpenMode;
-use super::catalog::{Catalog, ContainerKind, Snapshot};
+use super::catalog::Catalog;
 use super::gate::WriteGate;
 use super::index::segment_id_of;
 use super::pack::pack_id_of;
+use super::unlisted::names;
 use crate::durable::{self, Temporary};
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -51,15 +50,9 @@ const IDENTITY: &str = "identity.key";
 const CONFIG: &str = "carrack.toml";
 /// What may lie in a directory before it is a store: what a person puts there, what a file system
 /// has, and what a first start makes that was cut short. Directories must be empty.
-const FIRST_FILES: [&str; 7] = [
-    LOCK,
-    "format.tmp",
-    CATALOG,
-    "catalog.redb.tmp",
-    IDENTITY,
-    CONFIG,
-    "lost+found",
-];
+const FIRST_FILES: [&str; 5] = [LOCK, CATALOG, IDENTITY, CONFIG, "lost+found"];
+/// What is made under a temporary name, which a kill leaves.
+const MADE_WHOLE: [&str; 3] = [FORMAT, CATALOG, IDENTITY];
 
 /// A directory that nobody else writes to.
 #[derive(Debug)]
@@ -147,6 +140,17 @@ fn no_store(dir: &Path) -> Error {
     Error::new(ErrorKind::NotFound, what)
 }
 
+/// An error if a directory is no store and none can be made of it: nothing is put into it then.
+///
+/// # Errors
+/// `Invalid` if it holds something else, `Corrupt` if it is a store that lost its `format`.
+pub(super) fn check_place(dir: &Path) -> Result<()> {
+    match has_format(dir)? {
+        true => Ok(()),
+        false => refuse_others(dir),
+    }
+}
+
 /// An error if something in `dir` is not of carrack's making. It has no `format`.
 fn refuse_others(dir: &Path) -> Result<()> {
     let reading = || format!("reading {}", dir.display());
@@ -178,11 +182,18 @@ fn refuse_others(dir: &Path) -> Result<()> {
 }
 
 fn may_be_first(name: &OsStr, path: &Path) -> bool {
+    let is_left = |target: &&str| {
+        let target = Path::new(target);
+        // The second is the name that older versions gave.
+        durable::is_temporary_of(name, target) || durable::temporary(target) == Path::new(name)
+    };
+    if MADE_WHOLE.iter().any(is_left) {
+        return true;
+    }
     let Some(name) = name.to_str() else {
         return false;
     };
-    let is_key = name.starts_with(IDENTITY);
-    if FIRST_FILES.contains(&name) || (is_key && name.ends_with(".tmp")) {
+    if FIRST_FILES.contains(&name) {
         return true;
     }
     let is_empty = || std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
@@ -382,97 +393,6 @@ pub(super) fn not_let_in(path: &Path, error: std::io::Error) -> Error {
     };
     let what = format!("opening {}: {whose}", path.display());
     Error::with(ErrorKind::Unavailable, what, error)
-}
-
-/// Numbers that the names in a folder have, whoever gave them: such a name is not given again.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Taken {
-    /// The first segment id above all of them.
-    pub(super) segment: u64,
-    /// The first pack id above all of them.
-    pub(super) pack: u64,
-}
-
-/// Removes segments and packs that no commit has listed, if `removes`; the numbers of all others.
-/// What cannot be removed, and what has a name that carrack does not give, stays.
-pub(super) fn remove_unlisted(dir: &Path, catalog: &Snapshot, removes: bool) -> Result<Taken> {
-    let mut taken = Taken::default();
-    let segments: HashSet<u64> = {
-        let listed = catalog.segments()?;
-        listed.iter().map(|segment| segment.id.0).collect()
-    };
-    for (path, name) in names(&dir.join(SEGMENTS))? {
-        let Some((id, is_whole)) = segment_id_of(&name) else {
-            continue;
-        };
-        if segments.contains(&id.0) && is_whole || !(removes && removed(&path)) {
-            taken.segment = taken.segment.max(id.0.saturating_add(1));
-        }
-    }
-    let packs = catalog.packs()?;
-    let mut unlisted = Vec::new();
-    for (path, name) in names(&dir.join(PACKS))? {
-        let Some(id) = pack_id_of(&name) else {
-            continue;
-        };
-        // They come from the catalog in key order.
-        match packs.binary_search_by(|(listed, _)| listed.as_slice().cmp(&name)) {
-            Ok(_) => taken.pack = taken.pack.max(id.0.saturating_add(1)),
-            Err(_) => unlisted.push((path, name, id)),
-        }
-    }
-    let named = match unlisted.is_empty() || !removes {
-        true => HashSet::new(),
-        false => packs_of_containers(catalog)?,
-    };
-    for (path, name, id) in unlisted {
-        // Two tables would have to be damaged for a pack that is needed.
-        if named.contains(&name) || !(removes && removed(&path)) {
-            taken.pack = taken.pack.max(id.0.saturating_add(1));
-        }
-    }
-    Ok(taken)
-}
-
-/// Names of packs by the rows of their containers.
-fn packs_of_containers(catalog: &Snapshot) -> Result<HashSet<Vec<u8>>> {
-    let mut names = HashSet::new();
-    for row in catalog.containers()? {
-        let (_, record) = row?;
-        if record.kind == ContainerKind::Pack {
-            names.insert(record.path);
-        }
-    }
-    Ok(names)
-}
-
-/// What lies in a folder of the store.
-pub(super) fn names(dir: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
-    let reading = || format!("reading {}", dir.display());
-    let mut names = Vec::new();
-    let entries = match std::fs::read_dir(dir) {
-        // What is listed in it will be missed.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(names),
-        entries => entries.context(ErrorKind::Unavailable, reading)?,
-    };
-    for entry in entries {
-        let entry = entry.context(ErrorKind::Unavailable, reading)?;
-        names.push((entry.path(), entry.file_name().into_vec()));
-    }
-    Ok(names)
-}
-
-fn removed(path: &Path) -> bool {
-    let removed = std::fs::remove_file(path);
-    if let Err(error) = &removed {
-        tracing::warn!(path = %path.display(), %error, "what a crash left was not removed");
-    }
-    removed.is_ok()
-}
-
-/// The file of a pack by its name in the catalog.
-pub(super) fn pack_path(dir: &Path, name: &[u8]) -> PathBuf {
-    dir.join(PACKS).join(OsStr::from_bytes(name))
 }
 
 #[cfg(test)]

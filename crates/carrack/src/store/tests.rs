@@ -160,6 +160,104 @@ fn what_a_crash_left_is_removed() {
     assert!(store.index().contains(&key(5)));
 }
 
+/// As a commit left them whose renames a power cut took back.
+#[test]
+fn listed_files_are_found_under_their_temporary_names_and_get_their_last_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add(&store, 0..10);
+    let mut pack = store.pack_writer().unwrap();
+    let cid = Cid::new_v1(0x55, key(1));
+    pack.append(&cid, b"x").unwrap();
+    let mut record = ContainerRecord {
+        kind: ContainerKind::Pack,
+        source: SOURCE_STORE,
+        path: pack.name().as_bytes().to_vec(),
+        size: pack.sync().unwrap(),
+        validator: Validator::default(),
+    };
+    let container = store.new_container_id();
+    let mut batch = Batch::new();
+    batch.put_container(container, &record);
+    store.commit(batch).unwrap();
+    // It grows under the name that it was given meanwhile.
+    pack.append(&cid, b"y").unwrap();
+    record.size = pack.sync().unwrap();
+    let mut batch = Batch::new();
+    batch.put_container(container, &record);
+    store.commit(batch).unwrap();
+    let whole = files_below(dir.path());
+    assert!(
+        whole
+            .keys()
+            .all(|path| path.extension().is_none_or(|ext| ext != "tmp"))
+    );
+    drop((pack, store));
+    let is_listed = |path: &&PathBuf| {
+        let ending = path.extension().unwrap_or_default();
+        ending == "seg" || ending == "car"
+    };
+    let listed = whole.keys().filter(is_listed);
+    for path in listed.clone() {
+        std::fs::rename(path, crate::durable::temporary(path)).unwrap();
+    }
+    let reader = Store::open(dir.path(), OpenMode::Read).unwrap();
+    assert!(reader.index().contains(&key(5)));
+    let opened = crate::source::local::LocalFile::open_own(&reader.pack_path(&record)).unwrap();
+    assert_eq!(opened.validator.size(), record.size);
+    assert_eq!(reader.unlisted().unwrap(), []);
+    drop(reader);
+    let store = open(dir.path());
+    assert!(store.index().contains(&key(5)));
+    assert!(listed.clone().all(|path| path.is_file()));
+    assert_eq!(listed.count(), 2);
+}
+
+/// What a commit removed is explained for as long as it may come back, and no longer.
+#[test]
+fn files_that_a_commit_removed_are_removed_again_and_their_rows_do_not_pile_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let stop = AtomicBool::new(false);
+    let mut n_merges = 0;
+    for index in 0..20 * FANOUT as u64 {
+        add(&store, index * 10..index * 10 + 10);
+        while merge_once(&store, &stop).unwrap() {
+            n_merges += 1;
+        }
+    }
+    assert!(n_merges >= 20);
+    let rows = store.catalog().removed_files().unwrap();
+    assert!(!rows.is_empty() && rows.len() < 90, "{}", rows.len());
+    // As after a kill between the commit and the removal, or a power cut that took it back.
+    let paths = [0x7777, 0x7778].map(|id| {
+        let path = dir
+            .path()
+            .join("segments")
+            .join(super::segment_name(super::SegmentId(id)));
+        std::fs::write(&path, b"x").unwrap();
+        path
+    });
+    std::thread::sleep(std::time::Duration::from_millis(20)); // Longer than a tick of its clock.
+    let mut batch = Batch::new();
+    batch.removed_segments = [0x7777, 0x7778].map(super::SegmentId).to_vec();
+    let outcome = store.catalog.commit(batch, store.ids.next());
+    assert!(matches!(outcome, super::Outcome::Done(_)), "{outcome:?}");
+    assert_eq!(store.unlisted().unwrap(), []);
+    drop(store);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::fs::write(&paths[1], b"mine").unwrap(); // Put there after it was removed.
+    let store = open(dir.path());
+    assert!(!paths[0].is_file() && paths[1].is_file());
+    let unlisted = store.unlisted().unwrap();
+    assert!(unlisted.iter().map(|file| &file.path).eq([&paths[1]]));
+    for index in 0..20 * FANOUT as u64 {
+        add(&store, index * 10..index * 10 + 10);
+        while merge_once(&store, &stop).unwrap() {}
+    }
+    assert!(store.catalog().removed_files().unwrap().len() < 90);
+}
+
 #[test]
 fn a_missing_listed_segment_is_named() {
     let dir = tempfile::tempdir().unwrap();

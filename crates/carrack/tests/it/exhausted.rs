@@ -8,6 +8,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::support::{Carrack, data};
@@ -127,4 +129,43 @@ fn connections_leave_descriptors_for_the_files_that_are_served() {
     assert_eq!(first.get(&format!("/ipfs/{added}?format=raw")).0, 200);
     drop(others);
     server.get(&format!("/ipfs/{added}?format=car")).ok();
+}
+
+/// Libraries panic where they may open or start nothing: it is looked for first.
+#[test]
+fn limits_that_no_command_can_live_with_are_named_and_nothing_panics() {
+    let carrack = Carrack::new();
+    let tree = carrack.path("tree");
+    data::tree(&tree, 51, 20, 3_000);
+    let limited = |limit: &str| {
+        let add = carrack.command(&["add", "-Q", tree.to_str().unwrap()]);
+        let mut prlimit = Command::new("prlimit");
+        prlimit.args([limit, "--"]).arg(add.get_program());
+        prlimit.args(add.get_args());
+        for (name, value) in add.get_envs() {
+            prlimit.env(name, value.unwrap_or_default());
+        }
+        prlimit
+    };
+    for n in [4, 8, 12, 20, 30, 39] {
+        let output = limited(&format!("--nofile={n}:{n}")).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(8), "{n}: {stderr}");
+        assert!(stderr.contains("ulimit -n"), "{n}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{n}: {stderr}");
+    }
+    assert!(!carrack.path("data").exists(), "nothing was made");
+    for n in [40, 48, 64] {
+        let output = limited(&format!("--nofile={n}:{n}")).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{n}: {stderr}");
+    }
+    // Limits of processes are not for root; nobody else runs as this user.
+    let stranger = 54_329;
+    let mut prlimit = limited("--nproc=1:1");
+    let output = prlimit.uid(stranger).gid(stranger).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(8), "{stderr}");
+    assert!(stderr.contains("ulimit -u"), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::car::of_blocks;
+use crate::support::car::{of_blocks, raw};
 use crate::support::{Carrack, data};
 
 /// Exit code for a store that is not as it was written.
@@ -155,4 +155,40 @@ fn disk_use_is_told_by_what_it_is() {
     assert_eq!(disk["journal"], 0);
     let total = disk["total"].as_u64().unwrap();
     assert!(total > len_below("segments") + len_below("packs"));
+}
+
+/// Nothing tells it from a whole one otherwise.
+#[test]
+fn a_rebuild_that_leaves_out_damaged_blocks_names_them_and_does_not_end_well() {
+    let carrack = Carrack::new();
+    let mut random = data::Seeded::new(81);
+    let blocks: Vec<_> = (0..10).map(|_| random.bytes(2_000)).collect();
+    let mut car = of_blocks(&blocks);
+    let at = car
+        .windows(32)
+        .position(|window| window == &blocks[7][..32])
+        .unwrap();
+    car[at + 900] ^= 1;
+    let path = carrack.path("bad.car");
+    fs::write(&path, car).unwrap();
+    let import = ["import", "-Q", "--salvage", path.to_str().unwrap()];
+    carrack.run(&import).exits(6);
+    let cid = raw(&blocks[7]).to_string();
+    for args in [
+        vec!["index", "rebuild"],
+        vec!["index", "rebuild", "--verify"],
+    ] {
+        let report = carrack.run(&args).exits(6);
+        assert!(report.text().contains(&cid), "{}", report.text());
+        assert!(
+            report.stderr.contains("1 blocks are damaged"),
+            "{}",
+            report.stderr
+        );
+    }
+    let report = carrack.run(&["index", "rebuild", "--json"]).exits(6).json();
+    assert_eq!(
+        (&report[0]["bad_blocks"], &report[0]["bad"][0]["cid"]),
+        (&1.into(), &cid.into())
+    );
 }

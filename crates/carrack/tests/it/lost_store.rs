@@ -1,7 +1,7 @@
 //! What must not be lost: files of a person in a data directory, packs of a store whose catalog is.
 //!
 //! In       folders that are no store, stores with foreign files in them, stores without a catalog.
-//! Out      nothing removed but what carrack alone makes and a sound catalog does not list.
+//! Out      nothing removed but what a crash left under a temporary name.
 //! Not here crashes (`crash`), full disks (`disk_full`).
 
 use std::collections::BTreeMap;
@@ -155,11 +155,12 @@ fn files_of_a_person_inside_of_a_store_stay() {
 fn a_command_that_only_reads_removes_nothing() {
     let carrack = Carrack::new();
     let roots = filled(&carrack);
-    // As a crash leaves them: names that carrack gives, and that no commit has listed.
-    for name in [
-        "packs/00000000000000aa.car",
-        "segments/00000000000000aa.seg",
-    ] {
+    // As a crash leaves them: names of files that no commit has listed.
+    let leftovers = [
+        "packs/00000000000000aa.car.tmp",
+        "segments/00000000000000aa.seg.tmp",
+    ];
+    for name in leftovers {
         fs::write(carrack.path("data").join(name), b"x").unwrap();
     }
     let before = files(&carrack.path("data"));
@@ -183,11 +184,89 @@ fn a_command_that_only_reads_removes_nothing() {
         assert!(after == before, "{args:?} changed the store");
     }
     carrack.add_one(&carrack.path("tree"));
+    for name in leftovers {
+        let path = carrack.path("data").join(name);
+        assert!(!path.is_file(), "removed by a writer: {name}");
+    }
+}
+
+/// Which packs there are.
+fn packs(carrack: &Carrack) -> BTreeMap<PathBuf, Vec<u8>> {
+    files(&carrack.path("data/packs"))
+}
+
+/// What a person put back is not a crash's leftover: the next command that wrote unlinked packs
+/// that an older catalog did not list.
+#[test]
+fn packs_that_an_older_catalog_does_not_list_are_kept_and_can_be_taken_in() {
+    let carrack = Carrack::new();
+    let tree = carrack.path("early");
+    data::tree(&tree, 1, 5, 3_000);
+    carrack.add_one(&tree);
+    let catalog = carrack.path("data/catalog.redb");
+    let older = fs::read(&catalog).unwrap();
+    let roots = filled(&carrack);
+    let before = packs(&carrack);
+    fs::write(&catalog, older).unwrap();
+    // The index may be other than the catalog says: segments were merged since.
+    carrack.run(&["index", "rebuild"]).ok();
+    data::tree(&carrack.path("late"), 2, 5, 3_000);
+    let added = carrack.run(&["add", "-Q", carrack.path("late").to_str().unwrap()]);
+    assert!(added.stderr.contains("does not list"), "{}", added.stderr);
+    let now = packs(&carrack);
+    for (path, bytes) in &before {
+        assert!(now.get(path) == Some(bytes), "{} is gone", path.display());
+    }
+    let status = carrack.run(&["status"]).ok();
+    let advice = "carrack index rebuild --catalog";
+    assert!(status.text().contains(advice), "{status:?}");
+    let verified = carrack.run(&["verify"]).ok();
+    assert!(verified.stderr.contains(advice), "{}", verified.stderr);
+    carrack.run(&["verify", &roots[2]]).exits(3);
+    carrack.run(&["index", "rebuild", "--catalog"]).ok();
+    carrack.run(&["verify", &roots[2]]).ok();
+    let n_unlisted = |carrack: &Carrack| {
+        let status = carrack.run(&["status", "--json"]).ok().json().remove(0);
+        status["unlisted"].as_array().unwrap().clone()
+    };
+    let left = n_unlisted(&carrack);
     assert!(
-        !carrack.path("data/packs/00000000000000aa.car").is_file(),
-        "removed by a writer"
+        left.iter()
+            .all(|path| path.as_str().unwrap().ends_with(".seg")),
+        "{left:?}"
     );
-    assert!(!carrack.path("data/segments/00000000000000aa.seg").is_file());
+    let again = carrack
+        .run(&["index", "rebuild", "--catalog"])
+        .exits(INVALID);
+    assert!(again.stderr.contains("is sound"), "{}", again.stderr);
+}
+
+/// A pack of a root that was removed, put back out of a backup.
+#[test]
+fn a_pack_that_is_put_back_by_hand_is_kept() {
+    let carrack = Carrack::new();
+    let roots = filled(&carrack);
+    let before = packs(&carrack);
+    carrack.run(&["rm", &roots[2]]).ok();
+    let after = packs(&carrack);
+    let gone: Vec<_> = before
+        .iter()
+        .filter(|(path, _)| !after.contains_key(*path))
+        .collect();
+    assert_eq!(gone.len(), 1, "rm removed the pack of the copied CAR");
+    for (path, bytes) in &gone {
+        fs::write(path, bytes).unwrap();
+    }
+    for seed in 0..3 {
+        let tree = carrack.path(&format!("more-{seed}"));
+        data::tree(&tree, 30 + seed, 5, 3_000);
+        carrack.add_one(&tree);
+    }
+    for (path, bytes) in &gone {
+        assert!(fs::read(path).is_ok_and(|now| now == **bytes), "it is gone");
+    }
+    carrack.run(&["index", "rebuild", "--catalog"]).ok();
+    carrack.run(&["verify", &roots[2]]).ok();
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::support::mount::Mount;
 use crate::support::{Carrack, binary, data, finish};
 
 /// A user who is nobody here.
@@ -152,4 +153,34 @@ fn keys_are_not_handed_to_whoever_listens() {
     let heard = std::fs::read(&heard).unwrap();
     let heard = String::from_utf8_lossy(&heard);
     assert!(!heard.contains("planted-secret"), "{heard}");
+}
+
+/// A bind mount of its parent, a hard link of its key: other paths to the same files.
+#[test]
+fn the_data_directory_is_left_out_under_whatever_path_it_is_met() {
+    let carrack = Carrack::new();
+    let tree = carrack.path("tree");
+    data::tree(&tree, 61, 5, 2_000);
+    carrack.run(&["id"]).ok();
+    carrack.add_one(&tree);
+    let key = std::fs::read(carrack.path("data/identity.key")).unwrap();
+    std::fs::hard_link(carrack.path("data/identity.key"), tree.join("link")).unwrap();
+    let alias = Mount::alias(carrack.dir());
+    let has_key = |bytes: &[u8]| bytes.windows(key.len()).any(|window| window == key);
+    for place in [alias.path(), tree.as_path()] {
+        let added = carrack.run(&["add", "-Q", place.to_str().unwrap()]).ok();
+        assert!(added.stderr.contains("carrack's own"), "{}", added.stderr);
+        let car = carrack.export(&added.words()[0], "alias.car");
+        assert!(!has_key(&std::fs::read(car).unwrap()), "{place:?}");
+        std::fs::remove_file(carrack.path("alias.car")).unwrap();
+    }
+    for place in ["data", "data/packs", "data/identity.key", "tree/link"] {
+        let place = alias.path().join(place);
+        let refused = carrack.run(&["add", place.to_str().unwrap()]).exits(2);
+        assert!(
+            refused.stderr.contains("carrack's own"),
+            "{}",
+            refused.stderr
+        );
+    }
 }

@@ -12,7 +12,12 @@ use crate::cli::output::{Output, bytes, shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
 use crate::store::index::REBUILD_ADVICE;
-use crate::store::rebuild::{CutPart, RebuildOptions, rebuild, rebuild_catalog};
+use crate::store::rebuild::{BadBlock, CutPart, RebuildOptions, rebuild, rebuild_catalog};
+
+/// What a lost catalog knew and no pack tells.
+const ELSEWHERE: &str = "what lies in files, CARs and sources in their places is in no pack: add \
+                         it again (carrack add PATH, carrack import FILE, carrack source add \
+                         URL), and it comes to the same CIDs";
 
 /// Carries out one of them.
 ///
@@ -52,12 +57,14 @@ pub fn run_rebuild_catalog(data_dir: &Path, out: &mut Output, stop: &AtomicBool)
             "packs": report.n_packs,
             "blocks": report.n_blocks,
             "bad_blocks": report.n_bad,
+            "bad": bad_json(&report.bad),
             "roots": report.n_roots,
             "roots_left_out": report.n_roots_left_out,
             "kept": texts(&report.kept),
             "left_out": texts(&report.left_out),
             "unreadable": cut_json(&report.cut),
             "format_restored": report.is_format_alone,
+            "catalog_kept": report.is_format_alone || report.is_addition,
         }))?;
     }
     if report.is_format_alone {
@@ -76,16 +83,17 @@ pub fn run_rebuild_catalog(data_dir: &Path, out: &mut Output, stop: &AtomicBool)
         let path = shown(path.as_os_str().as_encoded_bytes());
         out.note(&format!("kept as it was: {path}"));
     }
-    out.note(
-        "what lies in files, CARs and sources in their places is in no pack: add it again \
-         (carrack add PATH, carrack import FILE, carrack source add URL), and it comes to the same \
-         CIDs",
-    );
+    let elsewhere = match report.is_addition {
+        true => "the catalog is sound and stays; these were packs that it did not list",
+        false => ELSEWHERE,
+    };
+    out.note(elsewhere);
     for path in &report.left_out {
         let path = shown(path.as_os_str().as_encoded_bytes());
         out.line(&format!("no sound block: {path}"))?;
     }
     if !out.json {
+        tell_bad(&report.bad, out)?;
         tell_cut(&report.cut, out)?;
     }
     if report.n_bad == 0 && report.left_out.is_empty() && report.cut.is_empty() {
@@ -96,6 +104,30 @@ pub fn run_rebuild_catalog(data_dir: &Path, out: &mut Output, stop: &AtomicBool)
         "{n_bad} damaged blocks, {n_left_out} packs and what follows in {n_cut} more were left out"
     );
     Err(Error::new(ErrorKind::Partial, what))
+}
+
+fn bad_json(bad: &[BadBlock]) -> Vec<serde_json::Value> {
+    let value = |block: &BadBlock| {
+        json!({
+            "path": block.path.to_string_lossy(), "offset": block.offset,
+            "cid": block.cid.map(|cid| cid.to_string()),
+        })
+    };
+    bad.iter().map(value).collect()
+}
+
+/// Names the blocks that are not what they are called.
+fn tell_bad(bad: &[BadBlock], out: &mut Output) -> Result<()> {
+    for block in bad {
+        let path = shown(block.path.as_os_str().as_encoded_bytes());
+        let name = match &block.cid {
+            Some(cid) => cid.to_string(),
+            None => "a broken section".to_owned(),
+        };
+        let offset = block.offset;
+        out.line(&format!("damaged: {name}  {path} byte {offset}"))?;
+    }
+    Ok(())
 }
 
 fn cut_json(cut: &[CutPart]) -> Vec<serde_json::Value> {
@@ -235,6 +267,7 @@ fn run_rebuild(env: &mut Env<'_>, options: RebuildOptions) -> Result<()> {
             "containers": report.n_containers,
             "containers_kept": report.n_kept,
             "bad_blocks": report.n_bad,
+            "bad": bad_json(&report.bad),
             "containers_left_out": report.n_left_out,
             "left_out": left_out,
             "unreadable": cut_json(&report.cut),
@@ -261,18 +294,19 @@ fn run_rebuild(env: &mut Env<'_>, options: RebuildOptions) -> Result<()> {
             let why = shown(why.as_bytes());
             env.out.line(&format!("left out: {path}: {why}"))?;
         }
+        tell_bad(&report.bad, env.out)?;
         tell_cut(&report.cut, env.out)?;
     }
-    if report.n_left_out == 0 && report.cut.is_empty() {
+    if report.n_left_out == 0 && report.cut.is_empty() && report.n_bad == 0 {
         return Ok(());
     }
-    let (n, n_cut) = (report.n_left_out, report.cut.len());
-    let what = match n {
-        0 => format!("a part of {n_cut} containers cannot be read: add or import them again"),
-        _ => format!(
-            "the blocks of {n} containers were not found, and a part of {n_cut} cannot be read: \
-             add or import them again"
-        ),
-    };
+    let (n, n_cut, n_bad) = (report.n_left_out, report.cut.len(), report.n_bad);
+    let lost = [
+        (n > 0).then(|| format!("the blocks of {n} containers were not found")),
+        (n_cut > 0).then(|| format!("a part of {n_cut} containers cannot be read")),
+        (n_bad > 0).then(|| format!("{n_bad} blocks are damaged")),
+    ];
+    let lost: Vec<String> = lost.into_iter().flatten().collect();
+    let what = format!("{}: add or import them again", lost.join(", "));
     Err(Error::new(ErrorKind::Partial, what))
 }

@@ -134,7 +134,7 @@ pub fn run(
         told_to_stop(stop.clone()),
     ));
     let commands = listen_for_commands(&runtime, data_dir, &blocks, p2p, &readiness, stop)?;
-    let maintenance = std::thread::spawn({
+    let maintenance = std::thread::Builder::new().spawn({
         let (blocks, stopped) = (blocks.clone(), Arc::clone(&stopped));
         let readiness = readiness.clone();
         move || {
@@ -143,6 +143,8 @@ pub fn run(
             });
         }
     });
+    let maintenance =
+        maintenance.context(ErrorKind::Unavailable, || "cannot start threads".to_owned())?;
 
     // Before anything of them is read: what is a symlink later was none when it was named.
     let names = args.watch.then(|| names(&args.paths));
@@ -283,11 +285,12 @@ fn start_watching(
         }
         Err(error) => out.note(&format!("warning: {}", shown(error.chain().as_bytes()))),
     };
-    Ok(std::thread::spawn(move || {
+    let watching = std::thread::Builder::new().spawn(move || {
         run_again("watching", &readiness, &stopped, || {
             watch::watch(&mut watched, &blocks, interval, &stopped, &mut tell);
         });
-    }))
+    });
+    watching.context(ErrorKind::Unavailable, || "cannot start threads".to_owned())
 }
 
 /// As many descriptors as the operator allows: each connection and each open source needs one.

@@ -9,9 +9,9 @@ use crate::cli::commands::source::line;
 use crate::cli::output::{bytes, shown};
 use crate::error::Result;
 use crate::node::swarm::P2p;
-use crate::store::DiskUse;
 use crate::store::block::{Change, Scope, SourceStatus, State};
 use crate::store::catalog::SOURCE_FIRST;
+use crate::store::{DiskUse, Unlisted};
 
 /// Ranges of one file that are named to people.
 const RANGES_NAMED: usize = 8;
@@ -31,6 +31,7 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
     let (segments, disk) = (store.index().segments(), store.disk_use()?);
     let n_records: u64 = segments.iter().map(|segment| segment.n_records).sum();
     let index_len: u64 = segments.iter().map(|segment| segment.len).sum();
+    let unlisted = store.unlisted()?;
     if env.out.json {
         let stale: Vec<_> = changed
             .iter()
@@ -55,6 +56,7 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
             "index_bytes": index_len,
             "disk_bytes": disk.total(),
             "disk": disk_json(&disk),
+            "unlisted": unlisted_json(&unlisted),
             "stale": stale,
             "sources": sources,
             "p2p_addrs": env.p2p.map(P2p::addresses).unwrap_or_default(),
@@ -74,6 +76,10 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
     for address in env.p2p.map(P2p::addresses).unwrap_or_default() {
         env.out.line(&format!("peers at    {address}"))?;
     }
+    for file in &unlisted {
+        env.out
+            .line(&format!("unlisted    {}", unlisted_line(file)))?;
+    }
     if changed.is_empty() {
         return env.out.line("sources     all as they were added");
     }
@@ -90,6 +96,18 @@ pub fn run(env: &mut Env<'_>) -> Result<()> {
     env.out
         .note("put such a file back as it was, or add it again to serve what it is now");
     Ok(())
+}
+
+/// Files that the catalog does not list, for programs.
+pub(super) fn unlisted_json(unlisted: &[Unlisted]) -> Vec<String> {
+    let path = |file: &Unlisted| file.path.to_string_lossy().into_owned();
+    unlisted.iter().map(path).collect()
+}
+
+/// One of them, for people.
+pub(super) fn unlisted_line(file: &Unlisted) -> String {
+    let path = shown(file.path.as_os_str().as_encoded_bytes());
+    format!("{path}: {}", file.advice())
 }
 
 /// Disk use by what it is, for programs.

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::cli::Env;
 use crate::cli::args::VerifyArgs;
+use crate::cli::commands::status::{unlisted_json, unlisted_line};
 use crate::cli::output::{bytes, is_broken_pipe, shown};
 use crate::cli::target;
 use crate::error::{Error, ErrorKind, Result};
@@ -99,15 +100,22 @@ fn conclude(totals: &Totals, failure: Option<Error>, env: &mut Env<'_>) -> Resul
         expected: _,
         n_unknown,
     } = *totals;
+    let unlisted = env.blocks.store().unlisted()?;
     if env.out.json {
         env.out.object(&json!({
             "blocks": n_blocks, "bytes": n_bytes, "bad": n_bad, "unknown": n_unknown,
+            "unlisted": unlisted_json(&unlisted),
         }))?;
     } else {
         env.out.note(&format!(
             "{n_blocks} blocks, {}: {n_bad} bad",
             bytes(n_bytes)
         ));
+        for file in &unlisted {
+            let line = unlisted_line(file);
+            env.out
+                .note(&format!("not in the catalog, and not verified: {line}"));
+        }
     }
     if n_bad > 0 {
         let what = format!("{n_bad} blocks are not what they were");
@@ -187,7 +195,8 @@ fn check(env: &mut Env<'_>, cids: &[Cid], totals: &mut Totals) -> Result<()> {
     };
     std::thread::scope(|scope| {
         (1..super::n_threads().min(cids.len())).for_each(|_| {
-            scope.spawn(work);
+            // With fewer it takes longer.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
         });
         work();
     });

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use super::{EntryKind, Listing, list};
+use crate::ingest::own::Own;
 
 /// Listings made ahead. Each holds one directory's entries.
 const LISTINGS_MAX: usize = 8;
@@ -18,36 +19,39 @@ const LISTINGS_MAX: usize = 8;
 #[derive(Debug)]
 pub struct Ahead {
     listings: Receiver<(PathBuf, io::Result<Listing>)>,
+    own: Own,
     with_hidden: bool,
     /// Listed, and not what was asked for last.
     waiting: Option<(PathBuf, io::Result<Listing>)>,
 }
 
 impl Ahead {
-    /// Begins to list `top` and what is below it, but not below `skip`.
+    /// Begins to list `top` and what is below it, but nothing of carrack's own.
     #[must_use]
-    pub fn new(top: &Path, skip: &Path, with_hidden: bool) -> Self {
+    pub fn new(top: &Path, own: &Own, with_hidden: bool) -> Self {
         let (sender, listings) = sync_channel(LISTINGS_MAX);
-        let (top, skip) = (top.to_owned(), skip.to_owned());
+        let (top, of_thread) = (top.to_owned(), own.clone());
         // Ends with the tree, or when nobody takes its listings any more.
-        std::thread::spawn(move || {
+        let started = std::thread::Builder::new().spawn(move || {
             let mut left = vec![top];
             while let Some(path) = left.pop() {
-                let listing = list(&path, with_hidden);
+                let listing = list(&path, &of_thread, with_hidden);
                 if let Ok(listing) = &listing {
                     let directories = listing.entries.iter().rev();
                     let directories = directories
                         .filter(|entry| matches!(entry.kind, EntryKind::Directory))
                         .map(|entry| path.join(&entry.name));
-                    left.extend(directories.filter(|path| *path != skip));
+                    left.extend(directories);
                 }
                 if sender.send((path, listing)).is_err() {
                     return;
                 }
             }
         });
+        drop(started); // Without it, all is listed on the spot.
         Self {
             listings,
+            own: own.clone(),
             with_hidden,
             waiting: None,
         }
@@ -64,7 +68,7 @@ impl Ahead {
             Some((listed, listing)) if listed == path => listing,
             next => {
                 self.waiting = next;
-                list(path, self.with_hidden)
+                list(path, &self.own, self.with_hidden)
             }
         }
     }
@@ -75,6 +79,7 @@ mod tests {
     use std::path::Path;
 
     use super::Ahead;
+    use crate::ingest::own::Own;
 
     fn names(ahead: &mut Ahead, path: &Path) -> Vec<String> {
         let entries = ahead.take(path).unwrap().entries;
@@ -97,26 +102,30 @@ mod tests {
             vec![],
             vec!["y"],
         ];
-        let mut ahead = Ahead::new(top, Path::new(""), false);
+        let mut ahead = Ahead::new(top, &Own::default(), false);
         for (path, expected) in walk.iter().zip(expected) {
             assert_eq!(names(&mut ahead, path), expected, "{}", path.display());
         }
         // Out of order, again, and past the end: listed on the spot.
         for path in [&walk[6], &walk[4], &walk[4], &walk[0], &walk[5], &walk[6]] {
-            let fresh = super::list(path, false).unwrap().entries.len();
+            let fresh = super::list(path, &Own::default(), false)
+                .unwrap()
+                .entries
+                .len();
             assert_eq!(ahead.take(path).unwrap().entries.len(), fresh);
         }
         assert!(ahead.take(&top.join("none")).is_err());
     }
 
     #[test]
-    fn what_is_skipped_is_not_listed_ahead() {
+    fn what_is_carracks_own_is_not_listed_ahead() {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path();
         std::fs::create_dir_all(top.join("a/below")).unwrap();
         std::fs::create_dir_all(top.join("b")).unwrap();
-        let mut ahead = Ahead::new(top, &top.join("a"), false);
+        let mut ahead = Ahead::new(top, &Own::of(&top.join("a")), false);
         assert_eq!(names(&mut ahead, top), ["a", "b"]);
+        assert!(ahead.take(&top.join("a")).unwrap().is_own);
         assert!(names(&mut ahead, &top.join("b")).is_empty());
         assert!(ahead.waiting.is_none());
         assert!(ahead.listings.recv().is_err(), "nothing else was listed");

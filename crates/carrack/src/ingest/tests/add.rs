@@ -346,7 +346,7 @@ fn the_store_itself_is_not_added() {
     let report = fixture.add(&[fixture.dir.path()]);
     let found = names(&fixture, &report.roots[0].cid);
     assert_eq!(found, [(b"file".to_vec(), raw(b"data"))]);
-    assert_eq!(report.special, 1);
+    assert_eq!(report.own.len(), 1);
 }
 
 #[test]

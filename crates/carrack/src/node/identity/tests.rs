@@ -46,7 +46,7 @@ fn a_key_is_made_once_and_stays() {
     assert_eq!(fs::read(&path).unwrap(), bytes);
     let names: Vec<_> = fs::read_dir(&data_dir).unwrap().collect();
     assert_eq!(names.len(), 1, "{names:?}");
-    let other = Identity::open_or_create(dir.path()).unwrap();
+    let other = Identity::open_or_create(&dir.path().join("other")).unwrap();
     assert_ne!(first.peer_id(), other.peer_id());
 }
 
@@ -87,13 +87,34 @@ fn first_starts_at_once_agree() {
 }
 
 #[test]
-fn what_a_start_that_was_cut_short_leaves_is_written_over() {
+fn what_a_start_that_was_cut_short_leaves_is_removed() {
     let dir = TempDir::new().unwrap();
-    fs::write(dir.path().join("identity.key.tmp"), [7; 200]).unwrap();
+    fs::write(dir.path().join("identity.key.77-0.tmp"), [7; 200]).unwrap();
     Identity::open_or_create(dir.path()).unwrap();
     let entries = fs::read_dir(dir.path()).unwrap();
     let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, [FILE_NAME]);
+}
+
+#[test]
+fn a_folder_that_holds_something_else_gets_no_key() {
+    for name in ["mine", "packs.car", "identity.key.bak"] {
+        let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join(name), b"mine").unwrap();
+        let error = Identity::open_or_create(dir.path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{name}: {error}");
+        assert!(error.to_string().contains("--data-dir"), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn a_file_of_a_person_that_is_called_like_a_temporary_one_is_not_written_over() {
+    let dir = TempDir::new().unwrap();
+    let mine = dir.path().join("identity.key.tmp");
+    fs::write(&mine, b"mine").unwrap();
+    Identity::open_or_create(dir.path()).unwrap();
+    assert_eq!(fs::read(&mine).unwrap(), b"mine");
 }
 
 #[test]

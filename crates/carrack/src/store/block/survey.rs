@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Blocks;
+use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::health::Health;
 use crate::source::local;
@@ -514,7 +515,8 @@ fn as_path(path: &[u8]) -> &Path {
 /// What is at a path, if it is something that would be read.
 fn seen(path: &Path, is_pack: bool) -> io::Result<Validator> {
     if is_pack {
-        return Ok(local::validator_of(&std::fs::symlink_metadata(path)?));
+        let meta = durable::at_either(path, |path| std::fs::symlink_metadata(path))?;
+        return Ok(local::validator_of(&meta));
     }
     let looked = nofollow::look(path)?;
     match looked.kind {

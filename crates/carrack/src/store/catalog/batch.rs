@@ -14,12 +14,14 @@ use super::record::{
     SourceRecord, StaleMark, segment_to_bytes,
 };
 use super::{
-    CONTAINERS, DIRS, MEMBERS, META, N_COMMITS, NEXT_SOURCE, NextIds, PACKS, PATHS, ROOT_CIDS,
-    ROOTS, SEGMENTS, SOURCES, STALE, members, remove, root_cid_key, storage,
+    CONTAINERS, DIRS, MEMBERS, META, N_COMMITS, NEXT_SOURCE, NextIds, PACKS, PATHS, REMOVED,
+    ROOT_CIDS, ROOTS, SEGMENTS, SOURCES, STALE, members, remove, root_cid_key, storage,
 };
 use crate::error::Result;
-use crate::store::index::{SegmentId, SegmentMeta};
+use crate::store::index::{SegmentId, SegmentMeta, segment_name};
 use crate::store::location::ContainerId;
+use crate::store::recover::{PACKS as DIR_PACKS, SEGMENTS as DIR_SEGMENTS};
+use crate::store::unlisted::{FileKey, file_key};
 
 /// Changes to the catalog that happen together or not at all.
 #[derive(Debug, Default)]
@@ -36,6 +38,8 @@ pub struct Batch {
     sweeps: bool,
     pub(in crate::store) segments: Vec<SegmentMeta>,
     pub(in crate::store) removed_segments: Vec<SegmentId>,
+    /// Rows of `removed` to drop.
+    pub(in crate::store) gone_files: Vec<FileKey>,
 }
 
 /// A key and its new value, or nothing to remove the row.
@@ -46,8 +50,8 @@ type Row = (Vec<u8>, Option<Vec<u8>>);
 pub struct Committed {
     /// Containers that no root needs any more: their rows are gone.
     pub removed_containers: Vec<ContainerId>,
-    /// File names of the packs among them.
-    pub(in crate::store) removed_packs: Vec<Vec<u8>>,
+    /// Packs among them, and segments: their files are to be unlinked.
+    pub(in crate::store) removed_files: Vec<FileKey>,
 }
 
 impl Batch {
@@ -78,6 +82,13 @@ impl Batch {
             + self.sources.len()
     }
 
+    /// Files that are listed from this commit on, those of before among them.
+    pub(in crate::store) fn listed_files(&self) -> Vec<FileKey> {
+        let segments = self.segments.iter().map(|meta| segment_key(meta.id));
+        let packs = self.packs.iter().map(|(name, _)| file_key(DIR_PACKS, name));
+        segments.chain(packs).collect()
+    }
+
     /// Moves everything of `other` behind what is here.
     pub fn append(&mut self, mut other: Self) {
         self.containers.append(&mut other.containers);
@@ -90,6 +101,7 @@ impl Batch {
         self.removed_roots.append(&mut other.removed_roots);
         self.segments.append(&mut other.segments);
         self.removed_segments.append(&mut other.removed_segments);
+        self.gone_files.append(&mut other.gone_files);
         self.sweeps |= other.sweeps;
     }
 
@@ -225,8 +237,37 @@ impl Batch {
         }
         let forgotten = self.sources.iter().filter(|(_, value)| value.is_none());
         let forgotten: Vec<u32> = forgotten.map(|(id, _)| *id).collect();
-        remove::apply(transaction, &self.removed_roots, &forgotten, self.sweeps)
+        let mut committed =
+            remove::apply(transaction, &self.removed_roots, &forgotten, self.sweeps)?;
+        let removed_segments = self.removed_segments.iter().copied().map(segment_key);
+        committed.removed_files.extend(removed_segments);
+        apply_removed_files(transaction, &committed.removed_files, &self.gone_files)?;
+        Ok(committed)
     }
+}
+
+fn segment_key(id: SegmentId) -> FileKey {
+    file_key(DIR_SEGMENTS, segment_name(id).as_bytes())
+}
+
+/// Notes which files are no part of the store from now on, so that whoever finds one knows why.
+fn apply_removed_files(
+    transaction: &WriteTransaction,
+    removed: &[FileKey],
+    gone: &[FileKey],
+) -> Result<()> {
+    if removed.is_empty() && gone.is_empty() {
+        return Ok(());
+    }
+    let now = u64::try_from(crate::clock::unix_nanoseconds()).unwrap_or(u64::MAX);
+    let mut table = storage(transaction.open_table(REMOVED))?;
+    for key in gone {
+        storage(table.remove(key.as_slice()))?;
+    }
+    for key in removed {
+        storage(table.insert(key.as_slice(), now))?;
+    }
+    Ok(())
 }
 
 fn apply_rows(

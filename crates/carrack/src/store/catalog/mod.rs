@@ -66,6 +66,8 @@ const STALE: TableDefinition<'_, u64, Bytes> = TableDefinition::new("stale");
 const SEGMENTS: TableDefinition<'_, u64, Bytes> = TableDefinition::new("segments");
 /// Made by the first source: a store without any has no such table.
 const SOURCES: TableDefinition<'_, u32, Bytes> = TableDefinition::new("sources");
+/// Files that a commit took away, and when. Made by the first removal.
+const REMOVED: TableDefinition<'_, Bytes, u64> = TableDefinition::new("removed");
 /// The row of `meta` with the first source id that was never given out; none before the first.
 const NEXT_SOURCE: &str = "next_source";
 /// The row of `meta` that counts commits; none in a catalog that an older version wrote.

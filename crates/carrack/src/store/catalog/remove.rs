@@ -18,6 +18,8 @@ use super::{
 };
 use crate::error::Result;
 use crate::store::location::ContainerId;
+use crate::store::recover;
+use crate::store::unlisted::file_key;
 
 /// Rows that can be gone through while one is looked up.
 const LOOKUP_COST: u64 = 16;
@@ -128,7 +130,8 @@ fn remove_containers(transaction: &WriteTransaction, ids: Vec<ContainerId>) -> R
         let record = ContainerRecord::from_bytes(row.value())?;
         if record.kind == ContainerKind::Pack {
             storage(packs.remove(record.path.as_slice()))?;
-            committed.removed_packs.push(record.path);
+            let key = file_key(recover::PACKS, &record.path);
+            committed.removed_files.push(key);
         } else {
             files.push((record.source, record.path));
         }

@@ -14,12 +14,13 @@ use super::record::{
     SourceRecord, StaleMark, segment_from_bytes, source_range,
 };
 use super::{
-    Bytes, CONTAINERS, DIRS, MEMBERS, META, N_COMMITS, NEXT_SOURCE, PACKS, PATHS, ROOT_CIDS, ROOTS,
-    SEGMENTS, SOURCES, STALE, members, storage,
+    Bytes, CONTAINERS, DIRS, MEMBERS, META, N_COMMITS, NEXT_SOURCE, PACKS, PATHS, REMOVED,
+    ROOT_CIDS, ROOTS, SEGMENTS, SOURCES, STALE, members, storage,
 };
 use crate::error::Result;
 use crate::store::index::{SegmentId, SegmentMeta};
 use crate::store::location::ContainerId;
+use crate::store::unlisted::FileKey;
 
 /// The catalog after one commit. Later commits do not change it.
 pub struct Snapshot {
@@ -33,6 +34,7 @@ pub struct Snapshot {
     stale: ReadOnlyTable<u64, Bytes>,
     segments: ReadOnlyTable<u64, Bytes>,
     sources: Option<ReadOnlyTable<u32, Bytes>>,
+    removed: Option<ReadOnlyTable<Bytes, u64>>,
     next_source: u32,
     n_commits: u64,
 }
@@ -48,11 +50,8 @@ impl Snapshot {
         let meta = storage(transaction.open_table(META))?;
         let next_source = storage(meta.get(NEXT_SOURCE))?.map(|value| value.value());
         let n_commits = storage(meta.get(N_COMMITS))?.map_or(0, |value| value.value());
-        let sources = match transaction.open_table(SOURCES) {
-            Ok(table) => Some(table),
-            Err(redb::TableError::TableDoesNotExist(_)) => None,
-            Err(error) => return storage(Err(error)),
-        };
+        let sources = if_made(transaction.open_table(SOURCES))?;
+        let removed = if_made(transaction.open_table(REMOVED))?;
         // Each table keeps the read transaction alive by itself.
         Ok(Self {
             containers: storage(transaction.open_table(CONTAINERS))?,
@@ -65,6 +64,7 @@ impl Snapshot {
             stale: storage(transaction.open_table(STALE))?,
             segments: storage(transaction.open_table(SEGMENTS))?,
             sources,
+            removed,
             next_source: next_source
                 .and_then(|next| u32::try_from(next).ok())
                 .unwrap_or(SOURCE_FIRST),
@@ -305,6 +305,19 @@ impl Snapshot {
         Ok(sources)
     }
 
+    /// Files that commits took away and that may still be there, and when that was.
+    pub(in crate::store) fn removed_files(&self) -> Result<Vec<(FileKey, u64)>> {
+        let mut files = Vec::new();
+        let Some(table) = &self.removed else {
+            return Ok(files);
+        };
+        for row in storage(ReadableTable::iter(table))? {
+            let (key, time) = storage(row)?;
+            files.push((key.value().to_vec(), time.value()));
+        }
+        Ok(files)
+    }
+
     /// One configured source.
     ///
     /// # Errors
@@ -356,6 +369,15 @@ impl Snapshot {
             segments.push(segment_from_bytes(SegmentId(id.value()), value.value())?);
         }
         Ok(segments)
+    }
+}
+
+/// A table that not every catalog has.
+fn if_made<T>(opened: std::result::Result<T, redb::TableError>) -> Result<Option<T>> {
+    match opened {
+        Ok(table) => Ok(Some(table)),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => storage(Err(error)),
     }
 }
 

@@ -23,6 +23,7 @@ use super::run::compare_records;
 use super::segment::{Segment, records_len};
 use super::write::SegmentWriter;
 use super::{SegmentId, SegmentMeta};
+use crate::durable;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::store::gate::WriteGate;
 use crate::store::location::Location;
@@ -181,8 +182,8 @@ struct Cursor {
 impl Cursor {
     fn open(path: &Path, layout: TableLayout) -> Result<Self> {
         let name = path.display().to_string();
-        let file =
-            File::open(path).context(ErrorKind::Unavailable, || format!("opening {name}"))?;
+        let file = durable::at_either(path, |path| File::open(path))
+            .context(ErrorKind::Unavailable, || format!("opening {name}"))?;
         Ok(Self {
             file,
             path: name,

@@ -22,6 +22,7 @@ use super::format::{
     filter_block_of, n_filter_blocks, page_sum_of, prefix_of, read_place, sum_of,
 };
 use super::{SegmentId, SegmentMeta};
+use crate::durable;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::store::location::{ContainerId, Location};
 use crate::store::recover::not_let_in;
@@ -81,15 +82,15 @@ impl Segment {
     /// version wrote it.
     pub fn open(path: PathBuf, meta: &SegmentMeta, is_resident: bool) -> Result<Self> {
         let name = || format!("index segment {}", path.display());
-        let file = match File::open(&path) {
+        let file = match durable::at_either(&path, |path| File::open(path)) {
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                 return Err(not_let_in(&path, error));
             }
             file => file.context(ErrorKind::Corrupt, name)?,
         };
         #[expect(unsafe_code, reason = "look-ups need a map; see SAFETY")]
-        // SAFETY: the file is sealed: carrack renamed it into place after its last write, never
-        // writes or truncates it again, and holds the directory's exclusive lock.
+        // SAFETY: the file is sealed: carrack synced it after its last write, never writes or
+        // truncates it again, and holds the directory's exclusive lock.
         let map = unsafe { Mmap::map(&file) }.context(ErrorKind::Corrupt, name)?;
         // Without this a cold hit would read 128 KiB for its one page. Advice may fail harmlessly.
         let _ = map.advise(Advice::Random);

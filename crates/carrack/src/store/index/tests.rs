@@ -13,6 +13,7 @@ use super::{
     Index, LOCATIONS_MAX, Merged, RunWriter, SegmentId, SegmentMeta, merge, plan_merge,
     segment_name,
 };
+use crate::durable::temporary;
 use crate::error::ErrorKind;
 use crate::store::gate::WriteGate;
 use crate::store::location::{ContainerId, Location};
@@ -246,8 +247,12 @@ fn filters_let_few_strangers_pass() {
     let dir = tempfile::tempdir().unwrap();
     let entries: Vec<_> = (0..50_000).map(|i| (key(i), at(1, i))).collect();
     let meta = write(dir.path(), 1, &entries).unwrap();
-    let segment =
-        super::Segment::open(dir.path().join(segment_name(meta.id)), &meta, false).unwrap();
+    let segment = super::Segment::open(
+        temporary(&dir.path().join(segment_name(meta.id))),
+        &meta,
+        false,
+    )
+    .unwrap();
     let table = segment.tables().next().unwrap();
     let passed = (1_000_000..1_100_000u64)
         .filter(|&i| segment.may_contain(&table, super::Probe::new(key(i).digest())))
@@ -260,7 +265,7 @@ fn every_cut_of_the_header_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let entries: Vec<_> = (0..100).map(|i| (key(i), at(1, i))).collect();
     let meta = write(dir.path(), 1, &entries).unwrap();
-    let bytes = std::fs::read(dir.path().join(segment_name(meta.id))).unwrap();
+    let bytes = std::fs::read(temporary(&dir.path().join(segment_name(meta.id)))).unwrap();
     for cut in (0..PAGE_LEN + 100).chain([bytes.len() - 1]) {
         let error = Header::parse(&bytes[..cut]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "cut at {cut}");
@@ -272,7 +277,7 @@ fn every_cut_of_the_header_is_an_error() {
 fn every_flipped_bit_of_the_header_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let meta = write(dir.path(), 1, &[(key(1), at(1, 1))]).unwrap();
-    let mut bytes = std::fs::read(dir.path().join(segment_name(meta.id))).unwrap();
+    let mut bytes = std::fs::read(temporary(&dir.path().join(segment_name(meta.id)))).unwrap();
     for bit in 0..PAGE_LEN * 8 {
         bytes[bit / 8] ^= 1 << (bit % 8);
         assert!(Header::parse(&bytes).is_err(), "bit {bit}");
@@ -285,7 +290,7 @@ fn lying_headers_with_right_checksums_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let entries: Vec<_> = (0..300).map(|i| (key(i), at(1, i))).collect();
     let meta = write(dir.path(), 1, &entries).unwrap();
-    let bytes = std::fs::read(dir.path().join(segment_name(meta.id))).unwrap();
+    let bytes = std::fs::read(temporary(&dir.path().join(segment_name(meta.id)))).unwrap();
     let honest = Header::parse(&bytes).unwrap();
     let lies: [fn(&mut Header); 11] = [
         |h| h.file_len += 1,
@@ -324,7 +329,7 @@ fn damaged_sections_are_named_by_check_and_never_merged() {
     let dir = tempfile::tempdir().unwrap();
     let entries: Vec<_> = (0..300).map(|i| (key(i), at(1, i))).collect();
     let meta = write(dir.path(), 1, &entries).unwrap();
-    let path = dir.path().join(segment_name(meta.id));
+    let path = temporary(&dir.path().join(segment_name(meta.id)));
     let honest = std::fs::read(&path).unwrap();
     let layout = Header::parse(&honest).unwrap().tables[0];
     for (what, offset) in [
@@ -377,7 +382,7 @@ fn a_key_in_a_damaged_page_is_an_error_and_no_stranger() {
     let dir = tempfile::tempdir().unwrap();
     let entries: Vec<_> = (0..300).map(|i| (key(i), at(1, i))).collect();
     let meta = write(dir.path(), 1, &entries).unwrap();
-    let path = dir.path().join(segment_name(meta.id));
+    let path = temporary(&dir.path().join(segment_name(meta.id)));
     let honest = std::fs::read(&path).unwrap();
     let layout = Header::parse(&honest).unwrap().tables[0];
     let first = layout.records_offset as usize;
@@ -421,7 +426,7 @@ fn a_missing_or_swapped_segment_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let one = write(dir.path(), 1, &[(key(1), at(1, 1))]).unwrap();
     let two = write(dir.path(), 2, &[(key(2), at(1, 1))]).unwrap();
-    let name = |meta: SegmentMeta| dir.path().join(segment_name(meta.id));
+    let name = |meta: SegmentMeta| temporary(&dir.path().join(segment_name(meta.id)));
     std::fs::copy(name(one), name(two)).unwrap();
     assert_eq!(
         Index::open(dir.path(), &[two]).unwrap_err().kind(),
@@ -497,7 +502,7 @@ fn readers_keep_segments_that_were_replaced() {
     let index = Index::open(dir.path(), &[one]).unwrap();
     let held = index.live_segments();
     index.replace(&[one.id], Vec::new());
-    std::fs::remove_file(dir.path().join(segment_name(one.id))).unwrap();
+    std::fs::remove_file(temporary(&dir.path().join(segment_name(one.id)))).unwrap();
     assert!(!index.contains(&key(1)));
     held[0].check().unwrap();
 }
@@ -557,7 +562,7 @@ proptest! {
                     }
                     if let Some(meta) = write(dir.path(), next_id, &listed) {
                         prop_assert_eq!(meta.n_records, run.len() as u64);
-                        let path = dir.path().join(segment_name(meta.id));
+                        let path = temporary(&dir.path().join(segment_name(meta.id)));
                         let segment = super::Segment::open(path, &meta, false).unwrap();
                         index.replace(&[], vec![Arc::new(segment)]);
                     }
@@ -589,7 +594,7 @@ proptest! {
                     next_id += 1;
                     let added = match merged.unwrap() {
                         Merged::Segment(meta) => {
-                            let path = dir.path().join(segment_name(meta.id));
+                            let path = temporary(&dir.path().join(segment_name(meta.id)));
                             vec![Arc::new(super::Segment::open(path, &meta, false).unwrap())]
                         }
                         Merged::Empty => Vec::new(),
@@ -597,7 +602,8 @@ proptest! {
                     };
                     index.replace(&ids, added);
                     for id in ids {
-                        std::fs::remove_file(dir.path().join(segment_name(id))).unwrap();
+                        let path = temporary(&dir.path().join(segment_name(id)));
+                        std::fs::remove_file(path).unwrap();
                     }
                 }
                 Op::Reopen => index = Index::open(dir.path(), &index.segments()).unwrap(),

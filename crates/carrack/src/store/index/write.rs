@@ -1,8 +1,8 @@
 //! Writes one segment file from records that come in order.
 //!
 //! In       tables in ascending (code, digest length), the records of each in ascending digest.
-//! Out      a sealed file under its final name, durable: temporary name, fsync, rename, fsync of
-//!          the directory.
+//! Out      a sealed file under its temporary name, durable: fsync, fsync of the directory. It has
+//!          its last name when a catalog lists it (`store::unlisted`).
 //! Limits   memory: four buffers of [`BUFFER_LEN`], whatever the number of records.
 //! Not here sorting (`run`), dropping records (`merge`), the catalog that lists the file.
 //!
@@ -61,7 +61,7 @@ impl SegmentWriter {
                 format!("{n_tables_max} kinds of digest in one index segment"),
             ));
         }
-        let tmp_path = dir.join(format!("{}.tmp", segment_name(id)));
+        let tmp_path = durable::temporary(&dir.join(segment_name(id)));
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -155,8 +155,8 @@ impl SegmentWriter {
         self.file
             .set_len(self.end)
             .context(ErrorKind::Unavailable, writing)?;
-        let path = self.dir.join(segment_name(self.id));
-        self.gate.publish(&self.file, &self.tmp_path, &path)?;
+        self.gate.sync_file(&self.file, &self.tmp_path)?;
+        self.gate.sync_dir(&self.dir)?;
         self.finished = true;
         Ok(Some(SegmentMeta {
             id: self.id,

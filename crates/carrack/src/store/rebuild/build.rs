@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicBool;
 use carrack_formats::Cid;
 
 use super::interrupted;
+use crate::durable;
 use crate::error::Result;
 use crate::store::index::{
     Merged, RunWriter, Segment, SegmentMeta, merge, plan_merge, segment_name,
@@ -119,7 +120,7 @@ impl<'a> Builder<'a> {
     pub(super) fn discard(&self, segments: &[SegmentMeta]) {
         for meta in segments {
             // The next opening of the store removes what stays.
-            let _ = std::fs::remove_file(self.path(meta));
+            let _ = std::fs::remove_file(durable::temporary(&self.path(meta)));
         }
     }
 

@@ -1,8 +1,10 @@
 //! A lost catalog made anew of what the packs tell.
 //!
-//! In       a store whose catalog is missing or damaged; nobody has it open.
+//! In       a store whose catalog is missing or damaged, or one that is sound and does not list
+//!          every pack; nobody has it open.
 //! Out      a catalog of the packs, an index of their blocks, and a root for each block that no
-//!          other block in a pack links to. Every block is hashed.
+//!          other block in a pack links to. Every block is hashed. A sound catalog stays, and the
+//!          packs that it does not list are taken in.
 //! Limits   memory: 8 bytes and a bit for each block of a pack, one index run; [`ROOTS_MAX`] roots.
 //! Not here what no pack tells: files, CARs and sources in their places, names and times of roots.
 //!          They are added again, and come to the same CIDs.
@@ -28,7 +30,7 @@ use carrack_formats::unixfs::node::{Kind, UnixFs};
 
 use super::build::Builder;
 use super::scan::Sections;
-use super::{CutPart, Watch, interrupted};
+use super::{BadBlock, CutPart, Watch, interrupted};
 use crate::durable::{self, Temporary};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::source::local::LocalFile;
@@ -39,7 +41,7 @@ use crate::store::gate::WriteGate;
 use crate::store::index::{Index, SegmentId, segment_id_of};
 use crate::store::location::{ContainerId, Location};
 use crate::store::pack::{self, pack_id_of};
-use crate::store::{Opened, Store, recover};
+use crate::store::{OpenMode, Opened, Store, recover, unlisted};
 
 /// Most roots that are made. Blocks beyond them are served, too.
 pub const ROOTS_MAX: usize = 10_000;
@@ -53,6 +55,8 @@ pub struct CatalogReport {
     pub n_blocks: u64,
     /// Blocks that do not hash to their CID, and so are not in the index.
     pub n_bad: u64,
+    /// The first of them.
+    pub bad: Vec<BadBlock>,
     /// Roots that were made.
     pub n_roots: usize,
     /// Blocks that nothing links to, and that were too many to be roots.
@@ -63,6 +67,8 @@ pub struct CatalogReport {
     pub left_out: Vec<PathBuf>,
     /// What cannot be read of packs that hold sound blocks.
     pub cut: Vec<CutPart>,
+    /// The catalog is sound: what it did not list was added, and nothing else was done.
+    pub is_addition: bool,
     /// The catalog is sound, and the lost `format` was written again: nothing else was done.
     pub is_format_alone: bool,
 }
@@ -70,8 +76,8 @@ pub struct CatalogReport {
 /// Makes the catalog anew.
 ///
 /// # Errors
-/// `NotFound`: there is no store. `Invalid`: its catalog is sound. `Busy`; `Unavailable` if it was
-/// stopped or the disk fails: then it is to be run again.
+/// `NotFound`: there is no store. `Invalid`: its catalog is sound and lists every pack. `Busy`;
+/// `Unavailable` if it was stopped or the disk fails: then it is to be run again.
 pub fn rebuild_catalog(
     dir: &Path,
     watch: &mut Watch<'_>,
@@ -88,21 +94,27 @@ pub fn rebuild_catalog(
                 ..CatalogReport::default()
             });
         }
+        Err(error) if error.kind() == ErrorKind::Invalid => {
+            drop(held);
+            return take_in(dir, watch, stop)?.ok_or(error);
+        }
         refused => refused?,
     }
     recover::make_folders(dir, &gate)?;
+    name_packs(dir, &gate)?;
     let making = || format!("making {}", path.display());
     let made = Temporary::of_owner(&path, durable::MODE_PRIVATE);
     let made = made.context(ErrorKind::Unavailable, making)?;
     Catalog::make(&made.file, made.path(), &gate)?;
     let (catalog, mut next) = Catalog::open(made.path(), &gate, false)?;
-    let taken = recover::remove_unlisted(dir, &catalog.snapshot(), false)?;
-    (next.segment, next.pack) = (taken.segment.max(1), taken.pack.max(1));
+    let settled = unlisted::settle(dir, &catalog.snapshot(), None)?;
+    (next.segment, next.pack) = (settled.segment.max(1), settled.pack.max(1));
     let opened = Opened {
         dir: dir.to_owned(),
         gate: Arc::clone(&gate),
         catalog,
         next,
+        gone: Vec::new(),
         lock: None,
     };
     let store = Store::with_catalog(opened, false)?;
@@ -113,7 +125,9 @@ pub fn rebuild_catalog(
         packs: Vec::new(),
         report: CatalogReport::default(),
     };
-    rebuild.run()?;
+    let mut names = unlisted::names(&dir.join(recover::PACKS))?;
+    names.retain(|(_, name)| pack_id_of(name).is_some_and(|(_, is_last)| is_last));
+    rebuild.run(names)?;
     let mut report = rebuild.report;
     let listed = store.catalog().segments()?;
     let listed: HashSet<SegmentId> = listed.iter().map(|meta| meta.id).collect();
@@ -129,6 +143,43 @@ pub fn rebuild_catalog(
     }
     drop(held);
     Ok(report)
+}
+
+/// Adds packs that a sound catalog does not list; nothing if there are none.
+fn take_in(dir: &Path, watch: &mut Watch<'_>, stop: &AtomicBool) -> Result<Option<CatalogReport>> {
+    let store = Store::open(dir, OpenMode::AnyIndex)?;
+    let unlisted = store.unlisted()?.into_iter().filter(|file| file.is_pack);
+    let name = |path: &Path| path.file_name().unwrap_or_default().as_bytes().to_vec();
+    let names: Vec<_> = unlisted
+        .map(|file| (file.path.clone(), name(&file.path)))
+        .collect();
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let _ingest = store.ingest_lock();
+    let mut rebuild = Rebuild {
+        store: &store,
+        watch,
+        stop,
+        packs: Vec::new(),
+        report: CatalogReport {
+            is_addition: true,
+            ..CatalogReport::default()
+        },
+    };
+    rebuild.run(names)?;
+    Ok(Some(rebuild.report))
+}
+
+/// Gives packs their last names: without a catalog nobody knows whether one listed them.
+fn name_packs(dir: &Path, gate: &WriteGate) -> Result<()> {
+    for (path, name) in unlisted::names(&dir.join(recover::PACKS))? {
+        if let Some((id, false)) = pack_id_of(&name) {
+            let last = path.with_file_name(pack::pack_name(id));
+            gate.told(durable::rename_unless_there(&path, &last))?;
+        }
+    }
+    Ok(())
 }
 
 /// An error if there is nothing to mend, or it cannot be told.
@@ -162,8 +213,8 @@ fn keep_segments(
 ) -> Result<()> {
     let segments = dir.join(recover::SEGMENTS);
     let mut aside = None;
-    for (path, name) in recover::names(&segments)? {
-        if segment_id_of(&name).is_none_or(|(id, is_whole)| is_whole && listed.contains(&id)) {
+    for (path, name) in unlisted::names(&segments)? {
+        if segment_id_of(&name).is_none_or(|(id, is_last)| is_last && listed.contains(&id)) {
             continue;
         }
         let aside = match &aside {
@@ -236,10 +287,9 @@ struct Rebuild<'a, 'w> {
 }
 
 impl Rebuild<'_, '_> {
-    fn run(&mut self) -> Result<()> {
+    /// Takes in the packs of these paths and names.
+    fn run(&mut self, mut names: Vec<(PathBuf, Vec<u8>)>) -> Result<()> {
         let mut builder = Builder::new(self.store, self.stop)?;
-        let mut names = recover::names(&self.store.dir.join(recover::PACKS))?;
-        names.retain(|(_, name)| pack_id_of(name).is_some());
         names.sort_unstable();
         for (path, name) in names {
             self.take(path, name, &mut builder)?;
@@ -269,6 +319,8 @@ impl Rebuild<'_, '_> {
             self.step("reading packs", section)?;
             if block.is_none() {
                 n_bad += 1;
+                let bad = &mut self.report.bad;
+                BadBlock::note(bad, &path, section.offset, Some(section.cid));
                 return Ok(());
             }
             offsets.push(section.data_offset);
@@ -282,8 +334,8 @@ impl Rebuild<'_, '_> {
         })?;
         self.report.n_bad += n_bad;
         if offsets.is_empty() {
-            if read.cut.is_some() || n_bad > 0 {
-                // The next opening would remove it, for no catalog lists it.
+            if read.cut.is_some() || n_bad > 0 || self.report.is_addition {
+                // Or each opening would name it, for no catalog lists it.
                 self.report.left_out.push(keep(&path, &self.store.gate)?);
             }
             return Ok(());

@@ -10,11 +10,11 @@ use std::path::Path;
 
 use carrack_formats::car::v1::SECTION_LEN_MAX_LARGE;
 use carrack_formats::car::{CarLimits, Parser, Section, Step, v2};
-use carrack_formats::cid;
 use carrack_formats::verify::is_legacy;
+use carrack_formats::{Cid, cid};
 
 use super::build::Builder;
-use super::interrupted;
+use super::{LEFT_OUT_SHOWN_MAX, interrupted};
 use crate::error::Error;
 use crate::source::local::LocalFile;
 use crate::store::catalog::{ContainerKind, ContainerRecord};
@@ -53,6 +53,8 @@ pub(super) enum ScanError {
 pub(super) struct Scanned {
     /// Sections that are not what they are called.
     pub(super) n_bad: u64,
+    /// The first of them: where each begins, and what it is called if that is known.
+    pub(super) bad: Vec<(u64, Option<Cid>)>,
     /// The byte from which on it could not be read, and why.
     pub(super) cut: Option<(u64, String)>,
 }
@@ -114,12 +116,14 @@ impl Scan<'_, '_> {
         mut sections: Sections<'_>,
         go_on: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Scanned, ScanError> {
-        let (mut last, mut n_seen, mut is_broken) = (None, 0u64, false);
+        let (mut last, mut n_seen) = (None, 0u64);
+        let mut broken: Option<(u64, Option<Cid>)> = None;
         loop {
+            let at = sections.parser.offset();
             let next = match (sections.next(), &last) {
                 // Where an import that salvaged stopped, too.
                 (Err(_), _) if self.trust == Trust::Salvaged => {
-                    is_broken = true;
+                    broken = Some((at, None));
                     None
                 }
                 (Err(why), None) => return Err(ScanError::Unread(why)),
@@ -130,15 +134,18 @@ impl Scan<'_, '_> {
                 && let Err(error) = self.add(section)?
             {
                 // The end of what was salvaged may be cut off.
-                is_broken = self.trust == Trust::Salvaged
+                let is_broken = self.trust == Trust::Salvaged
                     && error.kind() == std::io::ErrorKind::UnexpectedEof;
+                broken = is_broken.then_some((section.offset, Some(section.cid)));
                 if !is_broken {
                     self.scanned.cut = Some((section.offset, error.to_string()));
                     return Ok(self.scanned);
                 }
             }
             let Some(section) = next else {
-                self.scanned.n_bad += u64::from(is_broken);
+                if let Some((offset, cid)) = broken {
+                    self.note_bad(offset, cid);
+                }
                 return Ok(self.scanned);
             };
             n_seen += 1;
@@ -173,13 +180,20 @@ impl Scan<'_, '_> {
             match self.is_sound(section) {
                 Ok(true) => {}
                 Ok(false) => {
-                    self.scanned.n_bad += 1;
+                    self.note_bad(section.offset, Some(section.cid));
                     return Ok(Ok(()));
                 }
                 Err(error) => return Ok(Err(error)),
             }
         }
         self.push(section).map(Ok)
+    }
+
+    fn note_bad(&mut self, offset: u64, cid: Option<Cid>) {
+        self.scanned.n_bad += 1;
+        if self.scanned.bad.len() < LEFT_OUT_SHOWN_MAX {
+            self.scanned.bad.push((offset, cid));
+        }
     }
 
     fn is_sound(&mut self, section: &Section) -> std::io::Result<bool> {

@@ -37,6 +37,11 @@ impl Mount {
         Self::new(&["--bind", "-o", "ro"], dir)
     }
 
+    /// A directory, under another path.
+    pub(crate) fn alias(dir: &Path) -> Self {
+        Self::new(&["--bind"], dir)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.temp.path()
     }

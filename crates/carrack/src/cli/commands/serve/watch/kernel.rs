@@ -13,6 +13,7 @@ use notify::event::ModifyKind;
 use notify::{Config, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::{Changed, hold};
+use crate::ingest::own::Own;
 
 /// One watch. It ends when it is dropped.
 #[derive(Debug)]
@@ -34,12 +35,13 @@ impl Kernel {
     /// Those of inotify: no watches are left, or the folder is gone.
     pub(super) fn of(path: &Path, own_dir: &Path) -> notify::Result<Self> {
         let told = Arc::new(Told::default());
-        let (teller, own_dir, top) = (Arc::clone(&told), own_dir.to_owned(), path.to_owned());
+        let (teller, top) = (Arc::clone(&told), path.to_owned());
+        let (own_dir, own) = (own_dir.to_owned(), Own::of(own_dir));
         let tell = move |event: notify::Result<notify::Event>| {
             if is_end(&event, &top) {
                 teller.is_over.store(true, Ordering::Release);
             }
-            if concerns(&event, &own_dir) {
+            if concerns(&event, &own_dir, &own) {
                 Changed::note(&mut hold(&teller.changed));
             }
         };
@@ -81,10 +83,11 @@ fn is_end(event: &notify::Result<notify::Event>, top: &Path) -> bool {
 }
 
 /// Whether an event may change what a folder comes to: not reading, and not the store's own doing.
-fn concerns(event: &notify::Result<notify::Event>, own_dir: &Path) -> bool {
+fn concerns(event: &notify::Result<notify::Event>, own_dir: &Path, own: &Own) -> bool {
     let Ok(event) = event else {
         return true; // Something was missed.
     };
-    let is_own = |path: &PathBuf| path.starts_with(own_dir);
+    // A bind mount shows them under another path, too.
+    let is_own = |path: &PathBuf| path.starts_with(own_dir) || own.holds(path);
     !event.kind.is_access() && (event.paths.is_empty() || !event.paths.iter().all(is_own))
 }
