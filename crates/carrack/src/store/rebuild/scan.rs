@@ -117,11 +117,6 @@ impl Scan<'_, '_> {
         let (mut last, mut n_seen, mut is_broken) = (None, 0u64, false);
         loop {
             let next = match (sections.next(), &last) {
-                // Where an import that salvaged stopped, too.
-                (Err(_), _) if self.trust == Trust::Salvaged => {
-                    is_broken = true;
-                    None
-                }
                 (Err(why), None) => return Err(ScanError::Unread(why)),
                 (Err(why), Some(section)) => return self.cut(section, why),
                 (Ok(next), _) => next,
@@ -207,7 +202,7 @@ impl Scan<'_, '_> {
 }
 
 /// Goes from section to section through a window.
-pub(super) struct Sections<'a> {
+pub(in crate::store) struct Sections<'a> {
     file: &'a LocalFile,
     parser: Parser,
     end: u64,
@@ -216,7 +211,7 @@ pub(super) struct Sections<'a> {
 }
 
 impl<'a> Sections<'a> {
-    pub(super) fn open(file: &'a LocalFile, len: u64) -> Result<Self, String> {
+    pub(in crate::store) fn open(file: &'a LocalFile, len: u64) -> Result<Self, String> {
         let mut head = vec![
             0;
             usize::try_from(len)
@@ -248,7 +243,7 @@ impl<'a> Sections<'a> {
         })
     }
 
-    pub(super) fn next(&mut self) -> Result<Option<Section>, String> {
+    pub(in crate::store) fn next(&mut self) -> Result<Option<Section>, String> {
         let mut want = HEAD_LEN;
         loop {
             self.look(want).map_err(|error| error.to_string())?;
