@@ -346,6 +346,7 @@ pub(crate) fn drop_container(dir: &Path, n_entries: u64) -> Result<(), Box<dyn E
         n_blocks,
         n_files: 0,
         source: SOURCE_LOCAL,
+        is_whole: false,
     };
     let id = root.id;
     let mut batch = Batch::new();

@@ -283,6 +283,10 @@ pub struct RmArgs {
     /// CIDs of roots.
     #[arg(required = true)]
     pub roots: Vec<String>,
+    /// Drop them even if roots that stay use blocks of theirs; those lack them then. Nobody looks
+    /// whether there are any.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `carrack source …`.
@@ -298,6 +302,9 @@ pub enum SourceCommand {
     Rm {
         /// Its name.
         name: String,
+        /// Forget it even if roots that stay use blocks of its roots; those lack them then.
+        #[arg(long)]
+        force: bool,
     },
     /// Take up what appeared, changed or went.
     Rescan(SourceRescanArgs),

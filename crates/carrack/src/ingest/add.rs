@@ -36,6 +36,7 @@ use crate::ingest::tree::Parent;
 use crate::ingest::{AddReport, Changes, LEFT_OUT_SHOWN_MAX, Progress};
 use crate::source::nofollow::{self, Kind};
 use crate::store::Store;
+use crate::store::catalog::Validator;
 
 /// How to add.
 #[derive(Debug, Clone)]
@@ -53,10 +54,13 @@ pub struct AddOptions {
 }
 
 /// Adds `paths`. Each argument that is a symlink is followed; symlinks below are kept as such.
+/// Of several that do not depend on each other the good ones are added, and the report names the
+/// others.
 ///
 /// # Errors
-/// `Invalid` for a path that does not exist; `Unavailable` when the store cannot be written;
-/// `Partial` is not an error here: the report says what was left out.
+/// `Invalid` for a path that does not exist, if it is the only one, or if all are to be wrapped or
+/// taken strictly; `Unavailable` when the store cannot be written; `Partial` is not an error here:
+/// the report says what was left out.
 pub fn add(
     store: &Arc<Store>,
     paths: &[PathBuf],
@@ -79,8 +83,8 @@ pub fn add_of(
     progress: &mut dyn Progress,
     stop: &AtomicBool,
 ) -> Result<AddReport> {
-    let targets = Targets::named(paths, options.wrap)?;
-    add_targets(store, origin, &targets, options, progress, stop, false).map(|done| done.0)
+    let targets = Targets::named(paths, options)?;
+    add_targets(store, origin, targets, options, progress, stop, false).map(|done| done.0)
 }
 
 /// Adds what lies at `path` again, and compares with what earlier adds found. The path was resolved
@@ -97,13 +101,13 @@ pub(in crate::ingest) fn add_again(
     stop: &AtomicBool,
 ) -> Result<(AddReport, Changes)> {
     let targets = Targets::resolved(path);
-    add_targets(store, origin, &targets, options, progress, stop, true)
+    add_targets(store, origin, targets, options, progress, stop, true)
 }
 
 fn add_targets(
     store: &Arc<Store>,
     origin: Origin,
-    targets: &Targets,
+    mut targets: Targets,
     options: &AddOptions,
     progress: &mut dyn Progress,
     stop: &AtomicBool,
@@ -131,7 +135,7 @@ fn add_targets(
             measured: &measured,
         };
         let adder = Adder::new(store, origin, options, watcher);
-        let outcome = adder.and_then(|mut adder| adder.run(targets, audit));
+        let outcome = adder.and_then(|mut adder| adder.run(&mut targets, audit));
         over.store(true, Ordering::Relaxed); // Nobody waits for an estimate any more.
         outcome
     })
@@ -143,18 +147,29 @@ struct Targets {
     unique: Vec<(OsString, PathBuf)>,
     /// For each argument its place in `unique`.
     places: Vec<usize>,
+    /// Each stands for itself: one that cannot be added is named, and the others are added.
+    are_independent: bool,
+    failed: Vec<(PathBuf, Error)>,
 }
 
 impl Targets {
     /// What a person named: symlinks in the paths are followed, now and not again.
-    fn named(paths: &[PathBuf], wrap: bool) -> Result<Self> {
-        let (mut unique, mut places) = (Vec::new(), Vec::new());
+    fn named(paths: &[PathBuf], options: &AddOptions) -> Result<Self> {
+        let wrap = options.wrap;
+        let are_independent = paths.len() > 1 && !wrap && !options.strict;
+        let (mut unique, mut places, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         let mut known: HashMap<(Option<OsString>, PathBuf), usize> = HashMap::new();
         let mut names = HashSet::new();
         for path in paths {
-            let real = std::fs::canonicalize(path).context(ErrorKind::Invalid, || {
-                format!("cannot add {}", path.display())
-            })?;
+            let cannot = || format!("cannot add {}", path.display());
+            let real = match std::fs::canonicalize(path).context(ErrorKind::Invalid, cannot) {
+                Ok(real) => real,
+                Err(error) if are_independent => {
+                    failed.push((path.clone(), error));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let name = path.file_name().or(real.file_name()).unwrap_or_default();
             let (name, n_before) = (name.to_owned(), unique.len());
             let key = (wrap.then(|| name.clone()), real.clone());
@@ -169,7 +184,12 @@ impl Targets {
             }
             places.push(place);
         }
-        Ok(Self { unique, places })
+        Ok(Self {
+            unique,
+            places,
+            are_independent,
+            failed,
+        })
     }
 
     fn resolved(path: &Path) -> Self {
@@ -177,6 +197,8 @@ impl Targets {
         Self {
             unique: vec![(name, path.to_owned())],
             places: vec![0],
+            are_independent: false,
+            failed: Vec::new(),
         }
     }
 }
@@ -194,6 +216,12 @@ struct Adder<'a> {
     /// The argument that is gone through.
     top: PathBuf,
     own: Own,
+}
+
+/// What an argument is.
+enum Found {
+    File(Validator),
+    Folder(Ahead, Level),
 }
 
 /// One directory on the way down.
@@ -226,11 +254,11 @@ impl<'a> Adder<'a> {
         })
     }
 
-    fn run(&mut self, targets: &Targets, audit: bool) -> Result<(AddReport, Changes)> {
+    fn run(&mut self, targets: &mut Targets, audit: bool) -> Result<(AddReport, Changes)> {
         if audit {
             self.assembly.audit();
         }
-        let outcome = self.run_all(&targets.unique);
+        let outcome = self.run_all(targets);
         if outcome.is_err() {
             // What is whole stays: the next add goes on there. The first error is told.
             for file in self.big.values_mut() {
@@ -259,42 +287,44 @@ impl<'a> Adder<'a> {
         };
         let made = places.iter().filter_map(|place| roots.get(*place)?.clone());
         report.roots = made.collect();
+        report.failed = std::mem::take(&mut targets.failed);
         Ok((report, changes))
     }
 
-    fn run_all(&mut self, targets: &[(OsString, PathBuf)]) -> Result<()> {
+    fn run_all(&mut self, targets: &mut Targets) -> Result<()> {
         if self.assembly.options.wrap {
             self.assembly.begin_root();
-            let names: Vec<_> = targets
-                .iter()
-                .map(|(name, _)| name.as_bytes().to_vec())
-                .collect();
+            let names = targets.unique.iter();
+            let names: Vec<_> = names.map(|(name, _)| name.as_bytes().to_vec()).collect();
             let directory = self
                 .assembly
                 .tree
                 .open(PathBuf::new(), 0, Parent::Root(0), names);
-            for (entry, (_, path)) in targets.iter().enumerate() {
-                self.target(
-                    path,
-                    Place {
-                        parent: Parent::Entry { directory, entry },
-                        root: 0,
-                    },
-                )?;
+            for (entry, (_, path)) in targets.unique.iter().enumerate() {
+                let place = Place {
+                    parent: Parent::Entry { directory, entry },
+                    root: 0,
+                };
+                let found = self.look(path, place)?;
+                self.take(found, path, place)?;
             }
             if let Some(complete) = self.assembly.tree.all_listed(directory) {
                 self.assembly.directory_done(complete)?;
             }
         } else {
-            for (root, (_, path)) in targets.iter().enumerate() {
+            for (root, (_, path)) in targets.unique.iter().enumerate() {
                 self.assembly.begin_root();
-                self.target(
-                    path,
-                    Place {
-                        parent: Parent::Root(root),
-                        root,
-                    },
-                )?;
+                let place = Place {
+                    parent: Parent::Root(root),
+                    root,
+                };
+                match self.look(path, place) {
+                    Ok(found) => self.take(found, path, place)?,
+                    Err(error) if targets.are_independent => {
+                        targets.failed.push((path.clone(), error));
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         loop {
@@ -309,9 +339,8 @@ impl<'a> Adder<'a> {
         }
     }
 
-    /// One argument, and everything below it.
-    fn target(&mut self, path: &Path, place: Place) -> Result<()> {
-        path.clone_into(&mut self.top);
+    /// What an argument is. Its errors are about that place alone.
+    fn look(&mut self, path: &Path, place: Place) -> Result<Found> {
         let cannot = || format!("cannot add {}", path.display());
         let own = || {
             // The key of this node lies there.
@@ -323,7 +352,7 @@ impl<'a> Adder<'a> {
         }
         let looked = nofollow::look(path).context(ErrorKind::Invalid, cannot)?;
         match looked.kind {
-            Kind::File => return self.file(path.to_owned(), &looked.validator, place),
+            Kind::File => return Ok(Found::File(looked.validator)),
             Kind::Directory => {}
             Kind::Symlink => {
                 return Err(looked.kind.refused()).context(ErrorKind::Invalid, cannot);
@@ -335,14 +364,20 @@ impl<'a> Adder<'a> {
         }
         let mut ahead = Ahead::new(path, &self.own, self.assembly.options.hidden);
         let first = self.enter(&mut ahead, path.to_owned(), place);
-        let first = first.map_err(|error| {
-            Error::with(
-                ErrorKind::Unavailable,
-                format!("cannot list {}", path.display()),
-                error,
-            )
-        })?;
-        let mut levels = vec![first.ok_or_else(own)?];
+        let cannot = || format!("cannot list {}", path.display());
+        let first = first.context(ErrorKind::Unavailable, cannot)?;
+        let first = first.ok_or_else(own)?;
+        Ok(Found::Folder(ahead, first))
+    }
+
+    /// One argument, and everything below it.
+    fn take(&mut self, found: Found, path: &Path, place: Place) -> Result<()> {
+        path.clone_into(&mut self.top);
+        let (mut ahead, first) = match found {
+            Found::File(validator) => return self.file(path.to_owned(), &validator, place),
+            Found::Folder(ahead, first) => (ahead, first),
+        };
+        let mut levels = vec![first];
         while let Some(level) = levels.last_mut() {
             self.assembly.check_stop()?;
             let Some(entry) = level.entries.next() else {

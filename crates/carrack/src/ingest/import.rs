@@ -10,7 +10,9 @@
 //! Nothing of a CAR becomes visible unless all of it verified; `salvage` keeps the good blocks.
 
 mod copy;
+mod promise;
 pub mod remote;
+mod resync;
 
 use std::io::Read;
 use std::path::Path;
@@ -28,9 +30,13 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::sink::Sink;
 use crate::ingest::tree::Sum;
 use crate::ingest::{AddedRoot, Progress};
+
+pub use self::promise::holds_copy;
+use self::promise::promise;
+use self::resync::Resync;
 use crate::source::local::LocalFile;
 use crate::store::Store;
-use crate::store::catalog::{ContainerKind, RootKind};
+use crate::store::catalog::ContainerKind;
 use crate::store::location::{ContainerId, Location};
 
 /// Bytes of sections after which a batch is handed to a worker.
@@ -89,8 +95,12 @@ pub struct ImportReport {
     pub unchanged: bool,
     /// The index that told where the sections are, if the CAR was not read for it.
     pub index: Option<String>,
-    /// Bad blocks that salvaging passed over.
+    /// Blocks that an earlier import found at the same place and that are not here any more.
+    pub n_gone: u64,
+    /// Bad blocks that salvaging passed over; at least, if there are bytes that tell no block.
     pub n_bad: u64,
+    /// Bytes that salvaging passed over without telling which blocks they are.
+    pub n_untold: u64,
     /// The first of them.
     pub problems: Vec<String>,
 }
@@ -142,7 +152,7 @@ pub fn import_at(
             unchanged: true,
             ..ImportReport::default()
         };
-        promise(&mut sink, path, &roots, Some(container), &mut report)?; // One may be dropped.
+        promise(&mut sink, path, &roots, Some(container), &mut report, stop)?; // One may be dropped.
         sink.finish()?;
         report.find_missing(store, Some(container));
         return Ok(report);
@@ -172,7 +182,7 @@ pub fn import_at(
         let (sum, validator) = (report.sum(cid::empty_identity()), &file.validator);
         sink.file(path, CAR_PROFILE, validator, Some(container), None, sum);
     }
-    promise(&mut sink, path, &roots, Some(container), &mut report)?;
+    promise(&mut sink, path, &roots, Some(container), &mut report, stop)?;
     sink.finish()?;
     report.find_missing(store, Some(container));
     Ok(report)
@@ -196,7 +206,7 @@ pub fn import_copy(
     let copied = copy::copy(&mut sink, input, options, &mut report, progress, stop);
     let roots = copied.map_err(|error| car_failed(name, error))?;
     let pack = sink.pack_id();
-    promise(&mut sink, name, &roots, pack, &mut report)?;
+    promise(&mut sink, name, &roots, pack, &mut report, stop)?;
     sink.finish()?;
     report.find_missing(store, pack);
     Ok(report)
@@ -232,31 +242,6 @@ impl ImportReport {
             }
         }
     }
-}
-
-/// Makes the CAR's roots the store's. A CAR without any gets the empty identity block for one, as
-/// a pack has it: `ls` shows it, and `rm` can drop the CAR.
-fn promise(
-    sink: &mut Sink<'_>,
-    path: &Path,
-    roots: &[Cid],
-    container: Option<ContainerId>,
-    report: &mut ImportReport,
-) -> Result<()> {
-    let nameless = [cid::empty_identity()];
-    for root in if roots.is_empty() { &nameless } else { roots } {
-        let (kind, members) = (RootKind::Import, container.into_iter().collect());
-        sink.root(root, path, kind, CAR_PROFILE, report.sum(*root), members)?;
-    }
-    let added = roots.iter().map(|root| AddedRoot {
-        cid: *root,
-        path: sink.shown(path),
-        bytes: report.bytes,
-        n_blocks: report.n_blocks,
-        n_files: 1,
-    });
-    report.roots = added.collect();
-    Ok(())
 }
 
 fn car_failed(path: &Path, error: CarFailure) -> Error {
@@ -396,6 +381,7 @@ impl Import<'_, '_> {
         in_flight_max: usize,
     ) -> Result<Vec<Cid>, CarFailure> {
         let (mut window, mut parser, end) = open_car(self.file, self.options)?;
+        let (mut resync, mut last) = (Resync::default(), 0);
         let mut roots = None;
         let mut batch = Vec::new();
         let mut batch_len = 0;
@@ -403,20 +389,27 @@ impl Import<'_, '_> {
         let mut want = HEAD_LEN;
         let failure = loop {
             let (bytes, eof) = window.at(parser.offset(), want, end)?;
-            match parser.next(bytes, eof) {
+            match next_in(&mut parser, bytes, eof, end) {
+                Err(error) if self.options.salvage && roots.is_some() => {
+                    // A wrong length before may have hidden what follows it.
+                    let next = self.behind(&error, &mut resync, &mut window, last + 1, end)?;
+                    self.report.n_untold += next.unwrap_or(end).saturating_sub(parser.offset());
+                    let Some(next) = next else { break None };
+                    parser = Parser::resume(self.options.limits, next);
+                    parser.set_end(end);
+                    want = HEAD_LEN;
+                }
                 Err(error) => break Some(error),
                 Ok(Step::Need(n)) => want = n,
                 Ok(Step::Header(header)) => {
                     want = HEAD_LEN;
+                    last = parser.offset().saturating_sub(1);
                     roots = Some(header.roots);
                 }
                 Ok(Step::End) => break None,
-                Ok(Step::Section(section)) if section.end() > end => {
-                    let offset = section.offset;
-                    break Some(CarError::Truncated { offset });
-                }
                 Ok(Step::Section(section)) => {
                     want = HEAD_LEN;
+                    last = section.offset;
                     if let Err(error) = self.options.check_hash(&section) {
                         if !self.options.salvage {
                             break Some(error);
@@ -431,10 +424,7 @@ impl Import<'_, '_> {
             if batch_len < BATCH_LEN && batch.len() < BATCH_SECTIONS {
                 continue;
             }
-            if self.stop.load(Ordering::Relaxed) {
-                let what = "interrupted; nothing of this CAR was kept";
-                return Err(Error::new(ErrorKind::Unavailable, what).into());
-            }
+            check_stop(self.stop)?;
             while in_flight >= in_flight_max {
                 self.take(results, &mut in_flight)?;
             }
@@ -453,11 +443,27 @@ impl Import<'_, '_> {
             self.take(results, &mut in_flight)?;
         }
         match failure {
-            Some(error) if self.options.salvage && roots.is_some() => self.report.bad(&error),
-            Some(error) => return Err(error.into()),
-            None => {}
+            Some(error) => Err(error.into()),
+            None => Ok(roots.unwrap_or_default()),
         }
-        Ok(roots.unwrap_or_default())
+    }
+
+    /// Notes what cannot be read; gives where the next sound section begins.
+    fn behind(
+        &mut self,
+        error: &CarError,
+        resync: &mut Resync,
+        window: &mut Window<'_>,
+        from: u64,
+        end: u64,
+    ) -> Result<Option<u64>, CarFailure> {
+        self.report.bad(error);
+        let (progress, stop) = (&mut *self.progress, self.stop);
+        let mut go_on = |offset| {
+            progress.update("verifying", offset, Some(end));
+            check_stop(stop)
+        };
+        resync.in_file(self.file, window, self.options, from, end, &mut go_on)
     }
 
     /// One batch's outcome.
@@ -496,6 +502,25 @@ impl Import<'_, '_> {
             }
         }
         Ok(())
+    }
+}
+
+fn check_stop(stop: &AtomicBool) -> Result<(), CarFailure> {
+    if stop.load(Ordering::Relaxed) {
+        let what = "interrupted; nothing of this CAR was kept";
+        return Err(Error::new(ErrorKind::Unavailable, what).into());
+    }
+    Ok(())
+}
+
+/// The parser's next step; no section that passes the end.
+fn next_in(parser: &mut Parser, bytes: &[u8], eof: bool, end: u64) -> Result<Step, CarError> {
+    match parser.next(bytes, eof)? {
+        Step::Section(section) if section.end() > end => {
+            let offset = section.offset;
+            Err(CarError::Truncated { offset })
+        }
+        step => Ok(step),
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod add;
 mod assembly;
+pub mod dependents;
 pub mod hash;
 pub mod import;
 pub mod journal;
@@ -22,6 +23,8 @@ pub mod tree;
 use std::path::PathBuf;
 
 use carrack_formats::Cid;
+
+use crate::error::Error;
 
 /// Somebody who watches a long work.
 pub trait Progress {
@@ -99,6 +102,8 @@ pub struct AddReport {
     pub n_left_out: u64,
     /// The first of them, at most [`LEFT_OUT_SHOWN_MAX`].
     pub left_out: Vec<LeftOut>,
+    /// Of several places those that could not be gone through, as they were named, and why.
+    pub failed: Vec<(PathBuf, Error)>,
 }
 
 /// Files that are not what they were at an earlier add.
@@ -110,7 +115,7 @@ pub struct Changes {
     pub changed: u64,
     /// The same at another path.
     pub moved: u64,
-    /// Gone.
+    /// Gone; of a CAR, its blocks.
     pub vanished: u64,
 }
 
@@ -137,6 +142,7 @@ impl AddReport {
         self.n_left_out += other.n_left_out;
         let room = LEFT_OUT_SHOWN_MAX.saturating_sub(self.left_out.len());
         self.left_out.extend(other.left_out.into_iter().take(room));
+        self.failed.extend(other.failed);
     }
 }
 

@@ -122,6 +122,7 @@ pub fn import_again(
     };
     let changes = Changes {
         changed: u64::from(!imported.unchanged),
+        vanished: imported.n_gone,
         ..Changes::default()
     };
     let report = AddReport {

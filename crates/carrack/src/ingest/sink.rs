@@ -22,8 +22,8 @@ use crate::ingest::journal::Journal;
 use crate::ingest::tree::Sum;
 use crate::store::Store;
 use crate::store::catalog::{
-    Batch, ContainerKind, ContainerRecord, DirRecord, PathKey, PathRecord, RootKind, RootRecord,
-    SOURCE_LOCAL, SOURCE_STORE, StaleReason, Validator,
+    Batch, ContainerKind, ContainerRecord, DirRecord, PathKey, PathRecord, RootId, RootKind,
+    RootRecord, SOURCE_LOCAL, SOURCE_STORE, StaleReason, Validator,
 };
 use crate::store::index::RunWriter;
 use crate::store::location::{ContainerId, Location};
@@ -58,6 +58,19 @@ pub struct KnownDirectory {
     pub n_nodes: u64,
     /// The pack they are in.
     pub pack: Option<ContainerId>,
+}
+
+/// A root that an earlier ingest made of the same place.
+#[derive(Debug)]
+pub struct KnownRoot {
+    /// Its row.
+    pub id: RootId,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Its blocks.
+    pub n_blocks: u64,
+    /// The containers that it needs, ascending.
+    pub members: Vec<ContainerId>,
 }
 
 /// Which source an ingest's paths belong to.
@@ -179,6 +192,12 @@ impl<'a> Sink<'a> {
     #[must_use]
     pub fn shown(&self, path: &Path) -> PathBuf {
         PathBuf::from(OsString::from_vec(self.origin.shown(path)))
+    }
+
+    /// Where everything goes.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        self.store
     }
 
     /// Where journals are kept.
@@ -342,13 +361,10 @@ impl<'a> Sink<'a> {
             bytes: sum.file_len,
             n_blocks: sum.n_blocks,
             n_files: sum.n_files,
+            is_whole: false,
         };
-        let catalog = self.store.catalog();
-        for known in catalog.roots_of_cid(cid)? {
-            if known.path != record.path || known.kind != kind || known.profile != profile {
-                continue;
-            }
-            if catalog.members(known.id)? == members {
+        for known in self.known_roots(cid, path, kind, profile)? {
+            if known.members == members {
                 return Ok(()); // Added before, and nothing changed.
             }
             self.batch.remove_root(known.id); // The new one takes its place.
@@ -356,6 +372,32 @@ impl<'a> Sink<'a> {
         self.batch.put_root(record, members);
         self.n_rows += 1;
         Ok(())
+    }
+
+    /// Roots that earlier ingests made of the same place in the same way.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub fn known_roots(
+        &self,
+        cid: &Cid,
+        path: &Path,
+        kind: RootKind,
+        profile: u32,
+    ) -> Result<Vec<KnownRoot>> {
+        let (catalog, shown) = (self.store.catalog(), self.origin.shown(path));
+        let mut known = Vec::new();
+        for root in catalog.roots_of_cid(cid)? {
+            if root.path == shown && root.kind == kind && root.profile == profile {
+                known.push(KnownRoot {
+                    id: root.id,
+                    bytes: root.bytes,
+                    n_blocks: root.n_blocks,
+                    members: catalog.members(root.id)?,
+                });
+            }
+        }
+        Ok(known)
     }
 
     /// What an earlier ingest knows of a file.

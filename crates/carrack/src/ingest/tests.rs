@@ -77,12 +77,17 @@ impl Fixture {
         import(self.store(), path, options, &mut Quiet, &stop)
     }
 
-    pub(crate) fn import_copy(
+    pub(crate) fn import_copy(&self, car: &[u8], options: &ImportOptions) -> Result<ImportReport> {
+        self.import_copy_at(Path::new("-"), car, options)
+    }
+
+    pub(crate) fn import_copy_at(
         &self,
+        name: &Path,
         mut car: &[u8],
         options: &ImportOptions,
     ) -> Result<ImportReport> {
-        let (name, stop) = (Path::new("-"), AtomicBool::new(false));
+        let stop = AtomicBool::new(false);
         import_copy(self.store(), name, &mut car, options, &mut Quiet, &stop)
     }
 
@@ -118,6 +123,14 @@ impl Fixture {
 
     pub(crate) fn n_containers(&self) -> u64 {
         self.store().catalog().n_containers().unwrap()
+    }
+
+    /// The file of the pack, if there is one.
+    pub(crate) fn only_pack(&self) -> PathBuf {
+        let packs = std::fs::read_dir(self.path("data/packs")).unwrap();
+        let packs: Vec<_> = packs.map(|pack| pack.unwrap().path()).collect();
+        assert_eq!(packs.len(), 1, "{packs:?}");
+        packs[0].clone()
     }
 
     pub(crate) fn n_packs(&self) -> usize {

@@ -14,6 +14,7 @@ pub mod block;
 pub mod buffers;
 pub mod car_stream;
 pub mod catalog;
+mod copies;
 pub mod extent;
 pub mod file_reader;
 pub mod gate;

@@ -37,6 +37,7 @@ use super::{Store, hold, recover};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use self::catalog::{CatalogReport, ROOTS_MAX, rebuild_catalog};
+pub(super) use self::scan::Sections;
 
 /// Containers left out that are named one by one; the rest is counted.
 pub const LEFT_OUT_SHOWN_MAX: usize = 1000;
@@ -133,6 +134,7 @@ pub fn rebuild(
         builder: Builder::new(store, stop)?,
         found: IdSet::default(),
         with_row: IdSet::default(),
+        salvaged: IdSet::default(),
         lacks_packs: false,
         unread: BTreeMap::new(),
         reached: BTreeMap::new(),
@@ -158,6 +160,8 @@ struct Rebuild<'a, 'w> {
     found: IdSet,
     /// Containers that a row of `paths` names: files, and CARs of which every block was good.
     with_row: IdSet,
+    /// CARs that had bad parts when they were imported.
+    salvaged: IdSet,
     lacks_packs: bool,
     /// Containers that cannot be read, and why.
     unread: BTreeMap<ContainerId, (PathBuf, String)>,
@@ -210,6 +214,9 @@ impl Rebuild<'_, '_> {
             self.check_stop()?;
             let path = self.path_of(&record);
             let trust = self.trust(id, &record);
+            if trust == Trust::Salvaged {
+                self.salvaged.insert(id);
+            }
             let before = done;
             let scanned = if record.source > SOURCE_LOCAL {
                 Err(ScanError::Unread(
@@ -468,6 +475,10 @@ impl Rebuild<'_, '_> {
             }
         }
         for (id, mut part) in std::mem::take(&mut self.cut) {
+            if is_whole && self.salvaged.contains(id) {
+                self.report.n_bad += 1; // What its import found behind it is kept.
+                continue;
+            }
             part.is_kept = is_whole && kept.contains(id);
             if !part.is_kept {
                 lost.insert(id);

@@ -61,6 +61,7 @@ fn add(store: &Store, keys: std::ops::Range<u64>) -> (ContainerId, RootRecord) {
         n_blocks: 1,
         n_files: 1,
         source: SOURCE_LOCAL,
+        is_whole: false,
     };
     let mut batch = Batch::new();
     batch.put_container(container, &file("/a"));

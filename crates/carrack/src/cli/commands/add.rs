@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use carrack_formats::unixfs::profile::{self, Profile};
 use serde_json::json;
 
+use super::several::{Several, ends_all};
 use crate::cli::Env;
 use crate::cli::args::{AddArgs, DagArgs};
 use crate::cli::output::{bytes, shown};
+use crate::cli::redact::redacted;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::add::{AddOptions, add};
 use crate::ingest::remote;
@@ -18,26 +20,34 @@ use crate::ingest::{AddReport, AddedRoot};
 /// Adds the arguments and prints their roots.
 ///
 /// # Errors
-/// `Invalid` for arguments that make no sense; `Partial` if files had to be left out.
+/// `Invalid` for arguments that make no sense; `Partial` if files had to be left out, or some of
+/// several places were not added.
 pub fn run(args: &AddArgs, env: &mut Env<'_>) -> Result<()> {
     let options = AddOptions {
         wrap: args.wrap,
         ..options(&args.dag)?
     };
-    let report = add_places(env, &args.paths, &options)?;
+    let mut report = add_places(env, &args.paths, &options)?;
     for root in &report.roots {
         print_root(env, root, args.quieter, &report)?;
     }
     if !args.quieter {
         summary(env, &report);
     }
-    left_out(env, &report, options.strict)
+    let mut several = Several::new("added", args.paths.len());
+    for (path, error) in report.failed.drain(..) {
+        several.failed(env, path.as_os_str().as_encoded_bytes(), error);
+    }
+    let is_whole = left_out(env, &report, options.strict);
+    several.conclude().and(is_whole)
 }
 
-/// Adds what lies on this machine and what lies elsewhere, in the order in which it is named.
+/// Adds what lies on this machine and what lies elsewhere, in the order in which it is named. Of
+/// several places the report names those that could not be added.
 ///
 /// # Errors
-/// Those of both; `Invalid` if paths and URLs are to be wrapped together.
+/// Those of both, of a single place or if all are to be wrapped or taken strictly; `Invalid` if
+/// paths and URLs are to be wrapped together.
 pub fn add_places(
     env: &mut Env<'_>,
     places: &[OsString],
@@ -53,13 +63,19 @@ pub fn add_places(
         if !run.first().is_some_and(|place| is_url(place)) {
             let paths = run.iter().map(|path| env.path(Path::new(path)));
             let paths: Vec<PathBuf> = paths.collect();
-            report.append(add(env.blocks.store(), &paths, options, env.out, env.stop)?);
+            match add(env.blocks.store(), &paths, options, env.out, env.stop) {
+                Ok(added) => report.append(added),
+                Err(error) => match (run, ends_all(&error, env)) {
+                    // Between URLs; of several paths `add` names those that fail.
+                    ([path], false) if places.len() > 1 && !options.wrap && !options.strict => {
+                        report.failed.push((PathBuf::from(path), error));
+                    }
+                    _ => return Err(error),
+                },
+            }
             continue;
         }
-        let mut targets = Vec::with_capacity(run.len());
-        let added = add_urls(env, run, &mut targets, options, &mut report);
-        env.settle(&targets);
-        added?;
+        add_urls(env, run, places.len() > 1, options, &mut report)?;
     }
     Ok(report)
 }
@@ -67,20 +83,39 @@ pub fn add_places(
 fn add_urls(
     env: &mut Env<'_>,
     urls: &[OsString],
-    targets: &mut Vec<Target>,
+    are_several: bool,
     options: &AddOptions,
     report: &mut AddReport,
 ) -> Result<()> {
+    let together = if options.wrap { urls.len() } else { 1 };
+    for urls in urls.chunks(together.max(1)) {
+        let mut targets = Vec::with_capacity(urls.len());
+        let added = add_together(env, urls, &mut targets, options);
+        env.settle(&targets);
+        match (added, urls) {
+            (Ok(added), _) => report.append(added),
+            (Err(error), [url]) if are_several && !options.strict && !ends_all(&error, env) => {
+                let url = redacted(&url.to_string_lossy()).into_owned();
+                report.failed.push((PathBuf::from(url), error));
+            }
+            (Err(error), _) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn add_together(
+    env: &mut Env<'_>,
+    urls: &[OsString],
+    targets: &mut Vec<Target>,
+    options: &AddOptions,
+) -> Result<AddReport> {
     for url in urls {
         targets.push(env.target(url)?);
     }
-    let together = if options.wrap { targets.len() } else { 1 };
-    for targets in targets.chunks(together.max(1)) {
-        let (store, sources) = (env.blocks.store(), env.blocks.extents().sources());
-        let (out, stop) = (&mut *env.out, env.stop);
-        report.append(remote::add(store, sources, targets, options, out, stop)?);
-    }
-    Ok(())
+    let (store, sources) = (env.blocks.store(), env.blocks.extents().sources());
+    let (out, stop) = (&mut *env.out, env.stop);
+    remote::add(store, sources, targets, options, out, stop)
 }
 
 /// What the DAG arguments ask for.

@@ -6,6 +6,7 @@ use std::path::Path;
 use carrack_formats::car::CarLimits;
 use serde_json::json;
 
+use super::several::Several;
 use crate::cli::Env;
 use crate::cli::args::{CarArgs, ImportArgs};
 use crate::cli::output::{Output, bytes, shown};
@@ -23,16 +24,25 @@ const _: () = assert!(BIG_SECTION_LEN_MAX < Location::LEN_END as u64);
 /// Imports the arguments and prints their roots.
 ///
 /// # Errors
-/// `Verification`, `Invalid`; `Partial` if salvaging passed bad blocks over.
+/// `Verification`, `Invalid`; `Partial` if salvaging passed bad blocks over, or some of several
+/// CARs were not taken.
 pub fn run(args: &ImportArgs, env: &mut Env<'_>) -> Result<()> {
-    let mut n_bad = 0;
+    let (mut n_bad, mut n_untold) = (0, 0);
+    let mut several = Several::new("imported", args.files.len());
     for file in &args.files {
-        let report = one(args, env, file)?;
-        print(env, file, &report, args.quieter)?;
-        n_bad += report.n_bad;
+        let imported = one(args, env, file);
+        if let Some(report) = several.take(env, file.as_encoded_bytes(), imported)? {
+            print(env, file, &report, args.quieter)?;
+            n_bad += report.n_bad;
+            n_untold += report.n_untold;
+        }
     }
+    several.conclude()?;
     if n_bad > 0 {
-        let what = format!("{n_bad} blocks were bad and are not served");
+        let mut what = format!("{n_bad} blocks were bad and are not served");
+        if n_untold > 0 {
+            what = format!("at least {what}: {n_untold} bytes do not tell which blocks they are");
+        }
         return Err(Error::new(ErrorKind::Partial, what));
     }
     Ok(())
@@ -151,6 +161,8 @@ pub fn print(env: &mut Env<'_>, file: &OsStr, report: &ImportReport, quieter: bo
                 "blocks": root.n_blocks,
                 "unchanged": report.unchanged,
                 "bad": report.n_bad,
+                "untold_bytes": report.n_untold,
+                "gone": report.n_gone,
             }))?;
         } else {
             env.out
@@ -179,5 +191,12 @@ pub fn tell_problems(env: &mut Env<'_>, file: &OsStr, report: &ImportReport) {
     for root in &report.roots_missing {
         env.out
             .note(&format!("{name}: its root {root} is not in it"));
+    }
+    if report.n_gone > 0 {
+        let n = report.n_gone;
+        env.out.note(&format!(
+            "warning: {name}: it holds {n} blocks fewer than when it was imported before: they are \
+             not served any more"
+        ));
     }
 }

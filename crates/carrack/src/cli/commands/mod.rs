@@ -11,6 +11,7 @@ pub mod ls;
 pub mod peers;
 pub mod rm;
 pub mod serve;
+mod several;
 pub mod source;
 pub mod status;
 #[cfg(test)]

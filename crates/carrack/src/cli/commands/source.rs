@@ -19,10 +19,11 @@ use serde_json::json;
 pub use self::status::{advice, line};
 use crate::cli::Env;
 use crate::cli::args::SourceCommand;
+use crate::cli::commands::rm::refuse_needed;
 use crate::cli::output::{bytes, shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::block::Scope;
-use crate::store::catalog::{Batch, RootRecord, SourceRecord};
+use crate::store::catalog::{Batch, RootId, RootRecord, SourceRecord};
 
 /// Names that stand for what is not configured.
 const RESERVED: [&str; 2] = ["local", "store"];
@@ -36,7 +37,7 @@ pub fn run(command: &SourceCommand, env: &mut Env<'_>) -> Result<()> {
         SourceCommand::Add(args) => add::run(args, env),
         SourceCommand::List => list(env),
         SourceCommand::Status(args) => status::run(args, env),
-        SourceCommand::Rm { name } => remove(name, env),
+        SourceCommand::Rm { name, force } => remove(name, *force, env),
         SourceCommand::Rescan(args) => rescan::run(args, env),
         SourceCommand::Relocate(args) => relocate::run(args, env),
     }
@@ -157,7 +158,7 @@ fn kind(url: &str) -> &str {
     }
 }
 
-fn remove(name: &str, env: &mut Env<'_>) -> Result<()> {
+fn remove(name: &str, force: bool, env: &mut Env<'_>) -> Result<()> {
     let store = env.blocks.store();
     // What an add is about to bring must not stay behind.
     let _ingest = store.ingest_lock();
@@ -166,6 +167,10 @@ fn remove(name: &str, env: &mut Env<'_>) -> Result<()> {
     }
     let (id, record) = find(name, env)?;
     let roots = roots_of(id, env)?;
+    if !force {
+        let ids: Vec<RootId> = roots.iter().map(|root| root.id).collect();
+        refuse_needed(&ids, env)?;
+    }
     let mut batch = Batch::new();
     roots.iter().for_each(|root| batch.remove_root(root.id));
     batch.remove_source(id);

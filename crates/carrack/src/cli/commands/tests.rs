@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use carrack_formats::unixfs::dir;
 use clap::Parser;
 
 use crate::cli::Env;
@@ -61,13 +62,11 @@ fn verify_goes_on_behind_a_root_that_is_not_here() {
 }
 
 #[test]
-fn rm_drops_all_or_nothing_and_nothing_for_who_left() {
+fn rm_names_what_is_no_root_and_drops_the_rest_and_nothing_for_who_left() {
     let fixture = Fixture::new();
     let path = fixture.write("a", b"aaaa");
     fixture.add(&[&path]);
     let (cid, other) = (raw(b"aaaa").to_string(), raw(b"other").to_string());
-    let (outcome, _) = run(&fixture, &["rm", &cid, &other], false);
-    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::NotFound);
     let (outcome, _) = run(&fixture, &["rm", &cid], true);
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(fixture.n_roots(), 1);
@@ -75,6 +74,12 @@ fn rm_drops_all_or_nothing_and_nothing_for_who_left() {
     outcome.unwrap();
     assert_eq!(text.lines().count(), 1);
     assert_eq!((fixture.n_roots(), fixture.n_containers()), (0, 0));
+    fixture.add(&[&path]);
+    let (outcome, text) = run(&fixture, &["rm", &other, &cid, "no cid"], false);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Partial);
+    assert_eq!((text.lines().count(), fixture.n_roots()), (1, 0));
+    let (outcome, _) = run(&fixture, &["rm", &other, &cid], false);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[test]
@@ -172,8 +177,189 @@ fn verify_does_not_take_what_was_removed_for_a_copy() {
     }
     assert!(run(&fixture, &["verify"], false).0.is_ok());
     let dropped = known[1].0.to_string();
-    run(&fixture, &["rm", &dropped], false).0.unwrap();
+    run(&fixture, &["rm", "--force", &dropped], false)
+        .0
+        .unwrap();
     let (outcome, text) = run(&fixture, &["verify"], false);
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Verification);
     assert!(text.contains(&known[3].0.to_string()), "{text}");
+}
+
+/// A node that reads: its links are those of a directory.
+fn node(links: &[carrack_formats::Cid]) -> (carrack_formats::Cid, Vec<u8>) {
+    let links = links.iter().enumerate().map(|(n, cid)| dir::Entry {
+        name: format!("{n}").into_bytes(),
+        cid: *cid,
+        tsize: 1,
+    });
+    let mut made = None;
+    let profile = crate::ingest::tests::options().profile;
+    dir::build(links.collect(), &profile, &mut |cid, block| {
+        made = Some((cid, block));
+    })
+    .unwrap();
+    made.unwrap()
+}
+
+/// Two CARs: one of a node that lacks the second block it links to, one that has that block.
+fn partial_and_last(fixture: &Fixture) -> (String, String) {
+    let (first, last) = (bytes(1, 300), bytes(2, 300));
+    let top = node(&[raw(&first), raw(&last)]);
+    let partial = car(&[top.0], &[top.clone(), (raw(&first), first)]);
+    let lender = car(&[raw(&last)], &[(raw(&last), last.clone())]);
+    for (name, car) in [("partial.car", &partial), ("last.car", &lender)] {
+        let path = fixture.write(name, car);
+        fixture.import(&path, &import_options()).unwrap();
+    }
+    (top.0.to_string(), raw(&last).to_string())
+}
+
+#[test]
+fn rm_refuses_to_drop_what_a_root_that_stays_uses() {
+    let fixture = Fixture::new();
+    let (partial, last) = partial_and_last(&fixture);
+    let (outcome, text) = run(&fixture, &["rm", &last], false);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!((text.as_str(), fixture.n_roots()), ("", 2));
+    // The other way round nobody lacks anything, and together nobody is left.
+    run(&fixture, &["rm", &partial], false).0.unwrap();
+    run(&fixture, &["rm", &last], false).0.unwrap();
+    partial_and_last(&fixture);
+    run(&fixture, &["rm", &partial, &last], false).0.unwrap();
+    partial_and_last(&fixture);
+    run(&fixture, &["rm", "--force", &last], false).0.unwrap();
+    assert_eq!(fixture.n_roots(), 1);
+    assert!(run(&fixture, &["verify"], false).0.is_err());
+}
+
+/// A root that was found to be whole is not gone through again, also not by another process.
+#[test]
+fn rm_goes_through_a_whole_root_once() {
+    let fixture = Fixture::new();
+    let blocks: Vec<_> = (0..3).map(|n| bytes(n, 300)).collect();
+    let leaves: Vec<_> = blocks
+        .iter()
+        .map(|data| (raw(data), data.clone()))
+        .collect();
+    let top = node(&[leaves[0].0, leaves[1].0]);
+    let whole = car(
+        &[top.0],
+        &[vec![top.clone()], leaves[..2].to_vec()].concat(),
+    );
+    let path = fixture.write("whole.car", &whole);
+    fixture.import(&path, &import_options()).unwrap();
+    let other = fixture.write("other.car", &car(&[leaves[2].0], &leaves[2..]));
+    let is_whole = |fixture: &Fixture| {
+        let roots = fixture.store().catalog().roots_of_cid(&top.0).unwrap();
+        roots[0].is_whole
+    };
+    fixture.import(&other, &import_options()).unwrap();
+    assert!(!is_whole(&fixture));
+    let other_cid = leaves[2].0.to_string();
+    run(&fixture, &["rm", &other_cid], false).0.unwrap();
+    assert!(is_whole(&fixture));
+    let fixture = fixture.reopened();
+    assert!(is_whole(&fixture));
+    // Nothing of it can be read now, and nothing of it has to be.
+    std::fs::remove_file(&path).unwrap();
+    fixture
+        .import_copy(&std::fs::read(&other).unwrap(), &import_options())
+        .unwrap();
+    run(&fixture, &["rm", &other_cid], false).0.unwrap();
+    assert!(is_whole(&fixture));
+}
+
+/// Copied bytes are gone for good: they stay while nobody can tell who uses them.
+#[test]
+fn rm_keeps_copies_while_a_root_that_may_use_them_cannot_be_read() {
+    let fixture = Fixture::new();
+    let (partial, _) = partial_and_last(&fixture);
+    std::fs::remove_file(fixture.path("partial.car")).unwrap();
+    let data = bytes(3, 300);
+    let copied = car(&[raw(&data)], &[(raw(&data), data.clone())]);
+    fixture.import_copy(&copied, &import_options()).unwrap();
+    let copied = raw(&data).to_string();
+    let (outcome, _) = run(&fixture, &["rm", &copied], false);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Invalid);
+    run(&fixture, &["rm", &copied, &partial], false).0.unwrap();
+}
+
+#[test]
+fn the_good_ones_of_several_are_taken_and_the_others_named() {
+    let fixture = Fixture::new();
+    let cars: Vec<String> = (0..2)
+        .map(|n| {
+            let data = bytes(n, 300);
+            let car = car(&[raw(&data)], &[(raw(&data), data.clone())]);
+            let path = fixture.write(&format!("{n}.car"), &car);
+            path.to_str().unwrap().to_owned()
+        })
+        .collect();
+    let damaged = fixture.write("damaged.car", b"no CAR at all");
+    let (damaged, absent) = (damaged.to_str().unwrap(), "/no such file");
+    for command in ["import", "add"] {
+        let bad = match command {
+            "import" => damaged,
+            _ => absent,
+        };
+        let (outcome, text) = run(&fixture, &[command, &cars[0], bad, &cars[1]], false);
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Partial, "{command}");
+        assert_eq!(text.lines().count(), 2, "{command}: {text}");
+        let (outcome, text) = run(&fixture, &[command, absent, "/nor this one"], false);
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Invalid, "{command}");
+        assert_eq!(text, "");
+    }
+    assert_eq!(fixture.n_roots(), 4);
+    for switch in ["--wrap", "--strict"] {
+        let (outcome, text) = run(&fixture, &["add", switch, damaged, absent], false);
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Invalid, "{switch}");
+        assert_eq!((text.as_str(), fixture.n_roots()), ("", 4), "{switch}");
+    }
+}
+
+/// What no root leads to is served, too.
+#[test]
+fn verify_looks_at_every_block_once_whatever_leads_to_it() {
+    let fixture = Fixture::new();
+    let blocks: Vec<_> = (0..4).map(|n| bytes(n, 300)).collect();
+    let mut known: Vec<_> = blocks
+        .iter()
+        .map(|data| (raw(data), data.clone()))
+        .collect();
+    known.push(node(&[known[0].0, known[1].0]));
+    let path = fixture.write("one.car", &car(&[known[0].0], &known));
+    fixture.write("two.car", &car(&[known[0].0, known[4].0], &known));
+    for name in ["one.car", "two.car"] {
+        fixture
+            .import(&fixture.path(name), &import_options())
+            .unwrap();
+    }
+    let summary = |text: &str| -> serde_json::Value {
+        serde_json::from_str(text.lines().last().unwrap()).unwrap()
+    };
+    let (outcome, text) = run(&fixture, &["--json", "verify"], false);
+    outcome.unwrap();
+    assert_eq!(
+        (&summary(&text)["blocks"], &summary(&text)["bad"]),
+        (&5.into(), &0.into())
+    );
+    // Both copies of all five, one of them of a node that no root leads to in its CAR.
+    for path in [&path, &fixture.path("two.car")] {
+        let mut bytes = std::fs::read(path).unwrap();
+        for (_, data) in &known {
+            let at = bytes.windows(data.len()).position(|window| window == data);
+            bytes[at.unwrap() + data.len() - 1] ^= 1;
+        }
+        std::fs::write(path, bytes).unwrap();
+    }
+    let (outcome, text) = run(&fixture, &["--json", "verify"], false);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Verification);
+    assert_eq!(
+        (&summary(&text)["blocks"], &summary(&text)["bad"]),
+        (&5.into(), &5.into())
+    );
+    assert_eq!(text.lines().count(), 2 * 5 + 1, "{text}");
+    for (cid, _) in &known {
+        assert_eq!(text.matches(&cid.to_string()).count(), 2, "{cid}: {text}");
+    }
 }

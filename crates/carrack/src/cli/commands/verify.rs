@@ -1,13 +1,20 @@
 //! `carrack verify`.
+//!
+//! In       a root, or nothing: all roots, then every other block that the index has.
+//! Out      a line for each copy that is bad, and a count of blocks: each counts once, however often
+//!          it is met and however many copies it has.
+//! Limits   one bit a record of the index; [`BATCH_LEN`] records that no root leads to;
+//!          [`STRANGERS_MAX`] blocks without a record are remembered.
+//! Not here the index itself (`carrack index verify`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use carrack_formats::Cid;
-use carrack_formats::cid::identity_data;
+use carrack_formats::cid::{self, identity_data};
 use carrack_formats::walk::{Resolved, Scope, Step, WalkError, WalkLimits, Walker};
+use carrack_formats::{Cid, Multihash};
 use serde_json::json;
 
 use crate::cli::Env;
@@ -17,44 +24,59 @@ use crate::cli::output::{bytes, is_broken_pipe, shown};
 use crate::cli::target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
+use crate::source::local::LocalFile;
 use crate::store::block::{Blocks, block_len, not_found};
 use crate::store::car_stream::walk_error;
+use crate::store::index::{Census, Met};
 use crate::store::location::Location;
 
 /// Blocks verified between two looks at the stop flag.
 const CHUNK_BLOCKS: usize = 256;
+/// Records of blocks that no root leads to, verified in the order in which they lie.
+const BATCH_LEN: usize = 1 << 17;
+/// Bytes before a block in which its CID is looked for.
+const NAME_LEN: u64 = 160;
+/// Blocks without a record in the index that are told and counted once.
+const STRANGERS_MAX: usize = 1 << 20;
 
 /// Totals of a run.
-#[derive(Default)]
 struct Totals {
     n_blocks: u64,
     n_bytes: u64,
+    /// Blocks that are missing, or of which a copy is bad.
     n_bad: u64,
     /// Bytes of the roots, as the catalog tells; more may have to be read.
     expected: Option<u64>,
     /// Roots below which there may be more than is known.
     n_unknown: u64,
+    /// Which blocks were verified.
+    census: Census,
+    strangers: HashSet<Multihash>,
 }
 
-/// Reads and hashes every copy of every block below the roots.
+/// Reads and hashes every copy of every block: of those below a root, or of all.
 ///
 /// # Errors
 /// `Verification` if any copy is bad or a block is missing; `Partial` if all are good and there may
 /// be more below a block whose links cannot be read; `NotFound` for what is no root.
 pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
-    let catalog = env.blocks.store().catalog();
+    let store = env.blocks.store();
     let known = match &args.target {
-        Some(text) => catalog.roots_of_cid(&target::parse(text)?.root)?,
-        None => catalog.roots()?,
+        Some(text) => store.catalog().roots_of_cid(&target::parse(text)?.root)?,
+        None => store.catalog().roots()?,
     };
-    drop(catalog);
     let mut expected: BTreeMap<Cid, u64> = BTreeMap::new();
     for root in &known {
         expected.insert(root.cid, root.bytes);
     }
     let mut totals = Totals {
+        n_blocks: 0,
+        n_bytes: 0,
+        n_bad: 0,
         expected: (!expected.is_empty()).then(|| expected.values().sum()),
-        ..Totals::default()
+        n_unknown: 0,
+        census: store.index().census(),
+        strangers: HashSet::new(),
     };
     let roots: BTreeSet<Cid> = match &args.target {
         Some(text) => BTreeSet::from([target::parse(text)?.root]),
@@ -68,7 +90,7 @@ pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
         }
         if !is_here {
             // A CAR need not hold its root; the other roots are looked at all the same.
-            check(env, &[root], &mut totals)?;
+            check(env, &[root], Why::Promised, &mut totals)?;
             continue;
         }
         let n_bad = totals.n_bad;
@@ -88,7 +110,55 @@ pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
         }
         failure = Some(error);
     }
+    if args.target.is_none() {
+        below_none(env, &mut totals)?;
+    }
     conclude(&totals, failure.filter(|_| args.target.is_some()), env)
+}
+
+/// The blocks that the index has and no root leads to, in the order in which they lie.
+fn below_none(env: &mut Env<'_>, totals: &mut Totals) -> Result<()> {
+    loop {
+        let mut batch = totals.census.unmet(BATCH_LEN)?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let catalog = env.blocks.store().catalog();
+        let (mut last, mut failure) = (None, None);
+        batch.retain(|(_, location)| {
+            let id = location.container;
+            let has_row = match last {
+                Some((of, has_row)) if of == id => Ok(has_row),
+                _ => catalog.has_container(id),
+            };
+            let has_row = has_row.unwrap_or_else(|error| {
+                failure = Some(error);
+                false
+            });
+            last = Some((id, has_row));
+            has_row // Without one it was removed.
+        });
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        batch.sort_unstable_by_key(|(_, location)| *location);
+        for chunk in batch.chunks(CHUNK_BLOCKS) {
+            // What a block is called besides its hash is not in the index.
+            let cid = |(hash, location): &(Multihash, Location)| {
+                let codec = if location.wrapped {
+                    cid::DAG_PB
+                } else {
+                    cid::RAW
+                };
+                Cid::new_v1(codec, *hash)
+            };
+            let cids: Vec<Cid> = chunk.iter().map(cid).collect();
+            check(env, &cids, Why::Indexed, totals)?;
+            if env.stop.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Unavailable, "interrupted"));
+            }
+        }
+    }
 }
 
 /// Says what came of it, the worst as an error; `failure`: what kept the only root from being seen.
@@ -97,8 +167,8 @@ fn conclude(totals: &Totals, failure: Option<Error>, env: &mut Env<'_>) -> Resul
         n_blocks,
         n_bytes,
         n_bad,
-        expected: _,
         n_unknown,
+        ..
     } = *totals;
     let unlisted = env.blocks.store().unlisted()?;
     if env.out.json {
@@ -144,49 +214,71 @@ fn below(env: &mut Env<'_>, root: Cid, totals: &mut Totals) -> Result<()> {
                 break;
             }
             Err(error) => {
-                check(env, &leaves, totals)?;
+                check(env, &leaves, Why::Promised, totals)?;
                 return Err(walk_error(error));
             }
             Ok(Step::Leaf(cid)) => leaves.push(cid),
             Ok(Step::Need { cid, .. }) => {
-                check(env, &[cid], totals)?;
+                check(env, &[cid], Why::Promised, totals)?;
                 match env.blocks.get_blocking(&cid) {
                     Ok(block) => {
                         if let Err(error) = walker.provide(&cid, block) {
-                            check(env, &leaves, totals)?;
+                            check(env, &leaves, Why::Promised, totals)?;
                             return Err(walk_error(error));
                         }
                     }
                     Err(error) => {
                         env.out.note(&format!("what is below {cid} cannot be told"));
-                        check(env, &leaves, totals)?;
+                        check(env, &leaves, Why::Promised, totals)?;
                         return Err(error);
                     }
                 }
             }
         }
         if leaves.len() >= CHUNK_BLOCKS {
-            check(env, &leaves, totals)?;
+            check(env, &leaves, Why::Promised, totals)?;
             leaves.clear();
         }
         if env.stop.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Unavailable, "interrupted"));
         }
     }
-    check(env, &leaves, totals)
+    check(env, &leaves, Why::Promised, totals)
+}
+
+/// Why a block is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// A root promises it.
+    Promised,
+    /// The index has it; its container may go meanwhile.
+    Indexed,
 }
 
 /// What is wrong with one copy of a block; no location: there is none.
 type Fault = (Cid, Option<Location>, String);
 
-/// Verifies blocks on all cores and reports each bad copy.
-fn check(env: &mut Env<'_>, cids: &[Cid], totals: &mut Totals) -> Result<()> {
+/// Verifies those blocks that were not verified before, on all cores, and reports each bad copy.
+fn check(env: &mut Env<'_>, cids: &[Cid], why: Why, totals: &mut Totals) -> Result<()> {
+    let (census, strangers) = (&mut totals.census, &mut totals.strangers);
+    let is_new = |cid: &&Cid| match census.meet(cid.hash()) {
+        Met::Now => true,
+        Met::Before => false,
+        Met::Never => {
+            let is_new = !strangers.contains(cid.hash());
+            if is_new && strangers.len() < STRANGERS_MAX {
+                strangers.insert(*cid.hash());
+            }
+            is_new
+        }
+    };
+    let cids: Vec<Cid> = cids.iter().filter(is_new).copied().collect();
     let next = AtomicUsize::new(0);
     let faults: Mutex<Vec<Fault>> = Mutex::new(Vec::new());
     let (blocks, n_bytes) = (env.blocks, AtomicUsize::new(0));
     let work = || {
         while let Some(cid) = cids.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let found = copies(blocks, cid, &n_bytes);
+            let found = copies(blocks, cid, why, &n_bytes);
             faults
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -203,15 +295,22 @@ fn check(env: &mut Env<'_>, cids: &[Cid], totals: &mut Totals) -> Result<()> {
     totals.n_blocks += cids.len() as u64;
     totals.n_bytes += n_bytes.into_inner() as u64;
     env.out.update("verified", totals.n_bytes, totals.expected);
-    for (cid, location, why) in faults.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        totals.n_bad += 1;
-        report(env, &cid, location, &why)?;
+    let mut last = None;
+    for (mut cid, location, what) in faults.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        // The copies of a block follow each other.
+        totals.n_bad += u64::from(last.replace(*cid.hash()) != Some(*cid.hash()));
+        if why == Why::Indexed {
+            cid = location
+                .and_then(|at| named_at(env, &cid, at))
+                .unwrap_or(cid);
+        }
+        report(env, &cid, location, &what)?;
     }
     Ok(())
 }
 
 /// What is wrong with the copies of a block, or that there is none.
-fn copies(blocks: &Blocks, cid: &Cid, n_bytes: &AtomicUsize) -> Vec<Fault> {
+fn copies(blocks: &Blocks, cid: &Cid, why: Why, n_bytes: &AtomicUsize) -> Vec<Fault> {
     let locations = match blocks.locate(cid.hash()) {
         Ok(locations) => locations,
         Err(error) => return vec![(*cid, None, error.chain())],
@@ -226,10 +325,26 @@ fn copies(blocks: &Blocks, cid: &Cid, n_bytes: &AtomicUsize) -> Vec<Fault> {
         n_copies += 1;
         n_bytes.fetch_add(block_len(location), Ordering::Relaxed);
     }
-    if n_copies == 0 {
+    if n_copies == 0 && why == Why::Promised {
         faults.push((*cid, None, "is not here".to_owned()));
     }
     faults
+}
+
+/// What a pack or CAR of this machine calls the block at a place: its CID stands before it.
+fn named_at(env: &Env<'_>, cid: &Cid, at: Location) -> Option<Cid> {
+    let path = env.blocks.container_path(at.container).ok()??;
+    let mut head = vec![0; at.offset.min(NAME_LEN) as usize];
+    let file = LocalFile::open_own(&path).ok()?; // It may be anything by now.
+    let start = at.offset - head.len() as u64;
+    file.read_exact_at(&mut head, start).ok()?;
+    let before = head.len().checked_sub(cid.hash().to_bytes().len())?;
+    let named = |n: usize| {
+        let named = cid::parse_bytes(head.get(before.checked_sub(n)?..)?).ok()?;
+        (named.hash() == cid.hash()).then_some(named)
+    };
+    // Version 1 has at least two bytes before the multihash, version 0 has none.
+    (2..=10).chain([0]).find_map(named)
 }
 
 fn report(env: &mut Env<'_>, cid: &Cid, location: Option<Location>, why: &str) -> Result<()> {

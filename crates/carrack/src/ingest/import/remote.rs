@@ -100,7 +100,14 @@ pub fn import_remote(
             unchanged: true,
             ..ImportReport::default()
         };
-        promise(&mut sink, &path, &front.roots, Some(container), &mut report)?;
+        promise(
+            &mut sink,
+            &path,
+            &front.roots,
+            Some(container),
+            &mut report,
+            stop,
+        )?;
         sink.finish()?;
         report.find_missing(store, Some(container));
         return Ok(report);
@@ -124,7 +131,7 @@ pub fn import_remote(
         let sum = report.sum(cid::empty_identity());
         sink.file(&path, CAR_PROFILE, &validator, Some(container), None, sum);
     }
-    promise(&mut sink, &path, &roots, Some(container), &mut report)?;
+    promise(&mut sink, &path, &roots, Some(container), &mut report, stop)?;
     sink.finish()?;
     report.find_missing(store, Some(container));
     Ok(report)

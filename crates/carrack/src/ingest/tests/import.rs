@@ -262,3 +262,214 @@ fn a_copy_again_takes_the_place_of_the_first() {
         assert_eq!((fixture.n_roots(), fixture.n_packs()), (1, 1));
     }
 }
+
+/// Three blocks in a CAR under the first, the CAR with only the first two, and their CIDs.
+fn whole_and_part() -> (Vec<u8>, Vec<u8>, [carrack_formats::Cid; 3]) {
+    let data = [bytes(1, 5000), bytes(2, 6000), bytes(3, 7000)];
+    let cids = data.each_ref().map(|data| raw(data));
+    let blocks: Vec<_> = cids.iter().copied().zip(data).collect();
+    let whole = car(&[cids[0]], &blocks);
+    (whole, car(&[cids[0]], &blocks[..2]), cids)
+}
+
+/// What was copied may be the only copy: the file that it came from may go, and mostly does.
+#[test]
+fn an_import_in_place_never_takes_the_place_of_a_copy() {
+    let (whole, _, cids) = whole_and_part();
+    let mut damaged = whole.clone();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    for (then, options) in [(&whole, import_options()), (&damaged, salvage())] {
+        let fixture = Fixture::new();
+        let path = fixture.write("x.car", &whole);
+        fixture
+            .import_copy_at(&path, &whole, &import_options())
+            .unwrap();
+        fixture.write("x.car", then);
+        for _ in 0..2 {
+            fixture.import(&path, &options).unwrap();
+        }
+        assert_eq!((fixture.n_roots(), fixture.n_packs()), (1, 1));
+        assert_eq!(fixture.n_containers(), 2);
+        std::fs::remove_file(&path).unwrap();
+        let fixture = fixture.reopened();
+        cids.iter().for_each(|cid| assert!(fixture.has(cid)));
+        fixture.remove(&cids[0]);
+        assert_eq!((fixture.n_containers(), fixture.n_packs()), (0, 0));
+    }
+}
+
+#[test]
+fn a_copy_stays_until_another_holds_all_of_it() {
+    let (whole, part, cids) = whole_and_part();
+    let fixture = Fixture::new();
+    fixture.import_copy(&whole, &import_options()).unwrap();
+    for _ in 0..3 {
+        fixture.import_copy(&part, &import_options()).unwrap();
+        cids.iter().for_each(|cid| assert!(fixture.has(cid)));
+        assert_eq!(
+            (fixture.n_roots(), fixture.n_packs()),
+            (1, 2),
+            "no third one"
+        );
+    }
+    fixture.import_copy(&whole, &import_options()).unwrap();
+    assert_eq!((fixture.n_roots(), fixture.n_packs()), (1, 1));
+    fixture.import_copy(&part, &import_options()).unwrap();
+    fixture.remove(&cids[0]);
+    assert_eq!((fixture.n_containers(), fixture.n_packs()), (0, 0));
+}
+
+/// A damaged CAR that is salvaged by a copy again holds less than the sound copy.
+#[test]
+fn a_salvaging_copy_takes_nothing_from_a_sound_one() {
+    let (whole, _, cids) = whole_and_part();
+    let fixture = Fixture::new();
+    fixture.import_copy(&whole, &import_options()).unwrap();
+    let mut damaged = whole;
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    fixture.import_copy(&damaged, &salvage()).unwrap();
+    cids.iter().for_each(|cid| assert!(fixture.has(cid)));
+    assert_eq!(fixture.n_roots(), 1);
+}
+
+/// Nothing is known of what a pack holds that cannot be read: it goes with its root.
+#[test]
+fn a_copy_whose_pack_is_damaged_is_made_good_by_another() {
+    let (whole, _, cids) = whole_and_part();
+    let fixture = Fixture::new();
+    fixture.import_copy(&whole, &import_options()).unwrap();
+    let pack = fixture.only_pack();
+    let mut bytes = std::fs::read(&pack).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&pack, &bytes).unwrap();
+    assert!(fixture.blocks.get_blocking(&cids[2]).is_err());
+    fixture.import_copy(&whole, &import_options()).unwrap();
+    assert!(fixture.has(&cids[2]));
+    assert_eq!(fixture.n_packs(), 1, "a damaged block is in the new one");
+    std::fs::write(fixture.only_pack(), &whole[..whole.len() / 2]).unwrap();
+    fixture.import_copy(&whole, &import_options()).unwrap();
+    assert!(fixture.has(&cids[2]));
+    assert_eq!(fixture.n_packs(), 2, "what a cut one held is not known");
+    fixture.remove(&cids[0]);
+    assert_eq!((fixture.n_containers(), fixture.n_packs()), (0, 0));
+}
+
+#[test]
+fn what_a_car_in_place_holds_no_longer_is_counted() {
+    let (whole, part, cids) = whole_and_part();
+    let fixture = Fixture::new();
+    let path = fixture.write("x.car", &whole);
+    assert_eq!(fixture.import(&path, &import_options()).unwrap().n_gone, 0);
+    fixture.write("x.car", &part);
+    let report = fixture.import(&path, &import_options()).unwrap();
+    assert_eq!((report.n_blocks, report.n_gone), (2, 1));
+    assert!(fixture.has(&cids[1]) && !fixture.has(&cids[2]));
+    assert_eq!((fixture.n_roots(), fixture.n_containers()), (1, 1));
+    let again = fixture.import(&path, &import_options()).unwrap();
+    assert_eq!((again.unchanged, again.n_gone), (true, 0));
+    fixture.write("x.car", &whole);
+    assert_eq!(fixture.import(&path, &import_options()).unwrap().n_gone, 0);
+}
+
+#[test]
+fn a_root_that_a_car_names_twice_has_one_row() {
+    let (_, _, cids) = whole_and_part();
+    let car = car(&[cids[0], cids[0]], &[(cids[0], bytes(1, 5000))]);
+    both_ways(&car, &import_options(), |fixture, report| {
+        assert_eq!(report.unwrap().roots.len(), 2);
+        assert_eq!(fixture.n_roots(), 1);
+    });
+}
+
+/// Where the sections of a CAR begin, and where it ends.
+fn section_starts(car: &[u8]) -> Vec<usize> {
+    let mut parser = carrack_formats::car::Parser::new(import_options().limits, 0);
+    let mut starts = Vec::new();
+    loop {
+        let at = usize::try_from(parser.offset()).unwrap();
+        match parser.next(&car[at..], true).unwrap() {
+            carrack_formats::car::Step::Section(_) => starts.push(at),
+            carrack_formats::car::Step::End => return [starts, vec![at]].concat(),
+            _ => {}
+        }
+    }
+}
+
+/// A length that is wrong, bytes that are none, zeros: what lies behind them is found by its hash.
+#[test]
+fn salvage_goes_on_at_the_next_section_that_proves_itself() {
+    let data: Vec<_> = (0..6).map(|n| bytes(n, 3000)).collect();
+    let blocks: Vec<_> = data.iter().map(|data| (raw(data), data.clone())).collect();
+    let good = car(&[blocks[0].0], &blocks);
+    let starts = section_starts(&good);
+    let (at, next) = (starts[2], starts[3]);
+    let mut huge = good.clone();
+    huge[at..at + 2].copy_from_slice(&[0xff, 0xff]);
+    let mut short = good.clone();
+    short[at] ^= 1;
+    let mut overwritten = good.clone();
+    overwritten[at..next].fill(0xa5);
+    let zeros = [&good[..at], &[0; 700], &good[at..]].concat();
+    let mut zeroed = good.clone();
+    zeroed[at..next].fill(0);
+    for (what, damaged, is_lost, n_untold_min) in [
+        ("huge", &huge, true, 3000),
+        ("short", &short, true, 0),
+        ("overwritten", &overwritten, true, 3000),
+        ("zeros between", &zeros, false, 700),
+        ("zeroed", &zeroed, true, 3000),
+        ("v2", &car_v2(&zeroed), true, 3000),
+    ] {
+        both_ways(damaged, &salvage(), |fixture, report| {
+            let report = report.unwrap();
+            assert!(report.n_bad > 0, "{what}");
+            assert!(report.n_untold >= n_untold_min, "{what}: {report:?}");
+            assert!(report.n_untold < 3100, "{what}: {report:?}");
+            for (n, (cid, _)) in blocks.iter().enumerate() {
+                assert_eq!(fixture.has(cid), n != 2 || !is_lost, "{what}: {n}");
+            }
+        });
+        both_ways(damaged, &import_options(), |_, report| {
+            assert_eq!(
+                report.unwrap_err().kind(),
+                ErrorKind::Verification,
+                "{what}"
+            );
+        });
+    }
+}
+
+/// A length that leads into a later section, in the middle and at the end.
+#[test]
+fn salvage_finds_what_a_wrong_length_would_hide() {
+    let data: Vec<_> = (0..5).map(|n| bytes(n, 3000)).collect();
+    let blocks: Vec<_> = data.iter().map(|data| (raw(data), data.clone())).collect();
+    let good = car(&[blocks[0].0], &blocks);
+    let at = section_starts(&good)[1];
+    let mut long = good;
+    long[at + 1] += 20; // 2560 bytes more.
+    let fixture = Fixture::new();
+    let path = fixture.write("x.car", &long);
+    assert!(fixture.import(&path, &salvage()).unwrap().n_bad > 0);
+    for (n, (cid, _)) in blocks.iter().enumerate() {
+        assert_eq!(fixture.has(cid), n != 1, "{n}");
+    }
+}
+
+#[test]
+fn what_looks_like_sections_and_is_none_is_given_up() {
+    let data = bytes(1, 50);
+    let good = car(&[raw(&data)], &[(raw(&data), data.clone())]);
+    // Everywhere a section of 2 MiB, of which nothing is true.
+    let head = [&[0x80, 0x80, 0x80, 0x01][..], &raw(b"none").to_bytes()].concat();
+    let noise = head.repeat(60_000);
+    let damaged = [good.clone(), vec![0], noise, good].concat();
+    let fixture = Fixture::new();
+    let path = fixture.write("x.car", &damaged);
+    let report = fixture.import(&path, &salvage()).unwrap();
+    assert_eq!((report.n_bad, report.n_blocks), (1, 1));
+    assert!(report.n_untold > 2_000_000, "{report:?}");
+}

@@ -140,6 +140,8 @@ pub struct RootRecord {
     pub n_files: u64,
     /// The source that it was made from.
     pub source: u32,
+    /// Of an import: every block below it was found in its own containers.
+    pub is_whole: bool,
 }
 
 /// One row of `sources`: a configured place. Holds no secrets, only where they are to be found.
@@ -473,8 +475,11 @@ impl RootRecord {
         out.bytes(&self.cid.to_bytes());
         out.bytes(&self.path);
         out.bytes(&self.name);
-        if self.source != SOURCE_LOCAL {
+        if self.source != SOURCE_LOCAL || self.is_whole {
             out.u32(self.source);
+        }
+        if self.is_whole {
+            out.u8(1);
         }
         out.bytes
     }
@@ -498,11 +503,16 @@ impl RootRecord {
             cid: decode_cid(&mut from)?,
             path: from.bytes()?.to_vec(),
             name: from.bytes()?.to_vec(),
+            is_whole: false,
         };
-        // A root of this machine ends here.
+        // A root of this machine ends here, unless it is known to be whole.
         if !from.is_empty() {
             record.source = from.u32()?;
-            if record.source == SOURCE_LOCAL {
+            record.is_whole = !from.is_empty();
+            if record.is_whole && from.u8()? != 1 {
+                return Err(damaged());
+            }
+            if record.source == SOURCE_LOCAL && !record.is_whole {
                 return Err(damaged());
             }
         }

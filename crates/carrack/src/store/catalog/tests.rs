@@ -125,6 +125,7 @@ fn root(id: u64, seed: u64) -> RootRecord {
         n_blocks: 4,
         n_files: 2,
         source: SOURCE_LOCAL,
+        is_whole: false,
     }
 }
 

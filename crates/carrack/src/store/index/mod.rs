@@ -9,6 +9,7 @@
 //! Look-ups take no lock and do no I/O beyond page faults: one cache line of filter a segment for
 //! a miss, one page of records more for a hit. Layout: `docs/formats/segment.md`.
 
+mod census;
 #[cfg(test)]
 mod fixture;
 mod format;
@@ -33,6 +34,7 @@ use self::segment::{Probe, Table};
 use super::location::Location;
 use crate::error::{Error, ErrorKind, Result};
 
+pub use self::census::{Census, Met};
 pub use self::format::{DIGEST_LEN_MAX, DIGEST_LEN_MIN};
 pub use self::merge::{FANOUT, INPUTS_MAX, Merged, merge, plan_merge};
 pub use self::run::{ENTRIES_MAX, RunWriter};

@@ -231,6 +231,33 @@ impl Segment {
         }
     }
 
+    /// Calls `found` with the number, digest and location of each record of a page.
+    pub(super) fn each_of_page(
+        &self,
+        layout: &TableLayout,
+        index: u64,
+        found: &mut dyn FnMut(u64, &[u8], Location),
+    ) {
+        let records = section(&self.map, layout.records_offset, records_len(layout));
+        let page = Page::new(layout, &[], records, index as usize);
+        let before = index * layout.records_per_page() as u64;
+        for index in 0..page.n_records {
+            if let Some((digest, place)) = page.record(index)
+                && let Some(location) = read_place(place)
+            {
+                found(before + index as u64, digest, location);
+            }
+        }
+    }
+
+    /// Whether a page of `table`, one of this segment's, is as it was written.
+    pub(super) fn is_sound_page_of(&self, table: &Table, index: usize) -> bool {
+        let layout = &table.layout;
+        let fence = section(self.heads(), table.fence_at, layout.n_pages * 8);
+        let records = section(&self.map, layout.records_offset, records_len(layout));
+        self.is_sound_page(layout, fence.as_chunks::<8>().0, records, index)
+    }
+
     /// Calls `found` with every record.
     #[cfg(test)]
     pub(in crate::store) fn each(&self, found: &mut dyn FnMut(u64, &[u8], Location)) {
@@ -326,6 +353,16 @@ impl Segment {
         probe: Probe<'_>,
         found: &mut impl FnMut(Location) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
+        self.visit_numbered(table, probe, &mut |_, location| found(location))
+    }
+
+    /// The same with the number of each record in the table.
+    pub(super) fn visit_numbered(
+        &self,
+        table: &Table,
+        probe: Probe<'_>,
+        found: &mut impl FnMut(u64, Location) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         let layout = &table.layout;
         let fence = section(self.heads(), table.fence_at, layout.n_pages * 8);
         let fence = fence.as_chunks::<8>().0;
@@ -341,7 +378,8 @@ impl Segment {
                     Ordering::Less => {} // Its first eight bytes are the same.
                     Ordering::Equal => {
                         if let Some(location) = read_place(place) {
-                            found(location)?;
+                            let before = page_index * layout.records_per_page();
+                            found((before + index) as u64, location)?;
                         }
                     }
                     Ordering::Greater => return ControlFlow::Continue(()),

@@ -474,6 +474,7 @@ impl Rebuild<'_, '_> {
             bytes: len_of(cid, block),
             n_blocks: 0,
             n_files: 0,
+            is_whole: false,
         }
     }
 }

@@ -119,13 +119,7 @@ impl Scan<'_, '_> {
         let (mut last, mut n_seen) = (None, 0u64);
         let mut broken: Option<(u64, Option<Cid>)> = None;
         loop {
-            let at = sections.parser.offset();
             let next = match (sections.next(), &last) {
-                // Where an import that salvaged stopped, too.
-                (Err(_), _) if self.trust == Trust::Salvaged => {
-                    broken = Some((at, None));
-                    None
-                }
                 (Err(why), None) => return Err(ScanError::Unread(why)),
                 (Err(why), Some(section)) => return self.cut(section, why),
                 (Ok(next), _) => next,
@@ -221,7 +215,7 @@ impl Scan<'_, '_> {
 }
 
 /// Goes from section to section through a window.
-pub(super) struct Sections<'a> {
+pub(in crate::store) struct Sections<'a> {
     file: &'a LocalFile,
     parser: Parser,
     end: u64,
@@ -230,7 +224,7 @@ pub(super) struct Sections<'a> {
 }
 
 impl<'a> Sections<'a> {
-    pub(super) fn open(file: &'a LocalFile, len: u64) -> Result<Self, String> {
+    pub(in crate::store) fn open(file: &'a LocalFile, len: u64) -> Result<Self, String> {
         let mut head = vec![
             0;
             usize::try_from(len)
@@ -262,7 +256,7 @@ impl<'a> Sections<'a> {
         })
     }
 
-    pub(super) fn next(&mut self) -> Result<Option<Section>, String> {
+    pub(in crate::store) fn next(&mut self) -> Result<Option<Section>, String> {
         let mut want = HEAD_LEN;
         loop {
             self.look(want).map_err(|error| error.to_string())?;

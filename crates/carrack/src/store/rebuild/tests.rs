@@ -302,6 +302,34 @@ fn a_rebuild_of_a_salvaged_car_that_was_cut_does_not_grow_the_index() {
     }
 }
 
+/// What an import salvaged behind a part that cannot be read is not found again by reading on.
+#[test]
+fn what_was_salvaged_behind_a_broken_part_stays_in_a_rebuilt_index() {
+    let fixture = Fixture::new();
+    let blocks = blocks(40);
+    let good = car(&[blocks[0].0], &blocks);
+    let last = car(&[blocks[0].0], &blocks[..39]).len();
+    let path = fixture.write("x.car", &[&good[..last], &[0; 50], &good[last..]].concat());
+    let salvage = crate::ingest::import::ImportOptions {
+        salvage: true,
+        ..import_options()
+    };
+    fixture.import(&path, &salvage).unwrap();
+    assert!(fixture.has(&blocks[39].0));
+    let before = dump(fixture.store());
+    for _ in 0..2 {
+        let report = run(fixture.store(), false).unwrap();
+        assert!(report.cut.is_empty() && report.n_bad == 1, "{report:?}");
+        assert!(dump(fixture.store()) == before);
+    }
+    segments(&fixture)
+        .into_iter()
+        .for_each(|path| std::fs::remove_file(path).unwrap());
+    let (_dir, store) = with_any_index(fixture);
+    let report = run(&store, false).unwrap();
+    assert_eq!(report.cut.len(), 1, "it is named: {report:?}");
+}
+
 #[test]
 fn a_lost_format_is_named_and_written_again_and_a_sound_catalog_stays() {
     for text in [None, Some("")] {

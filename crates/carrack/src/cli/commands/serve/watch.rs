@@ -2,7 +2,9 @@
 //!
 //! In       the places that were named; what the kernel tells of folders; what their names lead to,
 //!          looked at once a second; the time for others.
-//! Out      new roots, printed; of those that a newer one replaced the newest [`SUPERSEDED_MAX`].
+//! Out      new roots, printed; of those that a newer one replaced the newest [`SUPERSEDED_MAX`],
+//!          and all that hold what was copied
+//!          or what other roots use.
 //! Limits   a place is gone through at most once a second, [`SETTLE_MAX`] after its first change at
 //!          the latest; one place at a time.
 //! Not here going through a place (`ingest::rescan`).
@@ -27,7 +29,8 @@ use self::name::Seen;
 use crate::error::{Context, ErrorKind, Result};
 use crate::ingest::Quiet;
 use crate::ingest::add::AddOptions;
-use crate::ingest::import::ImportOptions;
+use crate::ingest::dependents::dependents;
+use crate::ingest::import::{ImportOptions, holds_copy};
 use crate::ingest::remote::target::Target;
 use crate::ingest::rescan::{Place, Rescanned, import_again, rescan_with};
 use crate::node::supervisor::fail_point;
@@ -245,7 +248,9 @@ impl Watched {
             let known = store.catalog().roots_of_cid(&root.cid)?;
             let path = root.path.as_os_str().as_encoded_bytes();
             let newest = known.iter().rfind(|known| known.path == path);
-            if let Some(newest) = newest {
+            if let Some(newest) = newest
+                && !holds_copy(store, newest.id)?
+            {
                 self.superseded.retain(|id| *id != newest.id);
                 self.superseded.push_back(newest.id);
             }
@@ -253,7 +258,9 @@ impl Watched {
         while self.superseded.len() > SUPERSEDED_MAX + 1 {
             if let Some(oldest) = self.superseded.pop_front() {
                 let _ingest = store.ingest_lock();
-                store.remove_root(oldest)?;
+                if dependents(blocks, &[oldest], &mut Quiet, stop)?.is_empty() {
+                    store.remove_root(oldest)?;
+                }
             }
         }
         Ok(Some(done))

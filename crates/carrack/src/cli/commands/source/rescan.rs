@@ -81,7 +81,7 @@ fn print(old: &RootRecord, rescanned: &Rescanned, env: &mut Env<'_>) -> Result<(
             continue;
         }
         let path = shown(root.path.as_os_str().as_encoded_bytes());
-        let what = match root.cid == old.cid {
+        let what = match root.cid == old.cid && changes.vanished == 0 {
             true => "unchanged".to_owned(),
             false => format!(
                 "{} new, {} changed, {} moved, {} gone",

@@ -121,7 +121,10 @@ impl RemoteImport<'_, '_> {
             self.take_verified(&mut verifying)?;
         }
         match failure {
-            Some(error) if self.options.salvage => self.report.bad(&error),
+            Some(error) if self.options.salvage => {
+                self.report.bad(&error);
+                self.report.n_untold += end.saturating_sub(parser.offset());
+            }
             Some(error) => return Err(error.into()),
             None => {}
         }

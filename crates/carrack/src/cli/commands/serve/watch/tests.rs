@@ -288,3 +288,27 @@ fn a_disk_that_is_mounted_and_unmounted_is_seen() {
         watching.sees(b"below again");
     });
 }
+
+/// What was copied before goes with `rm` alone.
+#[test]
+fn a_copy_outlives_the_versions_of_the_watched_car() {
+    let fixture = Fixture::new();
+    let of = |data: &[u8]| car(&[raw(data)], &[(raw(data), data.to_vec())]);
+    let path = fixture.write("x.car", &of(b"copied"));
+    let own = fixture.store().dir().to_owned();
+    let options = import_options();
+    fixture
+        .import_copy_at(&path, &of(b"copied"), &options)
+        .unwrap();
+    let mut place = place_of(&path, How::Import(options), &own, Duration::from_secs(300));
+    let stop = AtomicBool::new(false);
+    place.look(&fixture.blocks, &stop).unwrap();
+    for n in 0..SUPERSEDED_MAX + 3 {
+        fixture.write("x.car", &of(format!("version {n}").as_bytes()));
+        place.look(&fixture.blocks, &stop).unwrap();
+    }
+    assert!(fixture.has(&raw(b"copied")));
+    assert_eq!(fixture.n_roots(), 1 + SUPERSEDED_MAX + 1);
+    fixture.remove(&raw(b"copied"));
+    assert_eq!(fixture.n_packs(), 0);
+}
