@@ -20,6 +20,8 @@ pub enum ErrorKind {
     Changed,
     /// A configured limit was reached. Ask for less, or later.
     Limit,
+    /// A DAG is more than is walked here, whoever asks and when. Ask for a part of it.
+    TooLarge,
     /// Something was left out, or what is not known to carrack may be missing; everything else was
     /// done.
     Partial,
@@ -44,6 +46,7 @@ impl ErrorKind {
             Self::NotFound => (404, 3),
             Self::Verification => (500, 4),
             Self::Limit => (429, 5),
+            Self::TooLarge => (501, 5),
             Self::Partial => (501, 6),
             Self::Changed => (409, 7),
             Self::Unavailable | Self::Unreachable => (503, 8),

@@ -11,8 +11,8 @@ use carrack_formats::walk::{ResolveLimits, Resolved, WalkLimits};
 use super::pool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::block::{Blocks, Found};
-pub use crate::store::car_stream::Next;
 use crate::store::car_stream::{self, CarPlan, CarRequest};
+pub use crate::store::car_stream::{MayHold, Next};
 use crate::store::resolve;
 
 /// A store of verified blocks. Clones share it.
@@ -106,8 +106,8 @@ pub trait Plan: Send + 'static {
     /// The next blocks, about 1 MiB of frames, or the block without which the walk cannot go on.
     ///
     /// # Errors
-    /// A block is not here, or the walk reached a limit.
-    fn next_batch(&mut self) -> Result<Next<Self::Batch>>;
+    /// A block is not here, the walk reached a limit, or it may not hold what it needs.
+    fn next_batch(&mut self, may_hold: MayHold<'_>) -> Result<Next<Self::Batch>>;
 
     /// Gives the block that was asked for.
     ///
@@ -208,8 +208,8 @@ impl Plan for CarPlan {
         Self::header(self)
     }
 
-    fn next_batch(&mut self) -> Result<Next<car_stream::Batch>> {
-        Self::next_batch(self)
+    fn next_batch(&mut self, may_hold: MayHold<'_>) -> Result<Next<car_stream::Batch>> {
+        self.next_batch_within(may_hold)
     }
 
     fn provide(&mut self, cid: &Cid, block: Bytes) -> Result<()> {

@@ -22,6 +22,7 @@ use tracing::warn;
 
 use super::backend::{Backend, Batch, Next, Plan, require_block};
 use super::body::Body;
+use super::conditions::{self, Verdict};
 use super::headers::{self, Target};
 use super::pool::{self, Pool, Reserved};
 use super::refusal::Refusal;
@@ -74,12 +75,14 @@ pub(crate) async fn answer<B: Backend>(
     let request = &job.request;
     let root = request.root;
     let etag = headers::etag(request, &root);
-    let known = headers::none_match_names(&request.if_none_match, &etag);
-    let (resolved, plan, start) = begin(job, options, known)
+    let verdict = conditions::judge(request, &etag);
+    let (resolved, plan, start) = begin(job, options, verdict)
         .await
         .map_err(|error| Refusal::from_error(&error))?;
-    if known {
-        return Ok(Answer::not_modified(etag));
+    match verdict {
+        Verdict::Holds => {}
+        Verdict::Known => return Ok(Answer::not_modified(etag)),
+        Verdict::Fails => return Err(Refusal::unmatched()),
     }
     let target = Target {
         terminus: &resolved.terminus,
@@ -100,13 +103,13 @@ pub(crate) async fn answer<B: Backend>(
     })
 }
 
-/// One visit to the blocking pool for all that a small CAR needs, if all of it lies here. `known`:
-/// the client has the answer already.
+/// One visit to the blocking pool for all that a small CAR needs, if all of it lies here and it is
+/// sent at all.
 async fn begin<B: Backend>(
     job: &Job<B>,
     options: CarOptions,
-    known: bool,
-) -> Result<(Resolved, Option<Counted<B::Plan>>, Start<Counted<B::Plan>>)> {
+    verdict: Verdict,
+) -> Result<(Resolved, Option<Counted<B::Plan>>, Start<B::Plan>)> {
     let backend = job.gateway.backend().clone();
     let (root, segments) = (job.request.root, job.request.segments.clone());
     let resolved = if segments.is_empty() {
@@ -121,17 +124,19 @@ async fn begin<B: Backend>(
         range: options.entity_bytes,
         dups: options.dups,
     };
-    if known || job.request.head {
+    let is_sent = verdict == Verdict::Holds;
+    if !is_sent || job.request.head {
         let terminus = resolved.terminus;
         require_links(&terminus, options.scope)?;
-        pool::run(move || match known {
-            true => require_block(&backend, &terminus),
-            false => backend.require_first_blocking(request),
+        pool::run(move || match is_sent {
+            true => backend.require_first_blocking(request),
+            false => require_block(&backend, &terminus),
         })
         .await?;
         return Ok((resolved, None, Start::Resolved));
     }
-    let mut plan = job.gateway.walks().count(backend.plan(request));
+    let walks = job.gateway.walks();
+    let mut plan = walks.count(backend.plan(request), &job.watch);
     loop {
         let (pool, watch) = (job.gateway.pool().clone(), Arc::clone(&job.watch));
         let (visited, start) = pool::run(move || {
@@ -148,7 +153,7 @@ async fn begin<B: Backend>(
     }
 }
 
-fn first_visit<P: Plan>(plan: &mut P, pool: &Pool, account: &Account) -> Result<Start<P>> {
+fn first_visit<P: Plan>(plan: &mut Counted<P>, pool: &Pool, account: &Account) -> Result<Start<P>> {
     let first = match plan.next_batch()? {
         Next::Batch(first) => first,
         Next::Needs(cid) => return Ok(Start::Needs { cid }),
@@ -211,8 +216,8 @@ async fn fetch_and_read(batch: impl Batch, reserved: Reserved) -> Result<Read> {
 /// Waits for room if there was none, and for bytes from elsewhere.
 async fn first_read<B: Backend>(
     job: &Job<B>,
-    start: Start<Counted<B::Plan>>,
-) -> Result<Start<Counted<B::Plan>>, Refusal> {
+    start: Start<B::Plan>,
+) -> Result<Start<B::Plan>, Refusal> {
     let Start::Unread { first } = start else {
         return Ok(start);
     };
@@ -227,7 +232,7 @@ fn body<B: Backend>(
     job: &Job<B>,
     options: CarOptions,
     plan: Counted<B::Plan>,
-    start: Start<Counted<B::Plan>>,
+    start: Start<B::Plan>,
 ) -> Body {
     let header = Bytes::from(plan.header());
     let pool = job.gateway.pool().clone();
@@ -304,7 +309,7 @@ impl Read {
 
 /// Where the plan is.
 enum Planning<P: Plan> {
-    Idle(P),
+    Idle(Counted<P>),
     /// On the blocking pool, or waiting for a block, with its outcome to come.
     Running(AbortOnDropHandle<Result<Planned<P>>>),
     /// It has ended or failed.
@@ -313,7 +318,7 @@ enum Planning<P: Plan> {
 
 /// Batches that were planned in one go, and why no more.
 struct Planned<P: Plan> {
-    plan: P,
+    plan: Counted<P>,
     batches: Vec<P::Batch>,
     then: Then,
 }
@@ -328,7 +333,7 @@ enum Then {
 }
 
 /// Plans a batch of what is read here, or several of what comes from elsewhere. Blocks.
-fn plan_some<P: Plan>(mut plan: P) -> Planned<P> {
+fn plan_some<P: Plan>(mut plan: Counted<P>) -> Planned<P> {
     let mut batches = Vec::new();
     let then = loop {
         match plan.next_batch() {
@@ -488,7 +493,7 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
     }
 
     /// Gets a block that the walk waits for, then goes on planning.
-    fn provide(&mut self, mut plan: P, cid: Cid) {
+    fn provide(&mut self, mut plan: Counted<P>, cid: Cid) {
         let backend = self.backend.clone();
         let task = tokio::spawn(async move {
             let block = backend.get(&cid).await?;
@@ -568,7 +573,10 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
                 self.is_elsewhere = batch.is_elsewhere();
                 self.planned.push_back(batch);
             }
-            None => self.fail(Error::new(ErrorKind::Limit, "the CAR has too many blocks")),
+            None => {
+                let what = "the CAR has too many blocks";
+                self.fail(Error::new(ErrorKind::TooLarge, what));
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use http::header::{
 };
 use http::{Method, Uri};
 
+use super::conditions;
 use super::headers::{self, Target};
 use super::raw::{Selected, select};
 use super::request::{Format, GatewayRequest, RangeSpec, parse};
@@ -94,11 +95,11 @@ fn answered(request: &GatewayRequest, uri: &Uri, limits: &Limits) {
         roots: &roots,
     };
     let etag = headers::etag(request, &request.root);
-    assert!(headers::none_match_names(
+    assert!(conditions::none_match_names(
         std::slice::from_ref(&etag),
         &etag
     ));
-    let _ = headers::none_match_names(&request.if_none_match, &etag);
+    let _ = conditions::judge(request, &etag);
     let fields = headers::success(request, uri, target, etag.clone());
     let len = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
     assert!(fields.iter().map(len).sum::<usize>() < RESPONSE_HEAD_LEN_MAX);

@@ -3,9 +3,9 @@
 //! In       a parsed request and where its path led.
 //! Out      a [`HeaderMap`], complete but for what hyper adds (date, length, transfer encoding).
 //! Limits   [`RESPONSE_HEAD_LEN_MAX`]: informative headers that do not fit are left out.
-//! Not here the status and the body (`raw`, `car`).
+//! Not here the status and the body (`raw`, `car`), conditions (`conditions`).
 //!
-//! Spec: trustless gateway, section response headers; RFC 9110 sections 8.8 and 13; RFC 6266.
+//! Spec: trustless gateway, section response headers; RFC 9110 section 8.8; RFC 6266.
 
 use std::fmt::Write as _;
 
@@ -24,7 +24,7 @@ use super::negotiate::{Order, RAW_TYPE};
 use super::refusal::Refusal;
 use super::request::{CarOptions, Format, GatewayRequest};
 use super::trailer::{range_text, scope_str};
-use crate::node::limits::{ENTITY_TAGS_MAX, RESPONSE_HEAD_LEN_MAX};
+use crate::node::limits::RESPONSE_HEAD_LEN_MAX;
 
 /// Content below a CID never changes: 48 weeks, as deployed gateways say it.
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=29030400, immutable");
@@ -190,22 +190,6 @@ fn car_digest(segments: &[Vec<u8>], options: &CarOptions) -> u64 {
             .unwrap_or(&[0; 8]),
     );
     u64::from_le_bytes(first)
-}
-
-/// Whether `If-None-Match` names `etag`, by the weak comparison of RFC 9110 section 8.8.3.2.
-#[must_use]
-pub fn none_match_names(fields: &[HeaderValue], etag: &HeaderValue) -> bool {
-    let own = opaque(etag.as_bytes());
-    fields
-        .iter()
-        .flat_map(|field| field.as_bytes().split(|&byte| byte == b','))
-        .take(ENTITY_TAGS_MAX)
-        .map(<[u8]>::trim_ascii)
-        .any(|tag| tag == b"*" || opaque(tag) == own)
-}
-
-fn opaque(tag: &[u8]) -> &[u8] {
-    tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
 fn content_type(format: &Format) -> HeaderValue {

@@ -9,6 +9,7 @@
 pub mod backend;
 pub mod body;
 mod car;
+pub mod conditions;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 pub mod headers;

@@ -18,10 +18,11 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Context, ErrorKind, Result};
-use crate::node::accounts::{Account, Room, UNIT, Waiting, units};
+use crate::node::accounts::{Account, Common, Room, UNIT, Waiting, units};
 
 /// Reads that each client may have ahead before the others' come first.
 const AHEAD_MIN: usize = 3;
+
 /// The budget of bytes between a disk and the sockets. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Pool {
@@ -59,11 +60,10 @@ impl Pool {
         if let Some(reserved) = self.try_reserve(len, account) {
             return Some(reserved);
         }
-        let _room = account.room(self.units_of(len)).await?;
+        let n_units = self.units_of(len);
+        let _room = account.room(n_units as usize, self.common()).await;
         let _waiting = Waiting::new(&self.n_waiting);
-        let permit = Arc::clone(&self.units)
-            .acquire_many_owned(self.units_of(len))
-            .await;
+        let permit = Arc::clone(&self.units).acquire_many_owned(n_units).await;
         // Only a closed semaphore fails, and nobody closes this one.
         permit.ok().map(|_permit| Reserved { _permit, _room })
     }
@@ -84,7 +84,8 @@ impl Pool {
     /// Room for `len` bytes if there is some now.
     #[must_use]
     pub fn try_reserve(&self, len: usize, account: &Account) -> Option<Reserved> {
-        self.try_reserve_in(len, account.try_room(self.units_of(len))?)
+        let room = account.try_room(self.units_of(len) as usize, self.common())?;
+        self.try_reserve_in(len, room)
     }
 
     fn try_reserve_in(&self, len: usize, room: Room) -> Option<Reserved> {
@@ -113,7 +114,8 @@ impl Pool {
         if self.units.available_permits() < least {
             return None;
         }
-        self.try_reserve_in(len, account.try_room_ahead(self.units_of(len))?)
+        let room = account.try_room_ahead(self.units_of(len) as usize, self.common())?;
+        self.try_reserve_in(len, room)
     }
 
     /// Whether somebody waits for room: those who hold it without moving are to go sooner.
@@ -127,6 +129,13 @@ impl Pool {
     pub fn bytes_in_use(&self) -> usize {
         let free = self.units.available_permits();
         self.units_max.saturating_sub(free).saturating_mul(UNIT)
+    }
+
+    fn common(&self) -> Common<'_> {
+        Common {
+            units: &self.units,
+            n_waiting: &self.n_waiting,
+        }
     }
 
     fn units_of(&self, len: usize) -> u32 {

@@ -15,6 +15,7 @@ use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue};
 
 use super::backend::Backend;
+use super::conditions::{self, Verdict};
 use super::headers::{self, Target};
 use super::pool::{self, Reserved};
 use super::refusal::Refusal;
@@ -35,8 +36,7 @@ pub(super) enum Selected {
 pub(crate) fn try_answer<B: Backend>(job: &Job<B>) -> Option<Result<Answer, Refusal>> {
     let request = &job.request;
     let root = request.root;
-    let wants_block =
-        !request.head && request.if_none_match.is_empty() && request.format == Format::Raw;
+    let wants_block = !request.head && !request.is_conditional() && request.format == Format::Raw;
     if !request.segments.is_empty() || !wants_block {
         return job.require_root().err().map(Err);
     }
@@ -69,7 +69,7 @@ enum Visit {
 /// The answer to any request for a block whose root the index knows.
 pub(crate) async fn answer<B: Backend>(job: &Job<B>) -> Result<Answer, Refusal> {
     let request = &job.request;
-    let wants_block = !request.head && request.if_none_match.is_empty();
+    let wants_block = !request.head && !request.is_conditional();
     let (resolved, visit) = visit(job, wants_block).await?;
     let target = Target {
         terminus: &resolved.terminus,
@@ -87,8 +87,10 @@ pub(crate) async fn answer<B: Backend>(job: &Job<B>) -> Result<Answer, Refusal> 
         }
     };
     let etag = headers::etag(request, target.terminus);
-    if headers::none_match_names(&request.if_none_match, &etag) {
-        return Ok(Answer::not_modified(etag));
+    match conditions::judge(request, &etag) {
+        Verdict::Holds => {}
+        Verdict::Known => return Ok(Answer::not_modified(etag)),
+        Verdict::Fails => return Err(Refusal::unmatched()),
     }
     if request.head {
         let mut fields = headers::success(request, &job.uri, target, etag);

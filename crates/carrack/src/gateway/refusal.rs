@@ -39,9 +39,11 @@ impl Refusal {
         let kind = error.kind();
         let sentence = match kind {
             // Limits and codecs that are not known are about the DAG, and name nothing else.
-            ErrorKind::NotFound | ErrorKind::Invalid | ErrorKind::Limit | ErrorKind::Partial => {
-                Cow::Owned(printable(&error.chain()))
-            }
+            ErrorKind::NotFound
+            | ErrorKind::Invalid
+            | ErrorKind::Limit
+            | ErrorKind::TooLarge
+            | ErrorKind::Partial => Cow::Owned(printable(&error.chain())),
             ErrorKind::Changed => Cow::Borrowed("the source of this content has changed"),
             ErrorKind::Unavailable | ErrorKind::Unreachable | ErrorKind::Busy => {
                 Cow::Borrowed("the source of this content cannot be read now")
@@ -76,6 +78,16 @@ impl Refusal {
                 "the block is not here now: its source does not answer",
             ),
             _ => Self::from_error(error),
+        }
+    }
+
+    /// There is something, and not what the client has a part of.
+    #[must_use]
+    pub const fn unmatched() -> Self {
+        Self {
+            status: StatusCode::PRECONDITION_FAILED,
+            sentence: Cow::Borrowed("the entity tag of this content is none that If-Match names"),
+            retry: false,
         }
     }
 
@@ -128,4 +140,34 @@ fn printable(text: &str) -> String {
             escaped.into_iter().flatten().chain(plain)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use carrack_formats::Cid;
+    use carrack_formats::walk::WalkError;
+
+    use super::*;
+    use crate::store::car_stream::walk_error;
+
+    /// Whoever is told to wait asks again, for ever.
+    #[test]
+    fn what_waiting_does_not_help_is_no_429() {
+        let cid = Box::new(Cid::default());
+        let limits = [
+            WalkError::TooDeep { cid, limit: 1024 },
+            WalkError::StackTooLarge { limit: 7 },
+            WalkError::TooManyBlocks { limit: 7 },
+        ];
+        for error in limits {
+            let said = error.to_string();
+            let error = walk_error(error);
+            let refusal = Refusal::from_error(&error);
+            assert_eq!((refusal.status.as_u16(), refusal.retry), (501, false));
+            assert!(refusal.sentence.contains(&said), "{}", refusal.sentence);
+            assert_eq!(error.kind().codes().1, 5);
+        }
+        let busy = Refusal::from_error(&Error::new(ErrorKind::Limit, "memory"));
+        assert_eq!((busy.status.as_u16(), busy.retry), (429, true));
+    }
 }

@@ -17,7 +17,8 @@ use carrack_formats::Cid;
 use carrack_formats::cid;
 use carrack_formats::walk::{ByteRange, Scope, push_segment};
 use http::header::{
-    ACCEPT, CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE,
+    ACCEPT, CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, IF_RANGE,
+    RANGE,
 };
 use http::{Method, StatusCode, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
@@ -94,6 +95,8 @@ pub struct GatewayRequest {
     pub ranges: Vec<RangeSpec>,
     /// `If-Range`: the range holds for this entity tag only.
     pub if_range: Option<HeaderValue>,
+    /// `If-Match` fields.
+    pub if_match: Vec<HeaderValue>,
     /// `If-None-Match` fields.
     pub if_none_match: Vec<HeaderValue>,
     /// `Cache-Control: only-if-cached`.
@@ -157,6 +160,7 @@ pub fn parse(
             parse_ranges(headers)
         },
         if_range: headers.get(IF_RANGE).cloned(),
+        if_match: headers.get_all(IF_MATCH).iter().cloned().collect(),
         if_none_match: headers.get_all(IF_NONE_MATCH).iter().cloned().collect(),
         only_if_cached: only_if_cached(headers),
     })
@@ -466,6 +470,12 @@ fn only_if_cached(headers: &HeaderMap) -> bool {
 }
 
 impl GatewayRequest {
+    /// Whether it is answered only under a condition.
+    #[must_use]
+    pub fn is_conditional(&self) -> bool {
+        !self.if_match.is_empty() || !self.if_none_match.is_empty()
+    }
+
     /// The path of the answer: that of `uri`, or the plain one that says the same.
     #[must_use]
     pub fn path<'a>(&'a self, uri: &'a Uri) -> &'a str {

@@ -11,15 +11,16 @@ use carrack_formats::walk::{
     ResolveLimits, ResolveStep, Resolved, Resolver, Step, WalkError, WalkLimits, Walker,
 };
 use carrack_formats::{Cid, Multihash, cid, verify};
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::backend::{Backend, Batch, Next, Plan};
+use super::backend::{Backend, Batch, MayHold, Next, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::node::limits::Limits;
-use crate::node::{ServeOptions, serve};
+use crate::node::{ServeOptions, Shutdown, serve};
 use crate::store::car_stream::{CarRequest, walk_error};
 
 /// How a block of [`Memory`] fails.
@@ -184,7 +185,7 @@ impl Plan for MemoryPlan {
         write::header(&[self.root])
     }
 
-    fn next_batch(&mut self) -> Result<Next<MemoryBatch>> {
+    fn next_batch(&mut self, may_hold: MayHold<'_>) -> Result<Next<MemoryBatch>> {
         if let Some(error) = self.failure.take() {
             return Err(error);
         }
@@ -198,6 +199,7 @@ impl Plan for MemoryPlan {
                     self.walker
                         .provide(&cid, self.memory.find_good(&cid)?)
                         .map_err(walk_error)?;
+                    may_hold(self.walker.memory_len())?;
                     (cid, emit)
                 }
                 Err(error) if cids.is_empty() => return Err(error),
@@ -266,6 +268,7 @@ impl Batch for MemoryBatch {
 pub(crate) struct Node {
     pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
+    close: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<()>>,
 }
 
@@ -281,20 +284,29 @@ impl Node {
     pub(crate) async fn start_with<B: Backend>(backend: B, options: ServeOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel();
-        let shutdown = async move {
-            let _ = stopped.await;
+        let (stop, stopping) = oneshot::channel::<()>();
+        let (close, closing) = oneshot::channel::<()>();
+        let shutdown = Shutdown {
+            stopping: stopping.map(drop),
+            closing: closing.map(drop),
         };
         let task = tokio::spawn(serve(backend, options, listener, shutdown));
         Self {
             address,
             stop: Some(stop),
+            close: Some(close),
             task,
         }
     }
 
-    pub(crate) fn begin_stop(&mut self) {
+    /// As a signal does; connections are taken until [`Self::begin_stop`].
+    pub(crate) fn drain(&mut self) {
         drop(self.stop.take());
+    }
+
+    pub(crate) fn begin_stop(&mut self) {
+        self.drain();
+        drop(self.close.take());
     }
 
     pub(crate) async fn stop(mut self) {

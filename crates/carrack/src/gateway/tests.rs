@@ -160,6 +160,82 @@ async fn raw_blocks_come_whole_in_ranges_and_as_heads() {
     }
 }
 
+/// RFC 9110 section 13.2.2: `If-Match`, then `If-None-Match`, then `Range` under `If-Range`. There
+/// are no dates, so that conditions on them are ignored.
+#[tokio::test]
+async fn conditions_are_judged_in_their_order_for_get_and_head() {
+    let memory = Memory::default();
+    let (warm, cold) = (
+        memory.put(RAW, vec![1; 1000]),
+        memory.put(RAW, vec![2; 1000]),
+    );
+    memory.fault(&cold, Fault::Cold);
+    let node = node(&memory).await;
+    let (long_ago, soon) = (
+        "Thu, 01 Jan 1970 00:00:01 GMT",
+        "Fri, 01 Jan 2100 00:00:00 GMT",
+    );
+    for cid in [warm, cold] {
+        let own = format!("\"{cid}.raw\"");
+        let weak = format!("W/{own}");
+        let list = format!("\"zz\", {own}");
+        let (own, weak, list) = (own.as_str(), weak.as_str(), list.as_str());
+        let range = ("range", "bytes=0-9");
+        let beyond = ("range", "bytes=5000-");
+        let table: &[(&[(&str, &str)], u16)] = &[
+            (&[("if-match", "\"zz\"")], 412),
+            (&[("if-match", "zz")], 412),
+            (&[("if-match", weak)], 412),
+            (&[("if-match", own)], 200),
+            (&[("if-match", list)], 200),
+            (&[("if-match", "*")], 200),
+            (&[("if-match", "\"zz\""), ("if-none-match", own)], 412),
+            (&[("if-match", own), ("if-none-match", own)], 304),
+            (&[("if-match", own), ("if-none-match", "\"zz\"")], 200),
+            (&[("if-match", "\"zz\""), range], 412),
+            (&[("if-match", "\"zz\""), beyond], 412),
+            (&[("if-match", own), range], 206),
+            (&[("if-match", own), beyond], 416),
+            (&[("if-none-match", own), beyond], 304),
+            (&[("if-match", own), range, ("if-range", own)], 206),
+            (&[("if-match", own), range, ("if-range", weak)], 200),
+            (&[range, ("if-range", long_ago)], 200),
+            (&[range, ("if-range", soon)], 200),
+            (&[("if-modified-since", soon)], 200),
+            (&[("if-unmodified-since", long_ago)], 200),
+        ];
+        for (conditions, status) in table {
+            let fields = [&[RAW_FIELD], *conditions].concat();
+            let path = format!("/ipfs/{cid}");
+            let reply = node.ask("GET", &path, &fields).await;
+            assert_eq!(reply.status, *status, "{conditions:?}");
+            // Ranges are for GET alone.
+            let head = node.ask("HEAD", &path, &fields).await;
+            let expected = match *status {
+                206 | 416 => 200,
+                other => other,
+            };
+            assert_eq!(head.status, expected, "HEAD {conditions:?}");
+        }
+    }
+    let absent = format!("/ipfs/{ABSENT}?format=raw");
+    let path = format!("/ipfs/{warm}?format=car");
+    for method in ["GET", "HEAD"] {
+        // The entity tag of a CAR is weak, which names nothing that `If-Match` may name.
+        let own = node.ask(method, &path, &[]).await;
+        let own = own.field("etag").unwrap();
+        for (tag, status) in [("\"zz\"", 412), (own, 412), ("*", 200)] {
+            let reply = node.ask(method, &path, &[("if-match", tag)]).await;
+            assert_eq!(reply.status, status, "{method} {tag}");
+        }
+        // What is not here is no question of conditions.
+        let reply = node.ask(method, &absent, &[("if-match", "\"zz\"")]).await;
+        assert_ne!(reply.status, 412, "{method}");
+    }
+    let reply = node.ask("GET", &path, &[("if-match", "\"zz\"")]).await;
+    refused(&reply, 412);
+}
+
 #[tokio::test]
 async fn a_changed_source_is_404_for_blocks_and_409_for_cars() {
     let memory = Memory::default();

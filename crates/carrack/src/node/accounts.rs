@@ -2,8 +2,8 @@
 //!
 //! In       addresses of connections that were accepted.
 //! Out      an [`Account`] a connection: its place among connections, and what its requests take.
-//! Limits   connections, requests and bytes on their way, of an address and of a subnet; who is
-//!          trusted has none. An address is remembered while it has a connection.
+//! Limits   connections, requests, bytes on their way and memory of walks, of an address and of a
+//!          subnet; who is trusted has none. An address is remembered while it has a connection.
 //! Not here what all clients together may have (`listener`, `gateway`); what counts as one address
 //!          (`carrack_bitswap::budget`).
 //!
@@ -13,19 +13,30 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use carrack_bitswap::budget::{Network, host, subnet};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 
 use super::limits::Limits;
 
 /// Unit of the budget, in bytes: a semaphore counts to 2^29 at least, bytes would be too many.
 pub(crate) const UNIT: usize = 1024;
 
-/// Nobody has more places than one of so many of the free ones, so that however many subnets take
-/// all they can, a newcomer finds one.
+/// Nobody has more places, or bytes on their way, than one of so many of the free ones, so that
+/// however many subnets take all they can, a newcomer finds one.
 const ADDRESS_PART: usize = 4;
 const SUBNET_PART: usize = 2;
+
+/// The same of the memory of walks: an address may have one answer of the largest, which takes more
+/// than a quarter of it.
+const WALK_ADDRESS_PART: usize = 2;
+const WALK_SUBNET_PART: usize = 1;
+
+/// Who waits for room looks so often whether others have given some back. What those of its own
+/// address or subnet give back it is told at once.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Addresses that are remembered without looking whether they have connections.
 const TIDY_LEN_MIN: usize = 64;
@@ -62,9 +73,16 @@ struct Spender {
     bounds: Bounds,
     n_connections: AtomicUsize,
     n_requests: AtomicUsize,
-    room: Arc<Semaphore>,
+    /// Bytes of the memory of walks.
+    walk_len: AtomicUsize,
+    /// Units of the budget of bytes in flight.
+    room: AtomicUsize,
     /// How many of its requests wait for room that others of its own have.
     n_waiting: AtomicUsize,
+    /// They come first who waited first: one of them at a time looks for room.
+    turn: Semaphore,
+    /// Told to that one.
+    room_left: Notify,
 }
 
 /// One connection's part in the accounts of its address and subnet; given back when dropped. The
@@ -77,7 +95,22 @@ pub struct Account {
 /// Bytes that an address and its subnet have on their way; given back when dropped.
 #[derive(Debug, Default)]
 pub struct Room {
-    _permits: Option<[OwnedSemaphorePermit; 2]>,
+    _parts: Option<[Part; 2]>,
+}
+
+/// What one of them has.
+#[derive(Debug)]
+struct Part {
+    spender: Arc<Spender>,
+    n_units: usize,
+}
+
+/// The budget of bytes that all share, as far as accounts need it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Common<'a> {
+    pub(crate) units: &'a Semaphore,
+    /// How many wait for what others have.
+    pub(crate) n_waiting: &'a AtomicUsize,
 }
 
 /// Why a connection is one too many.
@@ -165,8 +198,11 @@ impl Table {
             bounds: self.bounds,
             n_connections: AtomicUsize::new(0),
             n_requests: AtomicUsize::new(0),
-            room: Arc::new(Semaphore::new(self.bounds.room_max)),
+            walk_len: AtomicUsize::new(0),
+            room: AtomicUsize::new(0),
             n_waiting: AtomicUsize::new(0),
+            turn: Semaphore::new(1),
+            room_left: Notify::new(),
         });
         self.spenders.insert(key, Arc::downgrade(&spender));
         spender
@@ -202,39 +238,79 @@ impl Account {
         }
     }
 
-    /// Takes `n_units` of the budget of bytes if address and subnet may have them now. Who asks
-    /// for more than it may ever have takes all of it.
-    pub(crate) fn try_room(&self, n_units: u32) -> Option<Room> {
+    /// Takes `n_units` of the budget of bytes if address and subnet may have them now. Who has
+    /// nothing may have this much, however much it is.
+    pub(crate) fn try_room(&self, n_units: usize, common: Common<'_>) -> Option<Room> {
         let Some([address, subnet]) = &self.spenders else {
             return Some(Room::default());
         };
-        let permits = [address.try_room(n_units)?, subnet.try_room(n_units)?];
+        let n_free = common.n_free();
+        let parts = [
+            address.try_room(n_units, n_free, ADDRESS_PART)?,
+            subnet.try_room(n_units, n_free, SUBNET_PART)?,
+        ];
         Some(Room {
-            _permits: Some(permits),
+            _parts: Some(parts),
         })
     }
 
     /// The same for bytes that nobody waits for yet: half of what an address may have is left to
     /// others of it.
-    pub(crate) fn try_room_ahead(&self, n_units: u32) -> Option<Room> {
-        let has_half = |spender: &Arc<Spender>| {
-            spender.room.available_permits() >= spender.bounds.room_max / 2
-        };
-        match self.spenders.iter().flatten().all(has_half) {
-            true => self.try_room(n_units),
-            false => None,
+    pub(crate) fn try_room_ahead(&self, n_units: usize, common: Common<'_>) -> Option<Room> {
+        if let Some([address, subnet]) = &self.spenders {
+            let n_free = common.n_free();
+            let has_half = |spender: &Spender, part| {
+                spender.room.load(Relaxed) <= spender.room_max(n_free, part) / 2
+            };
+            if !has_half(address, ADDRESS_PART) || !has_half(subnet, SUBNET_PART) {
+                return None;
+            }
         }
+        self.try_room(n_units, common)
     }
 
     /// Waits until address and subnet may have them. Cancel-safe.
-    pub(crate) async fn room(&self, n_units: u32) -> Option<Room> {
+    pub(crate) async fn room(&self, n_units: usize, common: Common<'_>) -> Room {
         let Some([address, subnet]) = &self.spenders else {
-            return Some(Room::default());
+            return Room::default();
         };
-        let permits = [address.room(n_units).await?, subnet.room(n_units).await?];
-        Some(Room {
-            _permits: Some(permits),
-        })
+        let parts = [
+            address.room(n_units, common, ADDRESS_PART).await,
+            subnet.room(n_units, common, SUBNET_PART).await,
+        ];
+        Room {
+            _parts: Some(parts),
+        }
+    }
+
+    /// Counts `more` bytes of the memory of walks while `n_free` are free; `false`: address or
+    /// subnet would have more than its part of them.
+    #[must_use]
+    pub(crate) fn grow_walk(&self, more: usize, n_free: usize) -> bool {
+        let Some([address, subnet]) = &self.spenders else {
+            return true;
+        };
+        let grow = |spender: &Spender, part: usize| {
+            let max = n_free / part;
+            let grown = |len: usize| len.checked_add(more).filter(|len| *len <= max);
+            let grown = spender.walk_len.fetch_update(Relaxed, Relaxed, grown);
+            grown.is_ok()
+        };
+        if !grow(address, WALK_ADDRESS_PART) {
+            return false;
+        }
+        if !grow(subnet, WALK_SUBNET_PART) {
+            address.walk_len.fetch_sub(more, Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Gives back what was counted.
+    pub(crate) fn shrink_walk(&self, less: usize) {
+        for spender in self.spenders.iter().flatten() {
+            spender.walk_len.fetch_sub(less, Relaxed);
+        }
     }
 
     /// Whether others of the same address or subnet wait for room: those who hold it without
@@ -255,23 +331,61 @@ impl Drop for Account {
 }
 
 impl Spender {
-    fn clamped(&self, n_units: u32) -> u32 {
-        n_units.min(u32::try_from(self.bounds.room_max).unwrap_or(u32::MAX))
+    /// Units that it may have while `n_free` are free.
+    fn room_max(&self, n_free: usize, part: usize) -> usize {
+        self.bounds.room_max.min(n_free / part)
     }
 
-    fn try_room(&self, n_units: u32) -> Option<OwnedSemaphorePermit> {
-        let room = Arc::clone(&self.room);
-        room.try_acquire_many_owned(self.clamped(n_units)).ok()
+    /// Those who wait come first.
+    fn try_room(self: &Arc<Self>, n_units: usize, n_free: usize, part: usize) -> Option<Part> {
+        if self.n_waiting.load(Relaxed) > 0 {
+            return None;
+        }
+        self.take_room(n_units, self.room_max(n_free, part))
     }
 
-    async fn room(&self, n_units: u32) -> Option<OwnedSemaphorePermit> {
-        if let Some(permit) = self.try_room(n_units) {
-            return Some(permit);
+    fn take_room(self: &Arc<Self>, n_units: usize, max: usize) -> Option<Part> {
+        let more = |held: usize| {
+            let more = held.saturating_add(n_units);
+            (held == 0 || more <= max).then_some(more)
+        };
+        let taken = self.room.fetch_update(Relaxed, Relaxed, more);
+        taken.ok().map(|_| Part {
+            spender: Arc::clone(self),
+            n_units,
+        })
+    }
+
+    async fn room(self: &Arc<Self>, n_units: usize, common: Common<'_>, part: usize) -> Part {
+        if let Some(taken) = self.try_room(n_units, common.n_free(), part) {
+            return taken;
         }
         let _waiting = Waiting::new(&self.n_waiting);
-        let room = Arc::clone(&self.room);
-        // Only a closed semaphore fails, and nobody closes this one.
-        room.acquire_many_owned(self.clamped(n_units)).await.ok()
+        let _turn = self.turn.acquire().await; // Nobody closes it.
+        loop {
+            if let Some(taken) = self.take_room(n_units, self.room_max(common.n_free(), part)) {
+                return taken;
+            }
+            // Within its own bound it is others who hold what it waits for.
+            let is_own = self.room.load(Relaxed).saturating_add(n_units) > self.bounds.room_max;
+            let _waiting = (!is_own).then(|| Waiting::new(common.n_waiting));
+            let _ = timeout(LOOK, self.room_left.notified()).await;
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.spender.room.fetch_sub(self.n_units, Relaxed);
+        if self.spender.n_waiting.load(Relaxed) > 0 {
+            self.spender.room_left.notify_one();
+        }
+    }
+}
+
+impl Common<'_> {
+    fn n_free(self) -> usize {
+        self.units.available_permits()
     }
 }
 
@@ -415,24 +529,42 @@ mod tests {
         let mut account = |text: &str| accounts.enter(at(text), usize::MAX).unwrap();
         let (one, other) = (account("192.0.2.1"), account("192.0.2.2"));
         let elsewhere = account("192.0.3.1");
-        let all = one.try_room(1000); // More than it may have is all of it.
-        assert!(all.is_some() && other.try_room(1).is_none());
+        let (units, n_waiting) = (Semaphore::new(100), AtomicUsize::new(0));
+        let common = Common {
+            units: &units,
+            n_waiting: &n_waiting,
+        };
+        let all = one.try_room(1000, common); // Who has nothing may have this much.
+        assert!(all.is_some() && other.try_room(1, common).is_none());
         drop(all);
-        let held = one.try_room(10).unwrap();
-        assert!(one.try_room(1).is_none() && other.try_room(6).is_none());
-        assert!(other.try_room(5).is_some() && elsewhere.try_room(10).is_some());
+        let held = one.try_room(10, common).unwrap();
+        assert!(one.try_room(1, common).is_none() && other.try_room(6, common).is_none());
+        assert!(other.try_room(5, common).is_some() && elsewhere.try_room(10, common).is_some());
         assert!(
-            other.try_room_ahead(1).is_none(),
+            other.try_room_ahead(1, common).is_none(),
             "half of the subnet's is taken"
         );
-        assert!(elsewhere.try_room_ahead(1).is_some());
-        let waits = one.room(1);
+        assert!(elsewhere.try_room_ahead(1, common).is_some());
+        let waits = one.room(1, common);
         tokio::pin!(waits);
         assert!(futures_util::poll!(&mut waits).is_pending());
         assert!(one.is_pressed() && !elsewhere.is_pressed());
+        assert_eq!(n_waiting.load(Relaxed), 0, "for its own");
         drop(held);
-        assert!(waits.await.is_some());
+        let held = waits.await;
         assert!(!one.is_pressed());
+        drop(held);
+
+        // Beyond a part of what is free it is others that it waits for.
+        let held = elsewhere.try_room(6, common).unwrap();
+        let all_but_20 = units.acquire_many(80).await.unwrap();
+        let waits = elsewhere.room(1, common);
+        tokio::pin!(waits);
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        assert!(elsewhere.is_pressed() && n_waiting.load(Relaxed) == 1);
+        drop(all_but_20);
+        drop((waits.await, held));
+        assert_eq!(n_waiting.load(Relaxed), 0);
     }
 
     #[test]
@@ -473,5 +605,60 @@ mod tests {
         assert!(n_free > 20 && n_unasked > 20, "{n_free}, {n_unasked}");
         let newcomer = accounts.enter(at("203.0.113.1"), n_free).unwrap();
         assert!(newcomer.begin_request(n_unasked));
+    }
+    #[tokio::test]
+    async fn however_many_subnets_take_all_the_bytes_they_can_some_are_free() {
+        let n_all = 100_000;
+        let mut accounts = Accounts::new(&Limits {
+            bytes_in_flight_max: n_all * UNIT,
+            in_flight_per_address_percent: 100,
+            in_flight_per_subnet_percent: 100,
+            ..Limits::default()
+        });
+        let (units, n_waiting) = (Semaphore::new(n_all), AtomicUsize::new(0));
+        let common = Common {
+            units: &units,
+            n_waiting: &n_waiting,
+        };
+        let mut held = Vec::new();
+        for subnet in 0..8 {
+            for host in 0..20 {
+                let address = at(&format!("198.51.{subnet}.{host}"));
+                let account = accounts.enter(address, usize::MAX).unwrap();
+                while let Some(room) = account.try_room(10, common) {
+                    held.push((room, units.acquire_many(10).await.unwrap()));
+                }
+            }
+        }
+        let n_free = units.available_permits();
+        assert!(n_free > 2000, "{n_free}");
+        let newcomer = accounts.enter(at("203.0.113.1"), usize::MAX).unwrap();
+        let first = newcomer.try_room(1, common);
+        assert!(first.is_some() && newcomer.try_room(n_free / 5, common).is_some());
+    }
+
+    #[test]
+    fn however_many_subnets_walk_what_they_can_some_memory_is_free() {
+        let n_all = 512 << 20;
+        let mut accounts = Accounts::new(&Limits::default());
+        let mut n_held = 0;
+        let (mut open, mut first) = (Vec::new(), 0);
+        for subnet in 0..6 {
+            for host in 0..20 {
+                let address = at(&format!("198.51.{subnet}.{host}"));
+                let account = accounts.enter(address, usize::MAX).unwrap();
+                while account.grow_walk(64 << 10, n_all - n_held) {
+                    n_held += 64 << 10;
+                }
+                open.push(account);
+                first = if first == 0 { n_held } else { first };
+            }
+        }
+        assert!(first > 140 << 20, "the largest answer takes so much");
+        assert!(n_all - n_held > 4 << 20, "{n_held}");
+        let newcomer = accounts.enter(at("203.0.113.1"), usize::MAX).unwrap();
+        assert!(newcomer.grow_walk(1 << 20, n_all - n_held));
+        newcomer.shrink_walk(1 << 20);
+        assert!(newcomer.grow_walk(1 << 20, n_all - n_held));
     }
 }

@@ -156,6 +156,7 @@ struct HttpTable {
     answer_time_s: Option<Seconds<5, 3600>>,
     request_time_s: Option<Seconds<60, 604_800>>,
     idle_time_s: Option<Seconds<1, 86_400>>,
+    drain_time_s: Option<Seconds<0, 300>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -279,6 +280,7 @@ impl HttpTable {
             self.request_time_s.map(Seconds::get),
         );
         set(&mut to.idle_timeout, self.idle_time_s.map(Seconds::get));
+        set(&mut to.drain_time, self.drain_time_s.map(Seconds::get));
     }
 }
 

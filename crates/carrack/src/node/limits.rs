@@ -36,6 +36,10 @@ pub struct Limits {
     /// From a request to the head of its answer, beyond it 504: two reads of a slow source, each of
     /// which has a minute.
     pub answer_timeout: Duration,
+    /// After a SIGTERM connections are still taken for this long, so that whoever sends requests
+    /// here sees that `/readyz` says 503 and sends them elsewhere: two looks of a balancer that
+    /// looks each second, or one of HAProxy by default. A signal from a terminal does not wait.
+    pub drain_time: Duration,
     /// Running responses get this long to end when the node stops.
     pub shutdown_timeout: Duration,
     /// Requests being answered at once; beyond it 429. What deployed gateways use.
@@ -84,7 +88,7 @@ pub struct Limits {
     pub car_blocks_max: u64,
     /// Bytes that all walks over DAGs hold together, beyond 64 KiB each: open nodes, and what
     /// answers without duplicates remember. Most need nothing of it; four million blocks take
-    /// 140 MiB, so that three clients may fetch the largest answers at once.
+    /// 140 MiB: one address may have half of what is free, and so one of the largest answers.
     pub walk_bytes_max: usize,
     /// Blocking jobs (disk reads, hashing) that run at once. Enough for the queue depth of an SSD;
     /// with a warm page cache the number of cores decides.
@@ -109,6 +113,7 @@ impl Default for Limits {
             progress_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(3600),
             answer_timeout: Duration::from_secs(120),
+            drain_time: Duration::from_secs(2),
             shutdown_timeout: Duration::from_secs(30),
             requests_max: 4096,
             requests_per_address_max: 1024,
@@ -144,6 +149,7 @@ impl Limits {
         let n = usize::try_from(n / 2).unwrap_or(usize::MAX).max(1);
         self.connections_max = self.connections_max.min(n);
         self.connections_per_address_max = self.connections_per_address_max.min(n);
+        self.connections_per_subnet_max = self.connections_per_subnet_max.min(n);
         self
     }
 }

@@ -1,22 +1,28 @@
 //! The accept loop: HTTP/1.1 and HTTP/2 with prior knowledge on one port.
 //!
-//! In       a bound listener, a store, a future that says when to stop.
+//! In       a bound listener, a store, futures that say when to stop.
 //! Out      nothing until all connections are closed.
 //! Limits   connections in all, of an address and of a subnet (`accounts`), all timeouts, the
 //!          numbers of HTTP/2.
 //! Not here what requests mean (`gateway`); TLS.
 //!
+//! A node stops in three steps: it says that it is not ready and still answers whoever comes, as the
+//! last on that connection; then the port is closed, and what is being answered ends.
+//!
 //! Each connection is one task in a [`JoinSet`]; the tasks of HTTP/2 streams are counted by a
 //! [`TaskTracker`] and end with their connection.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use http::Request;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -50,20 +56,33 @@ pub struct ServeOptions {
     pub readiness: Readiness,
 }
 
-/// Serves `backend` on `listener` until `shutdown` ends and every connection is closed, or the
-/// time for that is up.
+/// When a node ends. Both futures are polled until they have ended, in this order.
+#[derive(Debug)]
+pub struct Shutdown<S, C> {
+    /// Ends when the node is not to be asked any more: `/readyz` says so from then on.
+    pub stopping: S,
+    /// Ends when it is to take no more connections: whoever sends requests has heard of it.
+    pub closing: C,
+}
+
+/// Serves `backend` on `listener` until `shutdown` says when to stop and every connection is
+/// closed, or the time for that is up.
 ///
 /// Build the runtime with `max_blocking_threads(limits.blocking_jobs_max)`. Not cancel-safe:
 /// dropping the future cuts every response.
 ///
 /// # Errors
 /// None today: a failing accept is logged and tried again.
-pub async fn serve<B: Backend>(
+pub async fn serve<B: Backend, S, C>(
     backend: B,
     options: ServeOptions,
     listener: TcpListener,
-    shutdown: impl Future<Output = ()> + Send,
-) -> Result<()> {
+    shutdown: Shutdown<S, C>,
+) -> Result<()>
+where
+    S: Future<Output = ()> + Send,
+    C: Future<Output = ()> + Send,
+{
     let readiness = options.readiness.clone();
     let gateway = Gateway::new(
         backend,
@@ -72,17 +91,10 @@ pub async fn serve<B: Backend>(
         options.access_log,
     );
     let mut connections = Connections::new(gateway, options.door);
-    tokio::pin!(shutdown);
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if !connections.is_full() => {
-                connections.accepted(accepted).await;
-            }
-            Some(ended) = connections.tasks.join_next_with_id() => connections.ended(ended),
-            () = &mut shutdown => break,
-        }
-    }
+    connections.accept(&listener, shutdown.stopping).await;
     readiness.set(false);
+    connections.leave();
+    connections.accept(&listener, shutdown.closing).await;
     drop(listener);
     connections.close().await;
     Ok(())
@@ -99,12 +111,15 @@ struct Connections<B> {
     streams: TaskTracker,
     open: HashMap<Id, Open>,
     accounts: Accounts,
+    /// The node stops: each answer is the last of its connection.
+    leaving: Arc<AtomicBool>,
 }
 
 /// One connection, as seen from outside of its task.
 struct Open {
     /// Dropped to ask the connection to end after the responses it is writing.
-    _leave: oneshot::Sender<()>,
+    leave: Option<oneshot::Sender<()>>,
+    watch: Arc<Watch>,
 }
 
 /// Runs the tasks of HTTP/2 streams where they are counted.
@@ -138,6 +153,19 @@ impl<B: Backend> Connections<B> {
             tasks: JoinSet::new(),
             streams,
             open: HashMap::new(),
+            leaving: Arc::default(),
+        }
+    }
+
+    /// Takes connections until `end`. Not cancel-safe.
+    async fn accept(&mut self, listener: &TcpListener, end: impl Future<Output = ()> + Send) {
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                accepted = listener.accept(), if !self.is_full() => self.accepted(accepted).await,
+                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
+                () = &mut end => return,
+            }
         }
     }
 
@@ -171,18 +199,32 @@ impl<B: Backend> Connections<B> {
             debug!(%error, "no TCP_NODELAY");
         }
         let (leave, asked_to_leave) = oneshot::channel();
+        let watch = Arc::new(Watch::new(account, &self.patience));
         let connection = Connection {
             gateway: self.gateway.clone(),
             door: self.door.clone(),
             remote: SocketAddr::new(address, remote.port()),
-            watch: Arc::new(Watch::new(account, &self.patience)),
+            watch: Arc::clone(&watch),
             patience: self.patience,
             tick: self.tick,
+            leaving: Arc::clone(&self.leaving),
             asked_to_leave,
         };
         let builder = self.builder.clone();
         let task = self.tasks.spawn(connection.run(builder, stream));
-        self.open.insert(task.id(), Open { _leave: leave });
+        let leave = Some(leave);
+        self.open.insert(task.id(), Open { leave, watch });
+    }
+
+    /// Lets connections end with their next answer. Those of HTTP/2 are told at once: theirs may
+    /// go on for long.
+    fn leave(&mut self) {
+        self.leaving.store(true, Relaxed);
+        for open in self.open.values_mut() {
+            if open.watch.is_http2() {
+                open.leave = None;
+            }
+        }
     }
 
     fn ended(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
@@ -227,7 +269,8 @@ struct Connection<B> {
     watch: Arc<Watch>,
     patience: Patience,
     tick: Duration,
-    /// Ends when the node stops.
+    leaving: Arc<AtomicBool>,
+    /// Ends when the connection is to.
     asked_to_leave: oneshot::Receiver<()>,
 }
 
@@ -243,13 +286,26 @@ impl<B: Backend> Connection<B> {
         let (gateway, door, remote) = (self.gateway.clone(), self.door.take(), self.remote);
         let address = remote.ip();
         let service = {
-            let watch = Arc::clone(&self.watch);
-            hyper::service::service_fn(move |mut request: Request<Incoming>| match &door {
-                Some(door) if Door::is_for(&request) => {
-                    let answer = door.answer(&mut request, remote, &gateway);
-                    gateway.call_with(request, &watch, address, answer)
+            let (watch, leaving) = (Arc::clone(&self.watch), Arc::clone(&self.leaving));
+            hyper::service::service_fn(move |mut request: Request<Incoming>| {
+                let has_header = request.version() < Version::HTTP_2;
+                let reply = match &door {
+                    Some(door) if Door::is_for(&request) => {
+                        let answer = door.answer(&mut request, remote, &gateway);
+                        gateway.call_with(request, &watch, address, answer)
+                    }
+                    _ => gateway.call(request, &watch, address),
+                };
+                let leaving = Arc::clone(&leaving);
+                async move {
+                    let mut response = reply.await?;
+                    let stays = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                    if has_header && leaving.load(Relaxed) && !stays {
+                        let close = HeaderValue::from_static("close");
+                        response.headers_mut().insert(CONNECTION, close);
+                    }
+                    Ok::<_, Infallible>(response)
                 }
-                _ => gateway.call(request, &watch, address),
             })
         };
         // Ends when a connection leaves HTTP, which is not counted or watched here from then on.

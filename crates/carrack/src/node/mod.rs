@@ -16,4 +16,4 @@ pub mod swarm;
 pub mod watch;
 pub mod websocket;
 
-pub use listener::{ServeOptions, serve};
+pub use listener::{ServeOptions, Shutdown, serve};

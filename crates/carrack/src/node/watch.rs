@@ -172,6 +172,12 @@ impl Watch {
         &self.account
     }
 
+    /// Whether a request of HTTP/2 has come.
+    #[must_use]
+    pub fn is_http2(&self) -> bool {
+        self.http2.load(Relaxed)
+    }
+
     /// The client sent `len` bytes.
     pub fn read(&self, len: usize) {
         self.bytes_read.fetch_add(len as u64, Relaxed);

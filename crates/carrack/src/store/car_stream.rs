@@ -49,6 +49,12 @@ pub struct CarRequest {
     pub dups: bool,
 }
 
+/// Told how many bytes a walk holds whenever that has grown by [`GROWTH_LEN`]; an error ends it.
+pub type MayHold<'a> = &'a mut dyn FnMut(usize) -> Result<()>;
+
+/// Bytes by which a walk grows before it tells so.
+const GROWTH_LEN: usize = 64 << 10;
+
 /// A CAR as it is walked.
 #[derive(Debug)]
 pub struct CarPlan {
@@ -169,6 +175,15 @@ impl CarPlan {
     /// `NotFound` for a block that is not here, and those of reading a node; `Partial` after a CAR
     /// that is whole as far as can be told. What came before was given; the plan ends there.
     pub fn next_batch(&mut self) -> Result<Next<Batch>> {
+        self.next_batch_within(&mut |_| Ok(()))
+    }
+
+    /// The same, for a walk that has to ask for what it holds.
+    ///
+    /// # Errors
+    /// As [`Self::next_batch`], and those of `may_hold`.
+    pub fn next_batch_within(&mut self, may_hold: MayHold<'_>) -> Result<Next<Batch>> {
+        let mut held_len = self.walker.memory_len();
         let mut batch = Batch {
             blocks: self.blocks.clone(),
             items: Vec::new(),
@@ -179,7 +194,13 @@ impl CarPlan {
             batch.push(item);
         }
         while !self.done && self.needed.is_none() && self.failure.is_none() && !batch.is_full() {
-            let item = match self.next_item() {
+            let mut item = self.next_item();
+            let len = self.walker.memory_len();
+            if len > held_len.saturating_add(GROWTH_LEN) {
+                held_len = len;
+                item = may_hold(len).and(item);
+            }
+            let item = match item {
                 Ok(Some(item)) => item,
                 Ok(None) => continue,
                 Err(error) => {
@@ -287,7 +308,7 @@ impl CarPlan {
     /// Gives the block that [`Next::Needs`] asked for.
     ///
     /// # Errors
-    /// `Invalid` and `Limit` of the walk.
+    /// `Invalid` and `TooLarge` of the walk.
     pub fn provide(&mut self, cid: &Cid, block: Bytes) -> Result<()> {
         let Some(needed) = self.needed.take_if(|needed| needed.cid == *cid) else {
             let what = format!("a plan did not ask for {cid}");
@@ -482,8 +503,11 @@ pub fn walk_error(error: WalkError) -> Error {
     let kind = match error {
         WalkError::TooDeep { .. }
         | WalkError::StackTooLarge { .. }
-        | WalkError::TooManyBlocks { .. } => ErrorKind::Limit,
+        | WalkError::TooManyBlocks { .. } => ErrorKind::TooLarge,
         _ => ErrorKind::Invalid,
     };
     Error::with(kind, "the DAG cannot be walked", error)
 }
+
+#[cfg(test)]
+mod tests;

@@ -370,6 +370,36 @@ fn a_chain_of_many_levels_ends_by_a_limit_that_is_named() {
     }
 }
 
+/// Waiting does not help, so nobody is told to. The limit comes within the first blocks: two of
+/// three levels lie in CIDs.
+#[test]
+fn a_chain_that_is_too_deep_is_no_429() {
+    let inside = |below: &[u8]| {
+        let list = made::list(&[below]);
+        [&[1, 0x71, 0, u8::try_from(list.len()).unwrap()], &list[..]].concat()
+    };
+    let mut blocks = vec![made::raw(b"leaf")];
+    for _ in 0..400 {
+        let below = inside(&inside(&blocks.last().unwrap().cid));
+        blocks.push(made::block(DAG_CBOR, made::list(&[&below])));
+    }
+    blocks.reverse();
+    let carrack = Carrack::new();
+    let root = import(&carrack, &blocks);
+    let server = carrack.serve::<&str>(&[]);
+    let answer = server.get(&format!("/ipfs/{root}?format=car"));
+    let said = String::from_utf8_lossy(&answer.body);
+    assert_eq!(answer.status, 501, "{said}");
+    assert!(said.contains("1024 levels"), "{said}");
+    assert_eq!(answer.header("retry-after"), None);
+    drop(server);
+    let out = carrack.path("out.car");
+    let out = out.to_str().unwrap();
+    for args in [&["export", &root, "-o", out][..], &["verify", &root]] {
+        carrack.run(args).exits(LIMIT);
+    }
+}
+
 /// A history is as deep as it is long.
 #[test]
 fn a_history_of_many_commits_is_whole() {

@@ -37,5 +37,6 @@ mod read_only;
 mod secrets;
 mod sources;
 mod staleness;
+mod stopping;
 mod support;
 mod terminal;

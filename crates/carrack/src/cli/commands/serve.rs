@@ -38,9 +38,10 @@ use crate::node::access_log::{AccessLog, LogFormat, LogWriter};
 use crate::node::config::Config;
 use crate::node::identity::Identity;
 use crate::node::limits::Limits;
+use crate::node::shutdown::{Signal, Signals};
 use crate::node::supervisor::{Part, fail_point, fail_points, run_again};
 use crate::node::swarm::{self, P2p, P2pOptions};
-use crate::node::{self, ServeOptions, websocket};
+use crate::node::{self, ServeOptions, Shutdown, websocket};
 use crate::source::config::Environment;
 use crate::store::block::Blocks;
 use crate::store::{Merger, Step, Store};
@@ -113,13 +114,10 @@ pub fn run(
         out.note(&format!("known to peers as {}", p2p.peer_id));
     }
 
-    let signal = runtime.block_on(async { node::shutdown::on_signal() })?;
-    let flag = Arc::clone(&stopped);
-    runtime.spawn(async move {
-        signal.await;
-        flag.store(true, Ordering::Relaxed);
-        let _ = stop_sender.send(true); // Everybody who waits may have gone.
-    });
+    let signals = runtime.block_on(async { Signals::listen() })?;
+    let (drain_time, drains) = (limits.drain_time, Arc::default());
+    let (flag, terminated) = (Arc::clone(&stopped), Arc::clone(&drains));
+    runtime.spawn(stop_on_signals(signals, flag, terminated, stop_sender));
     let log_counts = access_log.clone();
     let options = ServeOptions {
         limits,
@@ -131,7 +129,7 @@ pub fn run(
         blocks.clone(),
         options,
         listener,
-        told_to_stop(stop.clone()),
+        shutdown(stop.clone(), drains, drain_time),
     ));
     let commands = listen_for_commands(&runtime, data_dir, &blocks, p2p, &readiness, stop)?;
     let maintenance = std::thread::Builder::new().spawn({
@@ -209,6 +207,38 @@ pub fn run(
         Err(error) => Err(error),
         Ok(0) => served,
         Ok(n_failed) => served.and(Err(not_served(n_failed, args.paths.len()))),
+    }
+}
+
+/// Lets the node stop at the first signal, and ends the process at the second.
+async fn stop_on_signals(
+    mut signals: Signals,
+    stopped: Arc<AtomicBool>,
+    drains: Arc<AtomicBool>,
+    stop: flag::Sender<bool>,
+) {
+    let is_managed = signals.next().await == Signal::Terminate;
+    drains.store(is_managed, Ordering::Relaxed);
+    stopped.store(true, Ordering::Relaxed);
+    let _ = stop.send(true); // Everybody who waits may have gone.
+    signals.next().await;
+    #[expect(clippy::exit, reason = "asked twice; committed work is safe")]
+    std::process::exit(130);
+}
+
+/// When the HTTP port closes: some time after a node that is managed was told to stop.
+fn shutdown(
+    stop: flag::Receiver<bool>,
+    drains: Arc<AtomicBool>,
+    drain_time: Duration,
+) -> Shutdown<impl Future<Output = ()> + Send, impl Future<Output = ()> + Send> {
+    Shutdown {
+        stopping: told_to_stop(stop),
+        closing: async move {
+            if drains.load(Ordering::Relaxed) {
+                tokio::time::sleep(drain_time).await;
+            }
+        },
     }
 }
 

@@ -254,6 +254,47 @@ async fn answers_that_nobody_takes_leave_room_for_those_of_other_addresses() {
     drop(stalled);
 }
 
+/// Two subnets with half of the memory each would be all of it.
+#[tokio::test]
+async fn however_many_subnets_take_nothing_of_their_answers_others_are_answered_at_once() {
+    let memory = Memory::default();
+    let leaves: Vec<_> = (0..100)
+        .map(|index: u8| memory.put(RAW, vec![index; 256 * 1024]))
+        .collect();
+    let (list, leaf) = (memory.put_list(&leaves), leaves[0]);
+    let limits = Limits {
+        bytes_in_flight_max: 32 * 1024 * 1024,
+        in_flight_per_address_percent: 25,
+        in_flight_per_subnet_percent: 50,
+        room_timeout: Duration::from_millis(500),
+        trusted: Vec::new(),
+        ..Limits::default()
+    };
+    let node = Node::start(memory, limits).await;
+    let mut stalled = Vec::new();
+    for index in 0..64 {
+        let address = format!("127.0.{}.{}", index % 2, 1 + index / 2 % 4);
+        let mut stream = connect_from(&node, &address).await;
+        let head = format!("GET /ipfs/{list}?format=car HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stalled.push(stream);
+    }
+    // Their answers stand still: the sockets are full, and so is their part of the budget.
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    for query in ["format=raw", "format=car"] {
+        for cid in [leaf, list].iter().cycle().take(4) {
+            let path = format!("/ipfs/{cid}?{query}");
+            let reply = ask_from(&node, "127.0.2.1", &path).await.unwrap();
+            assert!(
+                reply.status == 200 && reply.whole,
+                "{path}: {}",
+                reply.status
+            );
+        }
+    }
+    drop(stalled);
+}
+
 #[tokio::test]
 async fn an_answer_that_does_not_begin_is_504() {
     let memory = Memory::default();

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::super::limits::Limits;
+use super::{Readiness, ServeOptions};
 use crate::gateway::testing::{Fault, Memory, Node, Reply};
 
 /// Far more than any timeout of these tests: reached only if the node hangs.
@@ -325,6 +326,54 @@ async fn stopping_ends_idle_connections_and_finishes_running_answers() {
     bytes.extend(until_closed(running).await);
     assert!(Reply::parse(&bytes, false).whole);
     timeout(PATIENCE, node.stop()).await.unwrap();
+}
+
+/// Whoever sends requests here has to see that none are wanted, which a closed port does not say.
+#[tokio::test]
+async fn a_node_that_stops_says_so_before_it_closes_its_port() {
+    let readiness = Readiness::default();
+    readiness.set(true);
+    let options = ServeOptions {
+        readiness,
+        ..ServeOptions::default()
+    };
+    let mut node = Node::start_with(Memory::default(), options).await;
+    let mut idle = send(&node, "GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let mut head = [0; 12];
+    idle.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    let stream = TcpStream::connect(node.address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let (response, _) = client.send_request(h2_request("/readyz"), true).unwrap();
+    assert_eq!(response.await.unwrap().status(), StatusCode::OK);
+
+    node.drain();
+    // GOAWAY: its end, without any request of its own.
+    let ended = timeout(PATIENCE, connection).await.expect("an end");
+    ended.unwrap().unwrap();
+    // New connections are taken, and told the same.
+    let reply = node.get("/readyz").await;
+    assert_eq!((reply.status, reply.text()), (503, "not ready\n"));
+    let content = node.get("/ipfs/bafkqaaa?format=raw").await;
+    assert_eq!(content.status, 200);
+    let second = send(&node, "GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let text = String::from_utf8(until_closed(second).await).unwrap();
+    assert!(text.contains("\r\nconnection: close\r\n"), "{text}");
+    // An answer on one that was idle is its last.
+    let request = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n";
+    idle.write_all(request).await.unwrap();
+    let text = String::from_utf8(until_closed(idle).await).unwrap();
+    let (_, last) = text.split_once("HTTP/1.1 ").unwrap();
+    assert!(
+        last.starts_with("503") && last.contains("connection: close"),
+        "{text}"
+    );
+
+    let address = node.address;
+    timeout(PATIENCE, node.stop()).await.unwrap();
+    assert!(TcpStream::connect(address).await.is_err());
 }
 
 #[tokio::test]

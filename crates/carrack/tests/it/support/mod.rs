@@ -23,6 +23,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use carrack_testkit::Transport;
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -406,9 +407,19 @@ impl Server {
     }
 
     /// The same, with requests under way that are waited for.
-    pub(crate) fn terminate_within(mut self, time_max: Duration) -> (ExitStatus, String) {
+    pub(crate) fn terminate_within(self, time_max: Duration) -> (ExitStatus, String) {
+        self.signal(Signal::TERM);
+        self.ended_within(time_max)
+    }
+
+    /// Sends a signal to the process.
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// How it ended, after a signal, and what it had logged.
+    pub(crate) fn ended_within(mut self, time_max: Duration) -> (ExitStatus, String) {
         let deadline = Instant::now() + time_max;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -416,7 +427,7 @@ impl Server {
             }
             assert!(
                 Instant::now() < deadline,
-                "still running {time_max:?} after TERM"
+                "still running {time_max:?} after a signal"
             );
             std::thread::park_timeout(Duration::from_millis(5));
         }
