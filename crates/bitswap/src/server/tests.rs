@@ -544,6 +544,40 @@ async fn however_many_peers_of_a_subnet_take_nothing_others_are_served_at_once()
     );
 }
 
+/// Two subnets with half of the memory each would be all of it.
+#[tokio::test(start_paused = true)]
+async fn however_many_subnets_take_nothing_others_are_served_at_once() {
+    let options = Options {
+        outstanding_all_max: 16 << 20,
+        outstanding_shares: Shares {
+            address_max: 4 << 20,
+            subnet_max: 8 << 20,
+        },
+        ..Options::default()
+    };
+    let (server, memory) = server(options);
+    let cids: Vec<_> = (0..10u8).map(|it| memory.put(vec![it; 1 << 20])).collect();
+    let entries: Vec<_> = cids.iter().map(block).collect();
+    let mut stalled = Vec::new();
+    for number in 0..60 {
+        let address = format!("192.0.{}.{}", number % 3, number / 12);
+        let mut peer = TestPeer::connect_from(&server, &number.to_string(), &address);
+        peer.want(&entries).await;
+        stalled.push(peer);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let held = server.bytes_in_flight();
+    assert!(held > 8 << 20 && held <= 15 << 20, "{held}");
+    let mut other = TestPeer::connect_from(&server, "other", "198.51.100.1");
+    let asked = Instant::now();
+    for (number, cid) in cids.iter().enumerate() {
+        other.want(&[block(cid)]).await;
+        let expected = vec![number as u8; 1 << 20];
+        assert_eq!(other.next().await, Told::Block(expected.into()));
+    }
+    assert!(asked.elapsed() < Duration::from_secs(1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn beyond_the_budget_wants_are_refused_and_after_a_while_served_again() {
     for beyond in [Beyond::DontHave, Beyond::Silence] {

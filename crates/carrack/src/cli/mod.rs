@@ -9,6 +9,7 @@ pub mod args;
 pub mod commands;
 pub mod control;
 pub mod output;
+pub mod pipe;
 pub mod redact;
 pub mod screen;
 pub mod target;
@@ -133,13 +134,9 @@ pub fn main() -> ExitCode {
     let screen = Screen::of_process();
     start_log(&screen);
     let out_is_terminal = std::io::stdout().is_terminal();
-    let mut out = Output::new(
-        cli.json,
-        Box::new(std::io::stdout()),
-        out_is_terminal,
-        screen,
-    );
-    let code = run(&cli, args.get(1..).unwrap_or_default(), &mut out);
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut out = Output::new(cli.json, pipe::stdout(&stop), out_is_terminal, screen);
+    let code = run(&cli, args.get(1..).unwrap_or_default(), &mut out, &stop);
     let code = code.and_then(|code| out.flush().map(|()| code));
     ExitCode::from(report(code, &mut out))
 }
@@ -220,7 +217,7 @@ fn check_threads() -> Result<()> {
     Ok(())
 }
 
-fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
+fn run(cli: &Cli, args: &[OsString], out: &mut Output, stop: &Arc<AtomicBool>) -> Result<u8> {
     if let Command::Cid(command) = &cli.command {
         return commands::cid::run(command, out).map(|()| 0);
     }
@@ -232,11 +229,12 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
     let environment = environment();
     if let Command::Serve(serve) = &cli.command {
         let store = open(&data_dir, OpenMode::Create, Duration::ZERO)?;
-        return commands::serve::run(store, &data_dir, serve, environment, out).map(|()| 0);
+        let served = commands::serve::run(store, &data_dir, serve, environment, out, stop);
+        return served.map(|()| 0);
     }
     if let Command::Index(IndexCommand::Rebuild { catalog: true, .. }) = &cli.command {
-        let stop = stop_on_interrupt()?;
-        return commands::index::run_rebuild_catalog(&data_dir, out, &stop).map(|()| 0);
+        stop_on_interrupt(stop)?;
+        return commands::index::run_rebuild_catalog(&data_dir, out, stop).map(|()| 0);
     }
     let mode = open_mode(&cli.command);
     let store = match open_or_none(&data_dir, mode)? {
@@ -246,13 +244,16 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
             outcome => return outcome,
         },
     };
-    let stop = stop_on_interrupt()?;
+    stop_on_interrupt(stop)?;
     let (cache_len, bytes_max) = (COMMAND_CACHE_LEN, COMMAND_EXTENTS_LEN);
     let blocks = open_blocks(Arc::clone(&store), &environment, cache_len, bytes_max)?;
     let directory = std::env::current_dir()
         .map_err(|error| Error::with(ErrorKind::Invalid, "there is no current directory", error))?;
-    let mut stdin = std::io::stdin();
-    let (directory, stdin) = (&directory, &mut stdin);
+    let mut stdin: Box<dyn Read> = match cli.reads_stdin() {
+        true => pipe::stdin(stop),
+        false => Box::new(std::io::stdin()),
+    };
+    let (directory, stdin) = (&directory, stdin.as_mut());
     let mut env = Env {
         blocks: &blocks,
         p2p: None,
@@ -260,12 +261,12 @@ fn run(cli: &Cli, args: &[OsString], out: &mut Output) -> Result<u8> {
         directory,
         out,
         stdin,
-        stop: &stop,
+        stop,
     };
     let outcome = commands::run(&cli.command, &mut env);
     blocks.save_stale();
     if matches!(cli.command, Command::Add(_) | Command::Import(_)) {
-        merge_segments(&store, &stop);
+        merge_segments(&store, stop);
     }
     blocks.extents().sources().close(SOURCES_CLOSE_TIME);
     outcome.map(|()| 0)
@@ -405,10 +406,9 @@ fn data_dir(cli: &Cli) -> Result<PathBuf> {
         .ok_or_else(|| Error::new(ErrorKind::Invalid, "no home directory: give --data-dir"))
 }
 
-/// A flag that the first interrupt sets; the second ends the process.
-fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
+/// Raises the flag at the first interrupt; the second ends the process.
+fn stop_on_interrupt(stop: &Arc<AtomicBool>) -> Result<()> {
+    let flag = Arc::clone(stop);
     let started = std::thread::Builder::new().spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -440,7 +440,7 @@ fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
     });
     let cannot = || "cannot listen for signals".to_owned();
     started.context(ErrorKind::Unavailable, cannot)?;
-    Ok(stop)
+    Ok(())
 }
 
 /// What is logged if nobody says. A peer may bring identify to a line for each of its streams.

@@ -14,6 +14,7 @@ use crate::node::limits::Limits;
 use crate::source::health::SourceState;
 use crate::source::testing::Fault;
 use crate::store::block::remote::tests::{BLOCK, Setup};
+use crate::store::block::{Scope, State};
 use crate::store::catalog::SOURCE_FIRST;
 
 struct Running {
@@ -122,6 +123,45 @@ async fn a_source_that_cannot_be_opened_is_404_for_its_blocks_and_503_for_cars()
         assert_eq!(reply.status, 503);
         assert!(reply.field("retry-after").is_some());
     }
+    let sources = running.setup.fixture.blocks.extents().sources();
+    let said = sources.troubles();
+    assert!(said[0].ends_with("cannot be opened"), "{said:?}");
+    running.stop().await;
+}
+
+/// `/readyz` says it as `source status` found it, before any read fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_look_at_a_source_finds_is_told_everywhere() {
+    let running = Running::start().await;
+    running.setup.add("file", &bytes(1, 3 * BLOCK));
+    let blocks = running.setup.fixture.blocks.clone();
+    let look = async || {
+        let blocks = blocks.clone();
+        let survey = move || {
+            let asks = Scope {
+                only: None,
+                asks: true,
+            };
+            let found = blocks.survey(asks, &false.into()).unwrap();
+            let it = found.iter().find(|it| it.id == SOURCE_FIRST).unwrap();
+            (it.state, blocks.extents().sources().state(it))
+        };
+        tokio::task::spawn_blocking(survey).await.unwrap()
+    };
+    let troubles = || blocks.extents().sources().troubles();
+    assert_eq!(look().await, (State::Live, State::Live));
+    assert!(troubles().is_empty());
+    running.setup.source.is_down.store(true, Ordering::SeqCst);
+    assert_eq!(look().await, (State::Unreachable, State::Unreachable));
+    let said = troubles();
+    assert!(
+        said.len() == 1 && said[0].ends_with("does not answer"),
+        "{said:?}"
+    );
+    running.setup.source.is_down.store(false, Ordering::SeqCst);
+    assert_eq!(look().await, (State::Live, State::Live));
+    assert!(troubles().is_empty());
+    drop(blocks);
     running.stop().await;
 }
 

@@ -1,12 +1,11 @@
 //! The gateway over a real socket, from a store in memory.
 
-use std::sync::{Arc, Mutex};
-
 use carrack_formats::Cid;
 use carrack_formats::cid::{DAG_CBOR, JSON, RAW};
 use serde_json::Value;
 
 use super::testing::{Fault, Memory, Node, Reply};
+use crate::cli::output::tests::Shared;
 use crate::node::ServeOptions;
 use crate::node::access_log::{AccessLog, LogFormat};
 use crate::node::limits::Limits;
@@ -486,16 +485,6 @@ async fn malformed_requests_get_a_sentence() {
 
 #[tokio::test]
 async fn every_request_has_a_line_in_the_access_log() {
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-    impl std::io::Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
     let memory = Memory::default();
     let (list, last) = list_of(&memory, 100);
     memory.fault(&last, Fault::Unreadable);
@@ -517,7 +506,7 @@ async fn every_request_has_a_line_in_the_access_log() {
     ];
     node.stop().await;
     writer.finish().unwrap();
-    let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+    let text = output.text();
     let lines: Vec<Value> = text
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())

@@ -249,22 +249,8 @@ fn common_log_time(since_epoch: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::cli::output::tests::Shared;
 
     fn lines(format: LogFormat) -> String {
         let output = Shared::default();
@@ -281,7 +267,7 @@ mod tests {
         entry.finish(31);
         drop(log);
         writer.finish().unwrap();
-        String::from_utf8(output.0.lock().unwrap().clone()).unwrap()
+        output.text()
     }
 
     #[test]

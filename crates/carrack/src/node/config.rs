@@ -7,6 +7,7 @@
 //! Not here arguments, which decide what is served and where (`cli`); what numbers mean
 //!          (`docs/operations/configuration.md`). No secrets: this file may be shown to anybody.
 
+mod rising;
 mod value;
 
 use std::fs::File;
@@ -89,6 +90,7 @@ impl Config {
         tables.bitswap.apply(&mut config);
         tables.http.apply(&mut config.http);
         config.check()?;
+        rising::settle(text, &mut config)?;
         Ok(config)
     }
 

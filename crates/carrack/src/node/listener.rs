@@ -6,8 +6,8 @@
 //!          numbers of HTTP/2.
 //! Not here what requests mean (`gateway`); TLS.
 //!
-//! A node stops in three steps: it says that it is not ready and still answers whoever comes, as the
-//! last on that connection; then the port is closed, and what is being answered ends.
+//! A node stops in three steps: it says that it is not ready and still answers whoever comes, as
+//! the last on that connection; then the port is closed, and what is being answered ends.
 //!
 //! Each connection is one task in a [`JoinSet`]; the tasks of HTTP/2 streams are counted by a
 //! [`TaskTracker`] and end with their connection.

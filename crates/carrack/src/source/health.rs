@@ -49,6 +49,8 @@ struct State {
     /// When it was first noticed that it does not answer, in seconds since 1970.
     since: Option<u64>,
     down: Option<Down>,
+    /// What came of a look at all its objects of which none was answered.
+    silent: Option<SourceError>,
 }
 
 #[derive(Debug)]
@@ -103,13 +105,18 @@ impl Health {
     #[must_use]
     pub fn state(&self) -> SourceState {
         let state = self.hold();
-        let Some(down) = &state.down else {
-            return SourceState::Live;
+        let (last, retry_in) = match (&state.down, &state.silent) {
+            (Some(down), _) => {
+                let retry_in = down.retry_at.saturating_duration_since(Instant::now());
+                (&down.last, retry_in)
+            }
+            (None, Some(silent)) => (silent, Duration::ZERO),
+            (None, None) => return SourceState::Live,
         };
         SourceState::Down {
             since: state.since.unwrap_or_else(clock::unix_seconds),
-            last_error: down.last.what.clone(),
-            retry_in: down.retry_at.saturating_duration_since(Instant::now()),
+            last_error: last.what.clone(),
+            retry_in,
         }
     }
 
@@ -117,6 +124,14 @@ impl Health {
     /// known, in seconds since 1970. It is for reads to find out whether the source is down.
     pub fn unanswered(&self) -> u64 {
         *self.hold().since.get_or_insert_with(clock::unix_seconds)
+    }
+
+    /// Somebody who looked at all objects got no answer about any: it is told as down, and reads
+    /// ask it all the same.
+    pub fn silent(&self, error: &SourceError) {
+        let mut state = self.hold();
+        state.since.get_or_insert_with(clock::unix_seconds);
+        state.silent = Some(error.clone());
     }
 
     /// Somebody who looks at all objects got an answer.
@@ -223,6 +238,26 @@ mod tests {
         assert!(health.unanswered() >= noticed);
         health.answered();
         assert_eq!(health.hold().since, None);
+    }
+
+    #[test]
+    fn a_source_that_was_looked_at_in_vain_is_told_as_down_and_asked() {
+        let health = Health::default();
+        let since = health.unanswered();
+        health.silent(&gone());
+        let down = SourceState::Down {
+            since,
+            last_error: "no route".to_owned(),
+            retry_in: Duration::ZERO,
+        };
+        assert_eq!(health.state(), down);
+        health.ask().unwrap().failed(&gone());
+        assert_eq!(health.state(), down);
+        health.ask().unwrap().good();
+        assert_eq!(health.state(), SourceState::Live);
+        health.silent(&gone());
+        health.answered();
+        assert_eq!(health.state(), SourceState::Live);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! Limits   one open source an id; [`N_THREADS`] threads, started with the first source.
 //! Not here what a source does (`source`), how reads are shared (`store::extent`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -31,6 +31,8 @@ pub struct Sources {
     /// What commands of other processes told of single sources. In memory only.
     lent: Mutex<HashMap<u32, Environment>>,
     open: Mutex<HashMap<u32, Arc<OpenSource>>>,
+    /// Names of those that could not be opened when they were wanted last.
+    unopened: Mutex<BTreeMap<u32, String>>,
     urls: RwLock<HashMap<u32, String>>,
     threads: Mutex<Threads>,
 }
@@ -100,6 +102,7 @@ impl Sources {
             environment: RwLock::new(environment),
             lent: Mutex::default(),
             open: Mutex::default(),
+            unopened: Mutex::default(),
             urls: RwLock::default(),
             threads: Mutex::new(Threads::None),
         })
@@ -153,7 +156,16 @@ impl Sources {
         })?;
         let lent = hold(&self.lent).get(&id).cloned();
         let environment = lent.unwrap_or_else(|| self.environment());
-        let source = self.open_in(&record, &environment)?;
+        let opened = self.open_in(&record, &environment);
+        let mut unopened = hold(&self.unopened);
+        let source = match opened {
+            Ok(source) => source,
+            Err(error) => {
+                unopened.insert(id, record.name);
+                return Err(error);
+            }
+        };
+        unopened.remove(&id);
         let source = Arc::new(OpenSource::new(id, record.name, source));
         open.insert(id, Arc::clone(&source));
         Ok(source)
@@ -212,20 +224,26 @@ impl Sources {
     /// The sources that do not answer, a sentence each.
     #[must_use]
     pub fn troubles(&self) -> Vec<String> {
-        let open = hold(&self.open);
-        let is_down = |source: &&Arc<OpenSource>| source.state() != SourceState::Live;
-        let mut down: Vec<_> = open.values().filter(is_down).collect();
-        down.sort_by_key(|source| source.id);
-        let said = |source: &&Arc<OpenSource>| format!("source {} does not answer", source.name);
-        down.iter().map(said).collect()
+        let mut down = BTreeMap::new();
+        for source in hold(&self.open).values() {
+            if source.state() != SourceState::Live {
+                let said = format!("source {} does not answer", source.name);
+                down.insert(source.id, said);
+            }
+        }
+        for (id, name) in &*hold(&self.unopened) {
+            down.insert(*id, format!("source {name} cannot be opened"));
+        }
+        down.into_values().collect()
     }
 
     /// The state of a source as far as is known without asking it.
     #[must_use]
     pub fn state(&self, status: &SourceStatus) -> State {
         let open = hold(&self.open);
-        let is_down = open.get(&status.id).is_some_and(|source| source.is_down());
-        if is_down {
+        let source = open.get(&status.id);
+        let is_down = source.is_some_and(|source| source.state() != SourceState::Live);
+        if is_down || hold(&self.unopened).contains_key(&status.id) {
             State::Unreachable
         } else {
             status.state
@@ -254,6 +272,7 @@ impl Sources {
         let mut urls = self.urls.write().unwrap_or_else(PoisonError::into_inner);
         urls.remove(&id);
         hold(&self.open).remove(&id);
+        hold(&self.unopened).remove(&id);
     }
 
     /// Ends all reads and closes all connections, waiting at most `timeout`.

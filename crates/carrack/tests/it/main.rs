@@ -31,6 +31,7 @@ mod overload;
 mod p2p_floods;
 mod panics;
 mod peers;
+mod pipes;
 mod power;
 mod privacy;
 mod read_only;

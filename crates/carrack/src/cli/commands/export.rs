@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use crate::cli::Env;
 use crate::cli::args::ExportArgs;
 use crate::cli::output::write_error;
+use crate::cli::pipe;
 use crate::durable::{self, Temporary};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::Progress;
@@ -52,7 +54,14 @@ pub fn run(args: &ExportArgs, env: &mut Env<'_>) -> Result<()> {
     let path = env.path(&args.output);
     let cannot = || format!("cannot write {}", path.display());
     // Into a device or a pipe the bytes go as they come.
-    if std::fs::metadata(&path).is_ok_and(|meta| !meta.is_file()) {
+    let kind = std::fs::metadata(&path).map(|meta| meta.file_type());
+    if kind.as_ref().is_ok_and(FileTypeExt::is_fifo) {
+        let stop = env.stop;
+        let pipe = pipe::open_fifo(&path, stop);
+        let mut pipe = pipe.context(ErrorKind::Unavailable, cannot)?;
+        return write_car(plan, expected, env, Some(&mut pipe));
+    }
+    if kind.is_ok_and(|kind| !kind.is_file()) {
         let file = File::options()
             .write(true)
             .open(&path)

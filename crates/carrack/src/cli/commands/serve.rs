@@ -28,6 +28,7 @@ use crate::cli::args::{P2pAddress, ServeArgs};
 use crate::cli::commands::{add, import};
 use crate::cli::control::{self, CLIENTS_MAX, Client, SOCKET_NAME};
 use crate::cli::output::{Output, shown};
+use crate::cli::pipe;
 use crate::cli::{Env, open_blocks, run_for_client};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::gateway::service::Readiness;
@@ -63,6 +64,7 @@ pub fn run(
     args: &ServeArgs,
     environment: Environment,
     out: &mut Output,
+    stopped: &Arc<AtomicBool>,
 ) -> Result<()> {
     #[cfg(debug_assertions)]
     if let Some(dir) = std::env::var_os("CARRACK_PANIC_DIR") {
@@ -90,7 +92,6 @@ pub fn run(
         .build()
         .context(ErrorKind::Unavailable, || "cannot start threads".to_owned())?;
     let (stop_sender, stop) = flag::channel(false);
-    let stopped = Arc::new(AtomicBool::new(false));
     let readiness = Readiness::default();
     let (access_log, log_writer) = access_log(args, out, &limits)?;
     let listen = args.listen;
@@ -116,7 +117,7 @@ pub fn run(
 
     let signals = runtime.block_on(async { Signals::listen() })?;
     let (drain_time, drains) = (limits.drain_time, Arc::default());
-    let (flag, terminated) = (Arc::clone(&stopped), Arc::clone(&drains));
+    let (flag, terminated) = (Arc::clone(stopped), Arc::clone(&drains));
     runtime.spawn(stop_on_signals(signals, flag, terminated, stop_sender));
     let log_counts = access_log.clone();
     let options = ServeOptions {
@@ -133,7 +134,7 @@ pub fn run(
     ));
     let commands = listen_for_commands(&runtime, data_dir, &blocks, p2p, &readiness, stop)?;
     let maintenance = std::thread::Builder::new().spawn({
-        let (blocks, stopped) = (blocks.clone(), Arc::clone(&stopped));
+        let (blocks, stopped) = (blocks.clone(), Arc::clone(stopped));
         let readiness = readiness.clone();
         move || {
             run_again("maintenance", &readiness, &stopped, || {
@@ -146,7 +147,7 @@ pub fn run(
 
     // Before anything of them is read: what is a symlink later was none when it was named.
     let names = args.watch.then(|| names(&args.paths));
-    let added = add_all(args, &blocks, address, out, &stopped);
+    let added = add_all(args, &blocks, address, out, stopped);
     if added.is_ok() {
         readiness.set(true);
         out.note("ready");
@@ -156,7 +157,7 @@ pub fn run(
     }
     let watching = match (&added, names) {
         (Ok(_), Some(names)) => Some(start_watching(
-            args, names, &blocks, address, out, &readiness, &stopped,
+            args, names, &blocks, address, out, &readiness, stopped,
         )),
         _ => None,
     };
@@ -298,7 +299,7 @@ fn start_watching(
     }
     let (blocks, stopped) = (blocks.clone(), Arc::clone(stopped));
     let readiness = readiness.clone();
-    let (stdout, is_terminal) = (Box::new(std::io::stdout()), out.out_is_terminal());
+    let (stdout, is_terminal) = (pipe::stdout(&stopped), out.out_is_terminal());
     let mut out = Output::new(out.json, stdout, is_terminal, out.screen().clone());
     let mut tell = move |done: Result<Rescanned>| match done {
         Ok(done) => {

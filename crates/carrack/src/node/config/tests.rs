@@ -251,3 +251,121 @@ fn errors_name_the_file_and_the_line() {
     fs::write(&path, b"\xff").unwrap();
     assert!(Config::load(None, dir.path()).is_err());
 }
+
+/// A bound that another one makes meaningless was meant otherwise.
+#[test]
+fn bounds_that_contradict_each_other_are_refused_by_both_their_names() {
+    let cases = [
+        (
+            "http",
+            "connections_per_address_max = 5000",
+            "connections_max = 10",
+        ),
+        (
+            "http",
+            "connections_per_subnet_max = 20",
+            "connections_max = 10",
+        ),
+        (
+            "http",
+            "connections_per_address_max = 6",
+            "connections_per_subnet_max = 5",
+        ),
+        (
+            "http",
+            "requests_per_address_max = 6",
+            "requests_per_subnet_max = 5",
+        ),
+        ("http", "requests_per_subnet_max = 6", "requests_max = 5"),
+        (
+            "http",
+            "in_flight_per_address_percent = 60",
+            "in_flight_per_subnet_percent = 50",
+        ),
+        ("http", "progress_time_s = 61", "request_time_s = 60"),
+        ("http", "answer_time_s = 61", "request_time_s = 60"),
+        ("bitswap", "wants_address_max = 6", "wants_subnet_max = 5"),
+        ("bitswap", "wants_subnet_max = 6", "wants_max = 5"),
+        (
+            "bitswap",
+            "outstanding_bytes_address_max = \"2 MiB\"",
+            "outstanding_bytes_subnet_max = \"1 MiB\"",
+        ),
+        (
+            "bitswap",
+            "outstanding_bytes_subnet_max = \"200 MiB\"",
+            "outstanding_bytes_all_max = \"100 MiB\"",
+        ),
+        (
+            "bitswap",
+            "frames_bytes_address_max = \"2 MiB\"",
+            "frames_bytes_subnet_max = \"1 MiB\"",
+        ),
+        (
+            "bitswap",
+            "frames_bytes_subnet_max = \"20 MiB\"",
+            "frames_bytes_max = \"10 MiB\"",
+        ),
+        (
+            "bitswap",
+            "small_block_bytes_max = 2048",
+            "block_bytes_max = 1024",
+        ),
+        (
+            "bitswap.connections",
+            "pending_per_address_max = 6",
+            "pending_per_subnet_max = 5",
+        ),
+        (
+            "bitswap.connections",
+            "pending_per_subnet_max = 6",
+            "pending_max = 5",
+        ),
+        (
+            "bitswap.connections",
+            "per_address_max = 6",
+            "per_subnet_max = 5",
+        ),
+        (
+            "bitswap.connections",
+            "per_subnet_max = 6",
+            "established_max = 5",
+        ),
+    ];
+    let key = |line: &'static str| line.split(' ').next().unwrap();
+    for (section, less, more) in cases {
+        let message = fails(&format!("[{section}]\n{less}\n{more}\n")).message;
+        let named = message.contains(key(less)) && message.contains(key(more));
+        assert!(named && message.contains(section), "{message}");
+        // What was not said follows what was.
+        assert!(
+            Config::parse(&format!("[{section}]\n{more}\n")).is_ok(),
+            "{more}"
+        );
+    }
+    let text = "[bitswap.budget]\naddress.bytes_per_hour = 6\nsubnet.bytes_per_hour = 5\n";
+    let message = fails(text).message;
+    assert!(
+        message.contains("bytes_per_hour") && message.contains("subnet"),
+        "{message}"
+    );
+    // A default that is less is named as well.
+    let message = fails("[http]\nconnections_per_address_max = 3000\n").message;
+    assert!(
+        message.contains("connections_per_subnet_max, 2048"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_was_not_said_follows_the_bound_of_all() {
+    let config = Config::parse("[http]\nconnections_max = 10\nrequests_per_subnet_max = 9\n");
+    let http = config.unwrap().http;
+    let connections = (
+        http.connections_per_address_max,
+        http.connections_per_subnet_max,
+    );
+    assert_eq!((connections, http.connections_max), ((10, 10), 10));
+    assert_eq!(http.requests_per_address_max, 9);
+    assert_eq!(http.requests_max, Limits::default().requests_max);
+}

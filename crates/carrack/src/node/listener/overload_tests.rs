@@ -261,7 +261,9 @@ async fn however_many_subnets_take_nothing_of_their_answers_others_are_answered_
     let leaves: Vec<_> = (0..100)
         .map(|index: u8| memory.put(RAW, vec![index; 256 * 1024]))
         .collect();
-    let (list, leaf) = (memory.put_list(&leaves), leaves[0]);
+    let list = memory.put_list(&leaves);
+    // More than what two subnets leave because no batch fits it any more.
+    let large = memory.put(RAW, vec![200; 2 * 1024 * 1024]);
     let limits = Limits {
         bytes_in_flight_max: 32 * 1024 * 1024,
         in_flight_per_address_percent: 25,
@@ -272,7 +274,7 @@ async fn however_many_subnets_take_nothing_of_their_answers_others_are_answered_
     };
     let node = Node::start(memory, limits).await;
     let mut stalled = Vec::new();
-    for index in 0..64 {
+    for index in 0..96 {
         let address = format!("127.0.{}.{}", index % 2, 1 + index / 2 % 4);
         let mut stream = connect_from(&node, &address).await;
         let head = format!("GET /ipfs/{list}?format=car HTTP/1.1\r\nhost: x\r\n\r\n");
@@ -280,17 +282,20 @@ async fn however_many_subnets_take_nothing_of_their_answers_others_are_answered_
         stalled.push(stream);
     }
     // Their answers stand still: the sockets are full, and so is their part of the budget.
-    tokio::time::sleep(Duration::from_millis(1000)).await;
-    for query in ["format=raw", "format=car"] {
-        for cid in [leaf, list].iter().cycle().take(4) {
-            let path = format!("/ipfs/{cid}?{query}");
-            let reply = ask_from(&node, "127.0.2.1", &path).await.unwrap();
-            assert!(
-                reply.status == 200 && reply.whole,
-                "{path}: {}",
-                reply.status
-            );
-        }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    for (cid, query) in [
+        (large, "raw"),
+        (large, "car"),
+        (list, "car"),
+        (large, "raw"),
+    ] {
+        let path = format!("/ipfs/{cid}?format={query}");
+        let reply = ask_from(&node, "127.0.2.1", &path).await.unwrap();
+        assert!(
+            reply.status == 200 && reply.whole,
+            "{path}: {}",
+            reply.status
+        );
     }
     drop(stalled);
 }

@@ -1,5 +1,4 @@
 use std::io::ErrorKind;
-use std::sync::{Arc, Mutex};
 
 use futures_util::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -12,6 +11,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::frame::{FRAME_LEN_MAX, FrameError, IDLE_FRAMES_MAX};
 use super::*;
+use crate::cli::output::tests::Shared;
 use crate::gateway::testing::{Memory, Node, Reply};
 use crate::node::ServeOptions;
 use crate::node::access_log::{AccessLog, LogFormat};
@@ -281,16 +281,6 @@ async fn an_upgraded_connection_is_nobody_elses_but_the_drivers() {
 
 #[tokio::test]
 async fn the_access_log_tells_who_left_http() {
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-    impl io::Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            io::Write::write(&mut *self.0.lock().unwrap(), bytes)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
     let output = Shared::default();
     let (log, writer) = AccessLog::start(Box::new(output.clone()), LogFormat::Json, 100).unwrap();
     let (door, mut arrivals) = door(1);
@@ -305,7 +295,7 @@ async fn the_access_log_tells_who_left_http() {
     assert_eq!(node.get("/ws").await.status, 426);
     node.stop().await;
     writer.finish().unwrap();
-    let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+    let text = output.text();
     let told: Vec<(serde_json::Value, serde_json::Value)> = text
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())

@@ -344,15 +344,25 @@ impl Blocks {
             }
         };
         let paths: HashSet<Vec<u8>> = objects.keys().cloned().collect();
+        let (mut has_answered, mut silent) = (false, None);
         let looked = look(open.source.as_ref(), paths, stop, |path, seen| {
+            match &seen {
+                Err(error) if error.kind != SourceErrorKind::Missing => {
+                    silent = Some(error.clone())
+                }
+                _ => has_answered = true,
+            }
             if let Some(versions) = objects.remove(&path) {
                 self.compare(status, &open.health, &path, versions, &seen, marks);
             }
         });
-        match sources.handle()?.block_on(looked) {
-            true => Ok(()),
-            false => Err(interrupted()),
+        if !sources.handle()?.block_on(looked) {
+            return Err(interrupted());
         }
+        if let Some(error) = silent.filter(|_| !has_answered) {
+            open.health.silent(&error);
+        }
+        Ok(())
     }
 
     /// One object elsewhere, all its versions that are promised.
