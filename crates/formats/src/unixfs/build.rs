@@ -86,8 +86,8 @@ impl FileBuilder {
         self.push(0, child, sink);
     }
 
-    /// Appends `n` leaves that are all the same, as [`push_leaf`](Self::push_leaf) would one by one.
-    /// `sink` gets each node that this closes once, and how often it is in the tree: a hole of
+    /// Appends `n` leaves that are all the same, as [`push_leaf`](Self::push_leaf) would one by
+    /// one. `sink` gets each node that this closes once, and how often it is in the tree: a hole of
     /// terabytes costs a node or two a level.
     pub fn push_run(&mut self, leaf: Leaf, n: u64, sink: &mut dyn FnMut(Cid, Vec<u8>, u64)) {
         let child = Built {
@@ -98,8 +98,8 @@ impl FileBuilder {
         self.push_many(0, child, n, sink);
     }
 
-    /// Puts `child` on `level` `n` times. Recursion ends with the levels: each has at most a part of
-    /// `n`, divided by the link width.
+    /// Puts `child` on `level` `n` times. Recursion ends with the levels: each takes as many as the
+    /// one below it, divided by the link width.
     fn push_many(
         &mut self,
         level: usize,
