@@ -381,16 +381,22 @@ const RECENT_MAX: usize = 8;
 impl Nodes {
     /// Where a builder's nodes go.
     pub(super) fn written_to(&mut self, sink: &mut Sink<'_>) -> impl FnMut(Cid, Vec<u8>) {
-        |cid, block| {
+        let mut write = self.each_written_to(sink);
+        move |cid, block| write(cid, block, 1)
+    }
+
+    /// The same for nodes that may be there several times.
+    pub(super) fn each_written_to(&mut self, sink: &mut Sink<'_>) -> impl FnMut(Cid, Vec<u8>, u64) {
+        |cid, block, n| {
             if self.failure.is_some() {
                 return;
             }
             if self.recent.contains(&cid) {
-                self.n += 1;
+                self.n += n;
                 return;
             }
             match sink.node(&cid, &block) {
-                Ok(pack) => (self.n, self.pack) = (self.n + 1, Some(pack)),
+                Ok(pack) => (self.n, self.pack) = (self.n + n, Some(pack)),
                 Err(error) => self.failure = Some(error),
             }
             self.recent.truncate(RECENT_MAX - 1);

@@ -3,8 +3,8 @@
 //! In       roots that are to be removed.
 //! Out      the other roots that use blocks which would go with them.
 //! Limits   a root that was imported is gone through until it is known to be whole, which its row
-//!          keeps: blocks that may link are read, the others looked up. Memory: 8 bytes a block that
-//!          may link, at most [`NODES_MAX`]; [`OPEN_MAX`] links that wait.
+//!          keeps: blocks that may link are read, the others looked up. Memory: 8 bytes a block
+//!          that may link, at most [`NODES_MAX`]; [`OPEN_MAX`] links that wait.
 //! Not here removing (`store::catalog`), what is said (`cli::commands`).
 //!
 //! What is added is whole: its root needs every container with a block of it. A CAR may lack

@@ -152,7 +152,8 @@ pub fn import_at(
             unchanged: true,
             ..ImportReport::default()
         };
-        promise(&mut sink, path, &roots, Some(container), &mut report, stop)?; // One may be dropped.
+        // One of them may have been dropped.
+        promise(&mut sink, path, &roots, Some(container), &mut report, stop)?;
         sink.finish()?;
         report.find_missing(store, Some(container));
         return Ok(report);

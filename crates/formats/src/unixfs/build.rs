@@ -86,6 +86,56 @@ impl FileBuilder {
         self.push(0, child, sink);
     }
 
+    /// Appends `n` leaves that are all the same, as [`push_leaf`](Self::push_leaf) would one by
+    /// one. `sink` gets each node that this closes once, and how often it is in the tree: a hole of
+    /// terabytes costs a node or two a level.
+    pub fn push_run(&mut self, leaf: Leaf, n: u64, sink: &mut dyn FnMut(Cid, Vec<u8>, u64)) {
+        let child = Built {
+            cid: leaf.cid,
+            file_len: leaf.file_len,
+            dag_len: leaf.block_len,
+        };
+        self.push_many(0, child, n, sink);
+    }
+
+    /// Puts `child` on `level` `n` times. Recursion ends with the levels: each takes as many as the
+    /// one below it, divided by the link width.
+    fn push_many(
+        &mut self,
+        level: usize,
+        child: Built,
+        mut n: u64,
+        sink: &mut dyn FnMut(Cid, Vec<u8>, u64),
+    ) {
+        let (width, version) = (self.link_width, self.cid_version);
+        while n > 0 {
+            if self.levels.len() <= level {
+                self.levels.push(Level::default());
+            }
+            let Some(node) = self.levels.get_mut(level) else {
+                return;
+            };
+            let is_empty = node.n_children == 0;
+            // Full nodes of nothing else, behind each of which a child follows.
+            let n_full = (n - 1) / u64::from(width);
+            if node.n_children == width {
+                let full = std::mem::take(node);
+                let full = full.close(version, &mut |cid, block| sink(cid, block, 1));
+                self.push_many(level + 1, full, 1, sink);
+            } else if is_empty && n_full > 0 {
+                let mut full = Level::default();
+                (0..width).for_each(|_| full.add(child));
+                let full = full.close(version, &mut |cid, block| sink(cid, block, n_full));
+                self.push_many(level + 1, full, n_full, sink);
+                n -= n_full * u64::from(width);
+            } else {
+                let n_here = n.min(u64::from(width - node.n_children));
+                (0..n_here).for_each(|_| node.add(child));
+                n -= n_here;
+            }
+        }
+    }
+
     /// Puts `child` on `level`; a full level is closed first and moves up.
     fn push(&mut self, level: usize, child: Built, sink: &mut impl FnMut(Cid, Vec<u8>)) {
         let mut arriving = Some(child);

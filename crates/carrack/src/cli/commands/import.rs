@@ -195,8 +195,8 @@ pub fn tell_problems(env: &mut Env<'_>, file: &OsStr, report: &ImportReport) {
     if report.n_gone > 0 {
         let n = report.n_gone;
         env.out.note(&format!(
-            "warning: {name}: it holds {n} blocks fewer than when it was imported before: they are \
-             not served any more"
+            "warning: {name}: it holds {n} blocks fewer than when it was imported before; \
+             what only the older one held is not served any more"
         ));
     }
 }

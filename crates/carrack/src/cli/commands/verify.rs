@@ -1,8 +1,8 @@
 //! `carrack verify`.
 //!
 //! In       a root, or nothing: all roots, then every other block that the index has.
-//! Out      a line for each copy that is bad, and a count of blocks: each counts once, however often
-//!          it is met and however many copies it has.
+//! Out      a line for each copy that is bad, and a count of blocks: each counts once, however
+//!          often it is met and however many copies it has.
 //! Limits   one bit a record of the index; [`BATCH_LEN`] records that no root leads to;
 //!          [`STRANGERS_MAX`] blocks without a record are remembered.
 //! Not here the index itself (`carrack index verify`).

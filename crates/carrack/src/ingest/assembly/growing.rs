@@ -169,11 +169,7 @@ impl Assembly<'_> {
                     self.push_leaf(growing, digest)?;
                 }
             }
-            Leaves::Repeated(digest, n) => {
-                for _ in 0..*n {
-                    self.push_leaf(growing, digest)?;
-                }
-            }
+            Leaves::Repeated(digest, n) => self.push_repeated(growing, digest, *n)?,
         }
         if !journalled && let Some(journal) = &mut growing.journal {
             let written = match leaves {
@@ -185,6 +181,26 @@ impl Assembly<'_> {
             }
         }
         growing.nodes.check()
+    }
+
+    /// Leaves of a hole: one look at them is enough, however many they are.
+    fn push_repeated(&mut self, growing: &mut Growing, digest: &Digest, n: u64) -> Result<()> {
+        let before_last = growing.n_leaves.saturating_sub(1);
+        let n_full = n.min(before_last.saturating_sub(growing.next_leaf));
+        if n_full > 0 {
+            let (index, len) = (growing.next_leaf, growing.validator.size());
+            let leaf = self.leaf_of(digest, index, len);
+            if growing.last.replace(*digest) != Some(*digest) {
+                self.list_leaf(&leaf, growing.container, index, len)?;
+            }
+            let mut nodes = growing.nodes.each_written_to(&mut self.sink);
+            growing.builder.push_run(leaf, n_full, &mut nodes);
+            growing.next_leaf += n_full;
+        }
+        match n > n_full {
+            true => self.push_leaf(growing, digest), // The last one may be shorter.
+            false => Ok(()),
+        }
     }
 
     fn push_leaf(&mut self, growing: &mut Growing, digest: &Digest) -> Result<()> {

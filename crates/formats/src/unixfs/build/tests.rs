@@ -153,3 +153,76 @@ fn well_known_files_have_their_cids() {
         assert_eq!(blocks.len(), 1);
     }
 }
+
+/// What a tree comes to, and how often each node is in it.
+type Outcome = (Built, std::collections::BTreeMap<Vec<u8>, u64>);
+
+fn leaf_of(n: u64, file_len: u64) -> Leaf {
+    Leaf {
+        cid: from_sha256(Version::V1, RAW, &verify::sha256(&n.to_le_bytes())),
+        file_len,
+        block_len: file_len,
+    }
+}
+
+#[test]
+fn a_run_comes_to_what_its_leaves_come_to_one_by_one() {
+    let run_lens = [1, 2, 3, 7, 8, 9, 26, 27, 28, 81, 82, 243, 700];
+    for width in [2, 3, 8] {
+        let profile = UNIXFS_V1_2025.with_link_width(width).unwrap();
+        for n_before in [0, 1, 2, 3, 8, 9, 25] {
+            for n in run_lens {
+                for n_after in [0, 1, 5] {
+                    let runs = [(1, n_before), (2, n), (2, n / 2), (3, n_after)];
+                    let (mut one_by_one, mut nodes) = (FileBuilder::new(&profile), Vec::new());
+                    let mut in_runs = FileBuilder::new(&profile);
+                    let mut counted = std::collections::BTreeMap::new();
+                    for (which, n) in runs {
+                        let leaf = leaf_of(which, 10 * which);
+                        for _ in 0..n {
+                            one_by_one.push_leaf(leaf, &mut |cid, _| nodes.push(cid.to_bytes()));
+                        }
+                        in_runs.push_run(leaf, n, &mut |cid, _, n| {
+                            *counted.entry(cid.to_bytes()).or_insert(0) += n;
+                        });
+                    }
+                    let expected = one_by_one.finish(&mut |cid, _| nodes.push(cid.to_bytes()));
+                    let built = in_runs.finish(&mut |cid, _| {
+                        *counted.entry(cid.to_bytes()).or_insert(0) += 1;
+                    });
+                    let mut each = std::collections::BTreeMap::new();
+                    for node in nodes {
+                        *each.entry(node).or_insert(0) += 1;
+                    }
+                    let (got, wanted): (Outcome, Outcome) = ((built, counted), (expected, each));
+                    assert!(got == wanted, "width {width}: {n_before}, {n}, {n_after}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_of_half_a_billion_leaves_is_a_few_nodes() {
+    let mut builder = FileBuilder::new(&UNIXFS_V1_2025);
+    let (mut n_made, mut n_nodes) = (0, 0);
+    let n = (1 << 29) - 1;
+    builder.push_run(leaf_of(0, 1 << 18), n, &mut |_, _, n| {
+        n_made += 1;
+        n_nodes += n;
+    });
+    let built = builder.finish(&mut |_, _| {
+        n_made += 1;
+        n_nodes += 1;
+    });
+    assert_eq!(built.file_len, n << 18);
+    assert!(n_made < 12, "{n_made} nodes were made");
+    let width = u64::from(UNIXFS_V1_2025.link_width);
+    let mut expected = 0;
+    let mut level = n;
+    while level > 1 {
+        level = level.div_ceil(width);
+        expected += level;
+    }
+    assert_eq!(n_nodes, expected);
+}
