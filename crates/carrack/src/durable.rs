@@ -350,6 +350,19 @@ pub(crate) mod faults {
 
     thread_local! {
         static FAULTS: Cell<Option<Faults>> = const { Cell::new(None) };
+        static READS_FAIL: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Reads fail, or succeed again.
+    pub(crate) fn fail_reads(fail: bool) {
+        READS_FAIL.set(fail);
+    }
+
+    pub(crate) fn read() -> io::Result<()> {
+        match READS_FAIL.get() {
+            true => Err(Errno::IO.into()),
+            false => Ok(()),
+        }
     }
 
     /// After `n` writes and syncs `n_failures` fail.

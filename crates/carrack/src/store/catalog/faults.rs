@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::file::Access;
 
 use super::{Batch, Catalog, ContainerKind, ContainerRecord, NextIds, Outcome, Validator};
-use crate::durable::faults::{clear, fail_after, has_failed};
+use crate::durable::faults::{clear, fail_after, fail_reads, has_failed};
 use crate::store::gate::WriteGate;
 use crate::store::location::ContainerId;
 use crate::store::{OpenMode, Store};
@@ -181,6 +181,42 @@ fn writing_goes_on_when_those_who_read_at_the_failure_are_done() {
     drop(reader);
     let outcome = catalog.commit(batch(1000), NextIds::FIRST);
     assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+}
+
+/// More than the page cache holds.
+const N_BATCHES: u64 = 1_500;
+
+/// redb refuses all reads once one has failed.
+#[test]
+fn a_read_that_failed_is_over_when_the_disk_reads_again() {
+    let disk = Disk::new();
+    let (catalog, _) = disk.open();
+    let mut many = batch(0);
+    (1..N_BATCHES).for_each(|n| many.append(batch(n * N_ROWS)));
+    let outcome = catalog.commit(many, NextIds::FIRST);
+    assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+    drop(catalog);
+    let (catalog, gate) = disk.open();
+    catalog.begin_writing().unwrap();
+    let rows = |snapshot: &super::Snapshot| -> Option<u64> {
+        let rows = snapshot.containers().ok()?;
+        rows.map(|row| row.ok().map(|row| row.0.0))
+            .collect::<Option<Vec<_>>>()
+            .map(|ids| ids.len() as u64)
+    };
+    fail_reads(true);
+    for n in 0..3 {
+        assert_eq!(rows(&catalog.snapshot()), None, "{n}");
+    }
+    fail_reads(false);
+    assert_eq!(rows(&catalog.snapshot()), Some(N_BATCHES * N_ROWS));
+    gate.check().unwrap();
+    let outcome = catalog.commit(batch(N_BATCHES * N_ROWS), NextIds::FIRST);
+    assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+    assert_eq!(rows(&catalog.snapshot()), Some((N_BATCHES + 1) * N_ROWS));
+    drop(catalog);
+    let n_rows = ids(&disk.open().0).len() as u64;
+    assert_eq!(n_rows, (N_BATCHES + 1) * N_ROWS);
 }
 
 #[test]

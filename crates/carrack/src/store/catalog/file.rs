@@ -27,6 +27,8 @@ use crate::store::gate::WriteGate;
 
 /// How long a write waits for those who read what was there before a failure.
 const READERS_TIME_MAX: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5_000 });
+/// Time between two tries to read a file that could not be read.
+const LOOK_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 1_000 });
 /// Time between two looks at them.
 const READERS_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -57,6 +59,8 @@ pub(super) struct Access {
     /// What was open when a write failed. Pages that they read may be written over from the second
     /// commit after that on.
     retired: Vec<Retired>,
+    /// When the file was last opened anew after a read that failed.
+    looked: Option<Instant>,
 }
 
 impl Access {
@@ -83,6 +87,7 @@ impl Access {
             open,
             readers: Vec::new(),
             retired: Vec::new(),
+            looked: None,
         })
     }
 
@@ -171,7 +176,7 @@ impl Access {
     /// After a failure: opens the file as it is now, for reading alone. Those who read go on with
     /// what they have.
     pub(super) fn look_again(&mut self) -> Result<()> {
-        let Open::Writing(_, layer) = &self.open else {
+        let Some(layer) = self.layer() else {
             return Ok(());
         };
         let view = view(Arc::clone(layer.file()), &self.path)?;
@@ -182,6 +187,34 @@ impl Access {
             readers,
         });
         Ok(())
+    }
+
+    /// What is read through, unless the file is open for reading alone.
+    pub(super) fn layer(&self) -> Option<Arc<Layer>> {
+        match &self.open {
+            Open::Writing(_, layer) | Open::Viewing(_, layer) => Some(Arc::clone(layer)),
+            Open::Reading(_) => None,
+        }
+    }
+
+    /// After a read that failed: as [`Self::look_again`], if it is time for it and the file can be
+    /// read.
+    pub(super) fn read_anew(&mut self) -> Result<Arc<Snapshot>> {
+        let now = Instant::now();
+        if self
+            .looked
+            .is_some_and(|looked| now < looked + LOOK_INTERVAL)
+        {
+            let what = "the catalog could not be read a moment ago";
+            return Err(Error::new(ErrorKind::Unavailable, what));
+        }
+        self.looked = Some(now);
+        if let Some(layer) = self.layer() {
+            let cannot = || cannot_open(&self.path);
+            layer.close().context(ErrorKind::Unavailable, cannot)?;
+        }
+        self.look_again()?;
+        self.snapshot()
     }
 
     /// Waits for those who read what was there before a failure.

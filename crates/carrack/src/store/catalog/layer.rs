@@ -34,6 +34,8 @@ pub(super) struct Layer {
     path: PathBuf,
     is_frozen: AtomicBool,
     failure: OnceLock<DurableError>,
+    /// A read failed. redb reads nothing more through this layer.
+    read_failed: AtomicBool,
     aside: Mutex<Option<Aside>>,
 }
 
@@ -54,6 +56,7 @@ impl Layer {
             path: path.to_owned(),
             is_frozen: AtomicBool::new(false),
             failure: OnceLock::new(),
+            read_failed: AtomicBool::new(false),
             aside: Mutex::new(None),
         })
     }
@@ -73,6 +76,25 @@ impl Layer {
     /// What the disk refused first.
     pub(super) fn failure(&self) -> Option<&DurableError> {
         self.failure.get()
+    }
+
+    /// Whether a read failed, so that the file is to be opened anew.
+    pub(super) fn has_failed_read(&self) -> bool {
+        self.read_failed.load(Ordering::Relaxed)
+    }
+
+    /// Nothing is written to the file from now on.
+    pub(super) fn close(&self) -> io::Result<()> {
+        self.freeze().map(drop)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        #[cfg(test)]
+        crate::durable::faults::read()?;
+        match self.aside().as_deref() {
+            Some(Some(aside)) => aside.read(&self.file, offset, out),
+            _ => self.file.read_exact_at(out, offset),
+        }
     }
 
     fn hold(&self) -> MutexGuard<'_, Option<Aside>> {
@@ -217,12 +239,11 @@ impl StorageBackend for Backend {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
-        if let Some(aside) = self.0.aside().as_deref()
-            && let Some(aside) = aside
-        {
-            return aside.read(&self.0.file, offset, out);
+        let read = self.0.read(offset, out);
+        if read.is_err() {
+            self.0.read_failed.store(true, Ordering::Relaxed);
         }
-        self.0.file.read_exact_at(out, offset)
+        read
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {

@@ -28,7 +28,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use carrack_formats::Cid;
 use redb::{Database, Durability, ReadTransaction, TableDefinition};
 
@@ -105,6 +105,8 @@ impl NextIds {
 pub(super) struct Catalog {
     access: Mutex<Access>,
     snapshot: ArcSwap<Snapshot>,
+    /// What the snapshot is read through, unless it is opened for reading alone.
+    layer: ArcSwapOption<Layer>,
 }
 
 /// What became of a commit.
@@ -165,14 +167,46 @@ impl Catalog {
         let mut access = Access::open(path, gate, is_view)?;
         let next = read_meta(&access.begin_read()?)?.ok_or_else(no_catalog)?;
         let snapshot = ArcSwap::new(access.snapshot()?);
+        let layer = ArcSwapOption::new(access.layer());
         let access = Mutex::new(access);
-        Ok((Self { access, snapshot }, next))
+        let catalog = Self {
+            access,
+            snapshot,
+            layer,
+        };
+        Ok((catalog, next))
     }
 
     /// The state after the last commit. Keep it for one request, not for ever: redb cannot reuse
     /// the pages that it needs.
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        let layer = self.layer.load();
+        if layer.as_ref().is_some_and(|layer| layer.has_failed_read()) {
+            self.read_anew();
+        }
         self.snapshot.load_full()
+    }
+
+    /// redb reads nothing more once a read has failed: the file is opened anew.
+    #[cold]
+    fn read_anew(&self) {
+        // Whoever has it writes, and finds out by itself.
+        let Ok(mut access) = self.access.try_lock() else {
+            return;
+        };
+        match access.read_anew() {
+            Ok(snapshot) => {
+                self.show(&access, snapshot);
+                tracing::info!("the catalog is read again");
+            }
+            Err(error) => tracing::debug!(error = error.chain(), "the catalog is not read"),
+        }
+    }
+
+    /// Lets everybody read what was committed last.
+    fn show(&self, access: &Access, snapshot: Arc<Snapshot>) {
+        self.snapshot.store(snapshot);
+        self.layer.store(access.layer());
     }
 
     /// [`Snapshot::next_source`] of the state after the last commit.
@@ -189,7 +223,8 @@ impl Catalog {
     fn writing(&self) -> Result<MutexGuard<'_, Access>> {
         let mut access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
         if access.begin_writing()? {
-            self.snapshot.store(access.snapshot()?);
+            let snapshot = access.snapshot()?;
+            self.show(&access, snapshot);
         }
         Ok(access)
     }
@@ -207,7 +242,7 @@ impl Catalog {
             && access.failure().is_none()
             && let Ok(snapshot) = access.snapshot()
         {
-            self.snapshot.store(snapshot);
+            self.show(&access, snapshot);
             return Outcome::Done(committed.unwrap_or_default());
         }
         self.find_out(&mut access, written, n_commits, committed)
@@ -236,7 +271,7 @@ impl Catalog {
             }
         };
         let is_there = snapshot.n_commits() == n_commits;
-        self.snapshot.store(snapshot);
+        self.show(access, snapshot);
         let Some(committed) = committed.filter(|_| is_there) else {
             return Outcome::Not(error);
         };
