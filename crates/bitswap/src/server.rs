@@ -291,6 +291,12 @@ impl<S: Store> Server<S> {
         })
     }
 
+    /// Whose shares what a peer does at an address is counted for.
+    #[cfg(feature = "driver")]
+    pub(crate) fn account(&self, peer: &Arc<str>, address: IpAddr) -> Arc<Account> {
+        self.shared.budgets.account(peer, address)
+    }
+
     /// Starts the task of a peer.
     fn welcome(&self, name: &Arc<str>) -> Present {
         let shared = &self.shared;
