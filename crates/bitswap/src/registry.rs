@@ -96,7 +96,7 @@ pub struct Registry<W> {
     /// Never over `waiters_max`: raised before a waiter is put in, lowered after it was taken out.
     n_waiters: AtomicUsize,
     waiters_max: usize,
-    /// How often something came: raised when it is in the store, and before a shard is locked for it.
+    /// How often something came: raised when it is in the store, before a shard is locked for it.
     n_changes: AtomicUsize,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! In       a key, [`Bounds`], and a [`Gate`] that says whose address is to be proved.
 //! Out      a transport; its connections are muxers of their streams.
-//! Limits   [`Bounds`], for each connection. Of what nobody has looked at yet [`INCOMING_MAX`] first
-//!          packets are kept, and [`INCOMING_LEN_MAX`] bytes that follow them.
+//! Limits   [`Bounds`], for each connection. Of what nobody has looked at yet, [`INCOMING_MAX`]
+//!          first packets are kept, and [`INCOMING_LEN_MAX`] bytes that follow them.
 //! Not here how many handshakes there may be ([`Gate`], and whoever polls them). Hole punching:
 //!          who dials has a socket of its own, and nobody is dialled in the role of a listener.
 //!
