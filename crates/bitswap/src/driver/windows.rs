@@ -30,8 +30,8 @@ pub(super) const YAMUX_STREAM_WINDOW: usize = 256 << 10;
 pub(super) const QUIC_STREAM_WINDOW: u32 = 64 << 10;
 pub(super) const QUIC_CONNECTION_WINDOW: u32 = 256 << 10;
 /// What is written to a QUIC connection and not known to have arrived, in bytes: at first, and at
-/// most, if the path takes half as much at once.
-pub(super) const QUIC_SEND_WINDOW: (u64, u64) = (256 << 10, 8 << 20);
+/// most, for who takes so much.
+pub(super) const QUIC_SEND_WINDOW: (u64, u64) = (256 << 10, 4 << 20);
 /// Unread bytes of a connection that nobody minds.
 pub(super) const FREE_LEN: usize = 64 << 10;
 /// Unread bytes of a connection at most: two windows of streams.

@@ -2,8 +2,8 @@
 //!
 //! In       a connection whose peer has proved who it is.
 //! Out      its streams. One that is dropped before either side has closed it is reset.
-//! Limits   what was written and did not arrive yet: twice what the path takes at once, within the
-//!          bounds that are given. Who acknowledges nothing makes this node keep the least of it.
+//! Limits   what was written and did not arrive yet, within the bounds that are given: twice as much
+//!          whenever as much has arrived. Who acknowledges nothing makes this node keep the least.
 
 use std::io;
 use std::pin::Pin;
@@ -34,6 +34,8 @@ impl Connection {
                 connection: connection.clone(),
                 now: AtomicU64::new(send_window.0),
                 max: send_window.1,
+                n_written: AtomicU64::new(0),
+                grows_at: AtomicU64::new(2 * send_window.0),
             }),
             connection,
             inbound: None,
@@ -112,20 +114,28 @@ struct SendWindow {
     connection: quinn::Connection,
     now: AtomicU64,
     max: u64,
+    /// Bytes that were written, ever, and when it grows: as much must have arrived by then.
+    n_written: AtomicU64,
+    grows_at: AtomicU64,
 }
 
 impl SendWindow {
-    /// Makes it as large as the path wants it. Whether it grew.
+    fn wrote(&self, len: usize) {
+        self.n_written.fetch_add(len as u64, Ordering::Relaxed);
+    }
+
+    /// Nothing more can be written: makes it larger, if enough has arrived. Whether it grew.
     fn has_grown(&self) -> bool {
         let now = self.now.load(Ordering::Relaxed);
-        if now >= self.max {
+        let n_written = self.n_written.load(Ordering::Relaxed);
+        if now >= self.max || n_written < self.grows_at.load(Ordering::Relaxed) {
             return false;
         }
-        let wanted = (2 * self.connection.stats().path.cwnd).min(self.max);
-        if wanted <= now {
-            return false;
-        }
-        self.now.fetch_max(wanted, Ordering::Relaxed);
+        let wanted = (2 * now).min(self.max);
+        self.now.store(wanted, Ordering::Relaxed);
+        // All but a window of it has arrived.
+        self.grows_at
+            .store(n_written + 2 * wanted, Ordering::Relaxed);
         self.connection.set_send_window(wanted);
         true
     }
@@ -161,9 +171,12 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = AsyncWrite::poll_write(Pin::new(&mut self.send), cx, bytes);
+        let mut written = AsyncWrite::poll_write(Pin::new(&mut self.send), cx, bytes);
         if written.is_pending() && self.send_window.has_grown() {
-            return AsyncWrite::poll_write(Pin::new(&mut self.send), cx, bytes);
+            written = AsyncWrite::poll_write(Pin::new(&mut self.send), cx, bytes);
+        }
+        if let Poll::Ready(Ok(len)) = &written {
+            self.send_window.wrote(*len);
         }
         written
     }
