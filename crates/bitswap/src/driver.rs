@@ -2,7 +2,7 @@
 //!
 //! In       a key, addresses to listen on, connections that others accepted; a server.
 //! Out      the addresses in use; streams for the server, and streams that it asks for.
-//! Limits   [`ConnectionLimits`]; streams and windows of a connection (`driver/muxer.rs`); all
+//! Limits   [`ConnectionLimits`]; streams and windows of a connection (`driver/windows.rs`); all
 //!          handshakes within [`HANDSHAKE_TIME`].
 //! Not here what is said on streams (`server`, `wire`).
 //!
@@ -11,11 +11,14 @@
 
 pub mod arrivals;
 mod boxed;
+mod counted;
 mod handler;
 mod handshakes;
 mod limits;
 mod muxer;
+mod quic;
 mod security;
+mod windows;
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -27,7 +30,7 @@ use futures_util::StreamExt;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, PortUse};
 use libp2p::core::upgrade::Version;
-use libp2p::core::{Endpoint, Transport};
+use libp2p::core::{ConnectedPoint, Endpoint, Transport};
 pub use libp2p::identity::Keypair;
 pub use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{
@@ -35,7 +38,7 @@ use libp2p::swarm::{
     SwarmEvent, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 pub use libp2p::{Multiaddr, PeerId};
-use libp2p::{identify, ping, quic, tcp};
+use libp2p::{identify, ping, tcp};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -45,9 +48,12 @@ use self::boxed::BoxedHandlers;
 use self::handler::{Ask, Handler};
 use self::handshakes::{Bounded, Handshakes};
 pub use self::limits::{ConnectionLimits, TooMany, address_of};
-use self::muxer::Yamux;
+use self::muxer::{Muxer, Yamux};
+use self::quic::Quic;
 use self::security::Security;
+use self::windows::UnreadRoom;
 use crate::server::{Server, Store};
+use crate::stream::Duplex;
 
 /// From a connection's first byte to a proved peer.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
@@ -55,11 +61,6 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const NEGOTIATING_MAX: usize = 16;
 /// Events of one connection that the swarm has not taken yet.
 const EVENTS_MAX: usize = 16;
-/// What a peer may send on one QUIC stream, and on all of a connection, before it is read.
-const QUIC_STREAM_WINDOW: u32 = 1 << 20;
-const QUIC_CONNECTION_WINDOW: u32 = 8 << 20;
-/// Streams of one QUIC connection that the peer may open.
-const QUIC_STREAMS_MAX: u32 = 64;
 /// How often it is logged that connections cannot be accepted.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
 /// How long connections may take to end when the node stops.
@@ -124,7 +125,7 @@ impl<S: Store> Driver<S> {
         let key = config.key;
         let tasks = TaskTracker::new();
         let (ws_address, arrivals) = config.websockets.unzip();
-        let transport = transport(&key, arrivals, &config.connections)?;
+        let transport = transport(&key, arrivals, &config.connections, &server)?;
         let swarm_config = libp2p::swarm::Config::with_executor(Tasks(tasks.clone()))
             .with_idle_connection_timeout(config.idle_time)
             .with_max_negotiating_inbound_streams(NEGOTIATING_MAX)
@@ -238,41 +239,66 @@ impl<S: Store> Driver<S> {
     }
 }
 
+/// Bounds of a connection over QUIC, as near to those of others as they can be.
+const QUIC: quic::Bounds = quic::Bounds {
+    handshake_time: HANDSHAKE_TIME,
+    streams_max: windows::STREAMS_MAX as u32,
+    stream_window: windows::QUIC_STREAM_WINDOW,
+    connection_window: windows::QUIC_CONNECTION_WINDOW,
+    send_window: windows::QUIC_SEND_WINDOW,
+};
+
 /// TCP, QUIC and what others accepted, up to proved peers and their streams.
-fn transport(
+fn transport<S: Store>(
     key: &Keypair,
     arrivals: Option<mpsc::Receiver<Arrival>>,
     limits: &ConnectionLimits,
+    server: &Server<S>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, StartError> {
     let security = Security::new(key)?;
+    let room = Arc::default();
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .upgrade(Version::V1Lazy)
         .authenticate(security.clone())
         .multiplex(Yamux::default())
         .timeout(HANDSHAKE_TIME)
-        .boxed();
+        .map(counted(server, &room));
     let websockets = Arrivals::new(arrivals)
         .upgrade(Version::V1Lazy)
         .authenticate(security)
         .multiplex(Yamux::default())
         .timeout(HANDSHAKE_TIME)
-        .boxed();
-    let mut config = quic::Config::new(key);
-    config.handshake_timeout = HANDSHAKE_TIME;
-    config.max_concurrent_stream_limit = QUIC_STREAMS_MAX;
-    config.max_stream_data = QUIC_STREAM_WINDOW;
-    config.max_connection_data = QUIC_CONNECTION_WINDOW;
-    let quic = quic::tokio::Transport::new(config)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-        .boxed();
+        .map(counted(server, &room));
     // Each has room of its own: who is silent over one stops nobody over another.
-    let bounded = |transport| Bounded::new(transport, Handshakes::new(limits.pending()));
-    Ok(bounded(tcp)
-        .or_transport(bounded(websockets))
+    let handshakes = || Handshakes::new(limits.pending());
+    let tcp = Bounded::new(tcp.boxed(), handshakes(), |_| true);
+    let websockets = Bounded::new(websockets.boxed(), handshakes(), |_| true);
+    let of_quic = handshakes();
+    let quic = Quic::new(key, QUIC, Arc::new(of_quic.clone()))
+        .map_err(|error| StartError::Key(error.to_string()))?;
+    let quic = Bounded::new(quic, of_quic, quic::Handshake::is_proved)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    Ok(tcp
+        .or_transport(websockets)
         .map(|either, _| either.into_inner())
-        .or_transport(bounded(quic))
+        .or_transport(quic)
         .map(|either, _| either.into_inner())
         .boxed())
+}
+
+/// What peers send over yamux and nobody has read counts for their addresses.
+fn counted<S: Store, C: Duplex + 'static>(
+    server: &Server<S>,
+    room: &Arc<UnreadRoom>,
+) -> impl FnOnce((PeerId, Muxer<C>), ConnectedPoint) -> (PeerId, StreamMuxerBox) + Clone + use<S, C>
+{
+    let (server, room) = (server.clone(), Arc::clone(room));
+    move |(peer, muxer), at| {
+        let address = address_of(at.get_remote_address());
+        let address = address.unwrap_or(IpAddr::V4([0; 4].into()));
+        let account = server.account(&peer.to_base58().into(), address);
+        (peer, StreamMuxerBox::new(muxer.within(room, account)))
+    }
 }
 
 /// Runs connections where they are counted.

@@ -12,8 +12,12 @@
 //! Whoever waits subscribes first and looks into the store afterwards; who has looked before, to
 //! subscribe to what is absent alone, looks again. Whoever brings a block puts
 //! it into the store first and publishes (or sweeps) afterwards. Whichever of the two comes second
-//! under the lock of the shard sees what the other has done. Any other order loses wakeups; the
-//! models (`model`) find each of them.
+//! under the lock of the shard sees what the other has done.
+//!
+//! The second look is needed only if something came meanwhile: [`Registry::n_changes`] is raised
+//! before anybody is told, so that it stands after the subscription as it stood before the *first*
+//! look only if whoever brings the block comes to the shard later, and finds who waits. Any other
+//! order loses wakeups; the models (`model`) find each of them.
 //!
 //! # Locks
 //!
@@ -92,6 +96,8 @@ pub struct Registry<W> {
     /// Never over `waiters_max`: raised before a waiter is put in, lowered after it was taken out.
     n_waiters: AtomicUsize,
     waiters_max: usize,
+    /// How often something came: raised when it is in the store, before a shard is locked for it.
+    n_changes: AtomicUsize,
 }
 
 /// Shards do not share a line of the processor's cache.
@@ -131,12 +137,14 @@ impl<W: Waiter> Registry<W> {
             seed: seed.clone(),
             n_waiters: AtomicUsize::new(0),
             waiters_max,
+            n_changes: AtomicUsize::new(0),
         }
     }
 
     /// From now on `waiter` is woken when the block is published.
     ///
-    /// The block may have been there before: look into the store now, whether or not you did.
+    /// The block may have been there before: look into the store now, unless you did and
+    /// [`n_changes`](Self::n_changes) is what it was before you did.
     ///
     /// # Errors
     /// [`Full`]: nothing was changed.
@@ -196,8 +204,23 @@ impl<W: Waiter> Registry<W> {
         true
     }
 
+    /// How often something was published or swept for. It changes before anybody is woken.
+    #[must_use]
+    pub fn n_changes(&self) -> usize {
+        self.n_changes.load(Ordering::Acquire)
+    }
+
+    fn raise_changes(&self) {
+        self.n_changes.fetch_add(1, Ordering::Release);
+    }
+
     /// Wakes all who wait for a block that is in the store since before this call. How many.
     pub fn publish(&self, multihash: &Multihash) -> usize {
+        self.raise_changes();
+        self.wake(multihash)
+    }
+
+    fn wake(&self, multihash: &Multihash) -> usize {
         let key = MultihashKey::of(multihash);
         // Waiters are woken with the lock held, so that who is taken back afterwards has the news
         // already: there is no moment in which a wakeup is under way and can be seen by nobody.
@@ -229,24 +252,28 @@ impl<W: Waiter> Registry<W> {
     ///
     /// `present` is asked for at most [`SWEEP_BATCH_MAX`] multihashes at a time, without a lock,
     /// and answers for each; what it leaves out is absent.
-    pub fn sweep(&self, mut present: impl FnMut(&[Multihash]) -> Vec<bool>) -> usize {
+    pub fn sweep(&self, present: impl FnMut(&[Multihash]) -> Vec<bool>) -> usize {
+        self.raise_changes();
+        self.look_through(present)
+    }
+
+    fn look_through(&self, mut present: impl FnMut(&[Multihash]) -> Vec<bool>) -> usize {
         let mut n_woken = 0;
         for batch in self.waiting() {
             let is_present = present(&batch);
             debug_assert_eq!(is_present.len(), batch.len(), "an answer for each");
             for (multihash, _) in batch.iter().zip(is_present).filter(|(_, is)| *is) {
-                n_woken += self.publish(multihash);
+                n_woken += self.wake(multihash);
             }
         }
         n_woken
     }
 
-    /// All that is waited for, in batches of at most [`SWEEP_BATCH_MAX`]: [`sweep`](Self::sweep)
-    /// for those who look things up in a way of their own, and publish what they find.
+    /// All that is waited for, in batches of at most [`SWEEP_BATCH_MAX`].
     ///
     /// What is subscribed to while this goes on may be left out: whoever subscribed looks after
     /// it themselves. A shard is read when its first batch is asked for.
-    pub fn waiting(&self) -> impl Iterator<Item = Vec<Multihash>> + '_ {
+    fn waiting(&self) -> impl Iterator<Item = Vec<Multihash>> + '_ {
         self.shards.iter().flat_map(|shard| {
             // Keys are copied with the lock held, and made longer without.
             let keys: Vec<MultihashKey> = hold(&shard.0).wants.keys().cloned().collect();

@@ -19,7 +19,7 @@ mod writer;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -176,8 +176,6 @@ struct Shared<S> {
     store: S,
     options: Options,
     registry: Registry<Subscriber>,
-    /// How often something came to the store: raised before those who wait for it are told.
-    n_changes: AtomicU64,
     /// Bytes of the lists of all peers.
     lists_len: AtomicUsize,
     turns: Turns,
@@ -241,7 +239,6 @@ impl<S: Store> Server<S> {
                 registry: Registry::new(options.wants_max),
                 turns: Turns::new(options.outstanding_all_max),
                 budgets: Budgets::new(options.budget.clone()),
-                n_changes: AtomicU64::new(0),
                 lists_len: AtomicUsize::new(0),
                 frames: FrameRoom::new(options.frames_len_max, options.frames_shares),
                 peers: Mutex::default(),
@@ -294,6 +291,12 @@ impl<S: Store> Server<S> {
         })
     }
 
+    /// Whose shares what a peer does at an address is counted for.
+    #[cfg(feature = "driver")]
+    pub(crate) fn account(&self, peer: &Arc<str>, address: IpAddr) -> Arc<Account> {
+        self.shared.budgets.account(peer, address)
+    }
+
     /// Starts the task of a peer.
     fn welcome(&self, name: &Arc<str>) -> Present {
         let shared = &self.shared;
@@ -325,7 +328,6 @@ impl<S: Store> Server<S> {
     /// all that is waited for; call it after a commit, where blocking is allowed.
     pub fn store_has_changed(&self) {
         let store = &self.shared.store;
-        self.shared.n_changes.fetch_add(1, Ordering::Release);
         self.shared.registry.sweep(|multihashes| {
             store
                 .find(multihashes)

@@ -21,10 +21,12 @@ pub enum Room {
     Frames,
     /// Wants for absent blocks.
     Wants,
+    /// Bytes that came and nobody has read.
+    Unread,
 }
 
 /// How many kinds there are.
-const N_ROOMS: usize = 3;
+const N_ROOMS: usize = 4;
 
 /// The most that those of one address, and of one subnet, may have of a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,6 +9,10 @@
 //!
 //! Whoever opens silent connections gives up his own. Only by as many addresses as there is room
 //! for handshakes are others given up, and then the oldest, which had the longest time.
+//!
+//! Over QUIC an address may be forged. While half of a bound is taken, whoever comes has to prove
+//! first that it is there ([`Gate`]): forged ones have the other half at most, and go before those
+//! who have proved theirs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -18,11 +22,12 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
-use libp2p::Multiaddr;
-use libp2p::core::transport::{Boxed, DialOpts, ListenerId, TransportError, TransportEvent};
+use libp2p::core::transport::{DialOpts, ListenerId, TransportError, TransportEvent};
+use libp2p::{Multiaddr, Transport};
 use tokio::sync::oneshot;
 
 use super::limits::address_of;
+use super::quic::Gate;
 use crate::budget::{Network, host, subnet};
 use crate::hold;
 
@@ -56,6 +61,8 @@ struct Table {
 struct Pending {
     address: IpAddr,
     subnet: IpAddr,
+    /// Whoever is there hears what is sent to the address.
+    is_proved: bool,
     /// Dropped when it is given up.
     _go_on: oneshot::Sender<()>,
 }
@@ -76,8 +83,8 @@ impl Handshakes {
         }
     }
 
-    /// One more handshake, of `remote`.
-    fn enter(&self, remote: IpAddr) -> Place {
+    /// One more handshake, of `remote`, which may be forged unless it is proved.
+    fn enter(&self, remote: IpAddr, is_proved: bool) -> Place {
         let (address, subnet) = (host(remote), subnet(remote));
         let mut table = hold(&self.table);
         table.make_room(address, subnet, self.is_trusted(remote), &self.limits);
@@ -87,6 +94,7 @@ impl Handshakes {
         let pending = Pending {
             address,
             subnet,
+            is_proved,
             _go_on: go_on,
         };
         table.pending.insert(number, pending);
@@ -104,6 +112,19 @@ impl Handshakes {
     }
 }
 
+impl Gate for Handshakes {
+    fn must_prove(&self, remote: IpAddr) -> bool {
+        let table = hold(&self.table);
+        let is_half = |n: usize, max: usize| 2 * n >= max;
+        let n_of_address = n_of(&table.per_address, host(remote));
+        let n_of_subnet = n_of(&table.per_subnet, subnet(remote));
+        is_half(table.pending.len(), self.limits.all_max)
+            || !self.is_trusted(remote)
+                && (is_half(n_of_address, self.limits.address_max)
+                    || is_half(n_of_subnet, self.limits.subnet_max))
+    }
+}
+
 impl Table {
     /// Gives up what must go for one more of `address`.
     fn make_room(&mut self, address: IpAddr, subnet: IpAddr, trusted: bool, to: &PendingLimits) {
@@ -118,13 +139,15 @@ impl Table {
     }
 
     /// Gives up the oldest handshake of the address that has most, of the subnet that has most, of
-    /// those that are `meant`. Looks at all of them: a few hundred.
+    /// those that are `meant`; one that is not proved before one that is. Looks at all of them: a
+    /// few hundred.
     fn give_up(&mut self, meant: impl Fn(&Pending) -> bool) {
         let meant = self.pending.iter().filter(|(_, pending)| meant(pending));
         let oldest = meant.max_by_key(|(number, pending)| {
             (
                 n_of(&self.per_subnet, pending.subnet),
                 n_of(&self.per_address, pending.address),
+                !pending.is_proved,
                 std::cmp::Reverse(**number),
             )
         });
@@ -162,16 +185,24 @@ impl Drop for Place {
 }
 
 /// A transport whose handshakes have places.
-pub(super) struct Bounded<O> {
-    transport: Boxed<O>,
+pub(super) struct Bounded<T: Transport> {
+    transport: T,
     handshakes: Handshakes,
+    is_proved: fn(&T::ListenerUpgrade) -> bool,
 }
 
-impl<O> Bounded<O> {
-    pub(super) const fn new(transport: Boxed<O>, handshakes: Handshakes) -> Self {
+impl<T: Transport> Bounded<T> {
+    /// `is_proved`: whether it is known that the peer of a handshake hears what is sent to its
+    /// address.
+    pub(super) const fn new(
+        transport: T,
+        handshakes: Handshakes,
+        is_proved: fn(&T::ListenerUpgrade) -> bool,
+    ) -> Self {
         Self {
             transport,
             handshakes,
+            is_proved,
         }
     }
 }
@@ -194,11 +225,15 @@ impl<O, F: Future<Output = io::Result<O>> + Unpin> Future for Handshake<F> {
     }
 }
 
-impl<O> libp2p::Transport for Bounded<O> {
-    type Output = O;
+impl<T> Transport for Bounded<T>
+where
+    T: Transport<Error = io::Error> + Unpin,
+    T::ListenerUpgrade: Unpin,
+{
+    type Output = T::Output;
     type Error = io::Error;
-    type ListenerUpgrade = Handshake<<Boxed<O> as libp2p::Transport>::ListenerUpgrade>;
-    type Dial = <Boxed<O> as libp2p::Transport>::Dial;
+    type ListenerUpgrade = Handshake<T::ListenerUpgrade>;
+    type Dial = T::Dial;
 
     fn listen_on(
         &mut self,
@@ -230,10 +265,10 @@ impl<O> libp2p::Transport for Bounded<O> {
                 TransportEvent::Incoming { send_back_addr, .. } => address_of(send_back_addr),
                 _ => None,
             };
-            let handshakes = &this.handshakes;
+            let remote = remote.unwrap_or(IpAddr::V4([0; 4].into()));
             event.map_upgrade(|future| Handshake {
+                place: this.handshakes.enter(remote, (this.is_proved)(&future)),
                 future,
-                place: handshakes.enter(remote.unwrap_or(IpAddr::V4([0; 4].into()))),
             })
         })
     }
@@ -253,7 +288,7 @@ mod tests {
     }
 
     fn enter(handshakes: &Handshakes, address: &str) -> Place {
-        handshakes.enter(address.parse().unwrap())
+        handshakes.enter(address.parse().unwrap(), true)
     }
 
     fn goes_on(place: &mut Place) -> bool {
@@ -309,6 +344,47 @@ mod tests {
             .collect();
         let are: Vec<bool> = all.iter_mut().map(goes_on).collect();
         assert_eq!(are, [false, false, true, true, true, true]);
+    }
+
+    #[test]
+    fn from_half_of_a_bound_on_addresses_are_to_be_proved() {
+        let must_prove = |handshakes: &Handshakes, address: &str| {
+            let address = address.parse().unwrap();
+            handshakes.must_prove(address)
+        };
+        let all = handshakes(4, 100, 100);
+        let _first = enter(&all, "192.0.2.1");
+        assert!(!must_prove(&all, "192.0.2.1") && !must_prove(&all, "127.0.0.1"));
+        let second = enter(&all, "192.0.2.1");
+        assert!(must_prove(&all, "198.51.100.1") && must_prove(&all, "127.0.0.1"));
+        drop(second);
+        assert!(!must_prove(&all, "198.51.100.1"));
+
+        let shares = handshakes(100, 2, 4);
+        let _of_address = [enter(&shares, "192.0.2.1"), enter(&shares, "127.0.0.1")];
+        assert!(must_prove(&shares, "192.0.2.1"));
+        assert!(!must_prove(&shares, "192.0.2.2") && !must_prove(&shares, "127.0.0.1"));
+        let _of_subnet = enter(&shares, "192.0.2.3");
+        assert!(must_prove(&shares, "192.0.2.2") && !must_prove(&shares, "192.0.3.2"));
+    }
+
+    /// Somebody forges addresses, those of a client that means well among them.
+    #[test]
+    fn who_has_proved_its_address_stays_while_one_that_has_not_is_there() {
+        let handshakes = handshakes(8, 4, 6);
+        let forged = |address: &str| handshakes.enter(address.parse().unwrap(), false);
+        let mut all = vec![forged("192.0.2.1"), forged("192.0.2.1")];
+        let mut proved = enter(&handshakes, "192.0.2.1");
+        all.extend([forged("198.51.100.1"), forged("203.0.113.1")]);
+        // Others come from everywhere, and from beside it.
+        let others: Vec<Place> = [1, 2, 3, 4, 5]
+            .map(|host| format!("192.0.2.{host}"))
+            .map(|address| enter(&handshakes, &address))
+            .into();
+        assert!(goes_on(&mut proved));
+        let are: Vec<bool> = all.iter_mut().map(goes_on).collect();
+        assert_eq!(are[..2], [false, false]);
+        drop(others);
     }
 
     #[tokio::test]

@@ -1,9 +1,9 @@
 //! Yamux with bounds of our own: libp2p's own upgrade has none for a connection's windows.
 //!
-//! In       an encrypted connection.
+//! In       an encrypted connection; whose shares it counts for.
 //! Out      its streams.
-//! Limits   [`STREAMS_MAX`] streams, and [`RECEIVE_WINDOW`] bytes that a peer may send and nobody
-//!          has read yet, for one connection.
+//! Limits   [`STREAMS_MAX`] streams; what a peer sends and nobody reads (`windows`).
+//! Not here how it is counted (`counted`).
 //!
 //! Spec: <https://github.com/libp2p/specs/blob/master/yamux/README.md>
 
@@ -11,16 +11,20 @@ use std::collections::VecDeque;
 use std::future::{Ready, ready};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use futures_util::{AsyncRead, AsyncWrite};
+use futures_util::{AsyncRead, AsyncWrite, FutureExt};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
+use tokio::time::Sleep;
 
-/// Streams of one connection, of all protocols.
-const STREAMS_MAX: usize = 64;
-/// What a peer may send that was not read, in bytes: each stream's least window, 256 KiB.
-const RECEIVE_WINDOW: usize = STREAMS_MAX * (256 << 10);
+use super::counted::{Counted, Stream};
+use super::windows::{STREAMS_MAX, UNREAD_TIME, Unread, UnreadRoom, YAMUX_STREAM_WINDOW};
+use crate::budget::Account;
+
+/// What windows allow at most; `windows` allows less.
+const RECEIVE_WINDOW: usize = STREAMS_MAX * YAMUX_STREAM_WINDOW;
 /// Bytes in one data frame, which is encrypted and written by itself. Twice as much saves half of
 /// the writes and no CPU time that could be measured; less lets other streams in sooner.
 const FRAME_LEN: usize = 32 << 10;
@@ -72,33 +76,72 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> OutboundConnectionUpgrade<C> f
 
 /// A connection's streams.
 pub(super) struct Muxer<C> {
-    connection: yamux::Connection<C>,
+    connection: yamux::Connection<Counted<C>>,
+    unread: Arc<Unread>,
+    /// Looks again whether there has been too much of it for too long.
+    looks_again: Option<Pin<Box<Sleep>>>,
     /// Streams that came while nobody asked for one: the connection moves only while it is asked.
-    inbound: VecDeque<yamux::Stream>,
+    inbound: VecDeque<Stream>,
     inbound_waker: Option<Waker>,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
     fn new(socket: C, config: yamux::Config, mode: yamux::Mode) -> Self {
+        let unread = Arc::<Unread>::default();
+        let socket = Counted::new(socket, Arc::clone(&unread));
         Self {
             connection: yamux::Connection::new(socket, config, mode),
+            unread,
+            looks_again: None,
             inbound: VecDeque::new(),
             inbound_waker: None,
         }
     }
 
+    /// What nobody reads of it counts for `account`.
+    pub(super) fn within(self, room: Arc<UnreadRoom>, account: Arc<Account>) -> Self {
+        self.unread.share(room, account);
+        self
+    }
+
     fn poll_connection(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<yamux::Stream, yamux::ConnectionError>> {
-        self.connection
-            .poll_next_inbound(cx)
-            .map(|next| next.unwrap_or(Err(yamux::ConnectionError::Closed)))
+    ) -> Poll<Result<Stream, yamux::ConnectionError>> {
+        let next = self.connection.poll_next_inbound(cx);
+        next.map(|next| match next {
+            Some(Ok(stream)) => Ok(Stream::new(stream, Arc::clone(&self.unread))),
+            Some(Err(error)) => Err(error),
+            None => Err(yamux::ConnectionError::Closed),
+        })
+    }
+
+    /// Ready, if nobody has read what came for too long.
+    fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        while let Some(since) = self.unread.much_since() {
+            let end = since + UNREAD_TIME;
+            if tokio::time::Instant::now() >= end {
+                let why = "nobody reads what the peer sends";
+                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, why));
+            }
+            let sleep = || Box::pin(tokio::time::sleep_until(end));
+            if self
+                .looks_again
+                .get_or_insert_with(sleep)
+                .poll_unpin(cx)
+                .is_pending()
+            {
+                return Poll::Pending;
+            }
+            self.looks_again = None;
+        }
+        self.looks_again = None;
+        Poll::Pending
     }
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
-    type Substream = yamux::Stream;
+    type Substream = Stream;
     type Error = yamux::ConnectionError;
 
     fn poll_inbound(
@@ -120,7 +163,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Self::Substream, Self::Error>> {
-        self.get_mut().connection.poll_new_outbound(cx)
+        let this = self.get_mut();
+        let opened = this.connection.poll_new_outbound(cx);
+        opened.map_ok(|stream| Stream::new(stream, Arc::clone(&this.unread)))
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -134,7 +179,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
         let this = self.get_mut();
         let stream = match this.poll_connection(cx) {
             Poll::Ready(stream) => stream?,
-            Poll::Pending => return Poll::Pending,
+            Poll::Pending => {
+                let unread = this.poll_unread(cx);
+                return unread.map(|error| Err(yamux::ConnectionError::Io(error)));
+            }
         };
         // One too many is dropped, which resets it.
         if this.inbound.len() < INBOUND_MAX {
@@ -147,3 +195,6 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,10 @@ enum Fault {
     None,
     /// Looks into the store, waits if the block is not there, and does not look again.
     LookOnceBeforeSubscribe,
+    /// Reads how often something came after it has looked, and does not look again.
+    CountAfterLook,
+    /// Wakes who waits, and counts what came.
+    WakeBeforeCount,
     /// Tells who waits for a block, and puts it into the store.
     PublishBeforePut,
     /// A cancel takes somebody's waiter of the same block.
@@ -141,27 +145,38 @@ impl World {
             self.registry.publish(&multihash(n));
         }
         hold(&self.store).insert(n);
-        if self.fault != Fault::PublishBeforePut {
-            self.registry.publish(&multihash(n));
+        match self.fault {
+            Fault::PublishBeforePut => {}
+            Fault::WakeBeforeCount => {
+                self.registry.wake(&multihash(n));
+                self.registry.raise_changes();
+            }
+            _ => {
+                self.registry.publish(&multihash(n));
+            }
         }
     }
 
     /// Blocks come, by somebody who only knows that some did.
     fn put_and_sweep(&self, n: u8) {
-        let sweep = || {
-            let present = |batch: &[Multihash]| {
-                let store = hold(&self.store);
-                let keys = batch.iter().map(|multihash| multihash.digest()[0]);
-                keys.map(|n| store.contains(&n)).collect()
-            };
-            self.registry.sweep(present);
+        let present = |batch: &[Multihash]| {
+            let store = hold(&self.store);
+            let keys = batch.iter().map(|multihash| multihash.digest()[0]);
+            keys.map(|n| store.contains(&n)).collect()
         };
         if self.fault == Fault::PublishBeforePut {
-            sweep();
+            self.registry.sweep(present);
         }
         hold(&self.store).insert(n);
-        if self.fault != Fault::PublishBeforePut {
-            sweep();
+        match self.fault {
+            Fault::PublishBeforePut => {}
+            Fault::WakeBeforeCount => {
+                self.registry.look_through(present);
+                self.registry.raise_changes();
+            }
+            _ => {
+                self.registry.sweep(present);
+            }
         }
     }
 
@@ -175,7 +190,12 @@ impl World {
         if is_late && hold(&link.ledger).epoch != epoch {
             return;
         }
+        let before = self.registry.n_changes();
         let is_here = self.has(n);
+        let before = match self.fault {
+            Fault::CountAfterLook => self.registry.n_changes(),
+            _ => before,
+        };
         let want = {
             let mut ledger = hold(&link.ledger);
             if ledger.epoch != epoch && !is_late || ledger.wants.contains_key(&n) {
@@ -196,7 +216,9 @@ impl World {
             ledger.wants.insert(n, want.clone());
             want
         };
-        if self.fault == Fault::LookOnceBeforeSubscribe || !self.has(n) {
+        let looks_again =
+            self.fault != Fault::LookOnceBeforeSubscribe && self.registry.n_changes() != before;
+        if !looks_again || !self.has(n) {
             return;
         }
         let mut ledger = hold(&link.ledger);
@@ -324,7 +346,7 @@ impl World {
             drop(ledger);
             n_wants += forgotten.len();
             let forgotten: Vec<u8> = forgotten.into_iter().filter(|n| self.has(*n)).collect();
-            assert_eq!(forgotten, [], "blocks in the store are waited for");
+            assert_eq!(forgotten, [0_u8; 0], "blocks in the store are waited for");
             assert!(
                 answered.iter().all(|(_, is_there)| *is_there),
                 "a gone peer is answered"
@@ -596,6 +618,18 @@ fn the_mutant_that_looks_before_it_subscribes_and_not_again_is_found() {
     assert!(is_found(|| want_and_sweep(Fault::LookOnceBeforeSubscribe)));
     #[cfg(not(feature = "loom"))]
     assert!(is_found(|| two_links(Fault::LookOnceBeforeSubscribe)));
+}
+
+#[test]
+fn the_mutant_that_counts_what_came_after_it_has_looked_is_found() {
+    assert!(is_found(|| want_and_put(Fault::CountAfterLook)));
+    assert!(is_found(|| want_and_sweep(Fault::CountAfterLook)));
+}
+
+#[test]
+fn the_mutant_that_wakes_before_it_counts_is_found() {
+    assert!(is_found(|| want_and_put(Fault::WakeBeforeCount)));
+    assert!(is_found(|| want_and_sweep(Fault::WakeBeforeCount)));
 }
 
 #[test]

@@ -124,7 +124,7 @@ struct Checked {
     cids: Vec<Cid>,
     are_served: Vec<bool>,
     /// What had come to the store before they were looked at.
-    n_changes: u64,
+    n_changes: usize,
 }
 
 /// One peer.

@@ -27,6 +27,8 @@ type Known = HashMap<Multihash, (u64, Option<Bytes>)>;
 struct Memory {
     blocks: Arc<Mutex<Known>>,
     n_loads: Arc<AtomicUsize>,
+    /// Multihashes that were looked up.
+    n_finds: Arc<AtomicUsize>,
     /// CIDs that were checked.
     n_checks: Arc<AtomicUsize>,
     /// Each check takes one.
@@ -72,6 +74,7 @@ impl Memory {
 
 impl Store for Memory {
     fn find(&self, multihashes: &[Multihash]) -> Vec<Option<u64>> {
+        self.n_finds.fetch_add(multihashes.len(), Ordering::Relaxed);
         let fatal = *self.fatal.lock().unwrap();
         let is_fatal = fatal.is_some_and(|it| multihashes.contains(&it));
         assert!(!is_fatal, "a fault of the test");

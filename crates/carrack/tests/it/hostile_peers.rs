@@ -425,6 +425,47 @@ async fn huge_keys_end_their_handshake_and_nothing_else() {
     target.is_at_rest().await;
 }
 
+/// Certificates as long as they may be and longer, whose keys, signatures and structure are none.
+#[tokio::test]
+async fn certificates_that_are_none_end_their_handshake_and_nothing_else() {
+    const TIME_MAX: Duration = Duration::from_secs(8);
+    let target = Target::new();
+    let tcp = socket_of(&target.address);
+    let quic = socket_of(&target.carrack.p2p_address(Transport::Quic));
+    let peak = target.server.peak_memory();
+    let huge = vec![0x30; 10_000]; // As much as a handshake of QUIC keeps, and of TLS below.
+    let (rsa, ed25519, secp256k1, unknown) = (0, 1, 2, 77);
+    let identities = [
+        (forged::signed_key(rsa, &huge, &[7; 256]), 1),
+        (forged::signed_key(ed25519, &[7; 32], &huge), 1),
+        (forged::signed_key(secp256k1, &huge, &[7; 64]), 1),
+        (forged::signed_key(unknown, &huge, &[]), 1),
+        (vec![0x30, 0x84, 0x7f, 0xff, 0xff, 0xff], 1), // Two gigabytes follow.
+        ([0x30, 0x80].repeat(5_000), 1),               // Nested, without lengths.
+        (forged::signed_key(ed25519, &[7; 32], &[7; 64]), 25),
+        (forged::signed_key(rsa, &vec![7; 50_000], &[7; 256]), 1),
+        (vec![0xff; 1 << 20], 1),
+    ];
+    for (number, (identity, n)) in identities.into_iter().enumerate() {
+        for _ in 0..4 {
+            let tls = forged::tls(identity.clone(), n).unwrap();
+            let end = forged::end_over_quic(quic, tls.clone());
+            let end = tokio::time::timeout(TIME_MAX, end).await;
+            let end = end.unwrap_or_else(|_| panic!("certificate {number} is put up with"));
+            end.unwrap();
+            let end = move || forged::end_over_tcp(tcp, tls, TIME_MAX);
+            tokio::task::spawn_blocking(end).await.unwrap().unwrap();
+        }
+    }
+    target.serves_others().await;
+    let address = target.carrack.p2p_address(Transport::Quic);
+    let over_quic = Dialer::new().dial(&address).await.unwrap();
+    over_quic.close().await.unwrap();
+    let grown = target.server.peak_memory() - peak;
+    assert!(grown < 32 << 20, "grown by {grown}");
+    target.is_at_rest().await;
+}
+
 /// What a peer says of itself, far longer than anybody listens, asked for and pushed.
 #[tokio::test]
 async fn huge_records_of_identify_are_not_kept() {

@@ -15,9 +15,10 @@ use carrack_testkit::Transport;
 use carrack_testkit::p2p::bitswap::{Answer, Ask, Fetch};
 use carrack_testkit::p2p::{BitswapClient, Dialer};
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use crate::support::car::raw;
-use crate::support::floods::{self, Attack, addresses, socket_of};
+use crate::support::floods::{self, Attack, FarAway, addresses, socket_of};
 use crate::support::{Carrack, Server, data, h2};
 
 const MIB: u64 = 1 << 20;
@@ -180,6 +181,60 @@ async fn silent_connections_over_each_transport_stop_no_handshake() {
     // So many are there by then.
     tokio::time::sleep(Duration::from_secs(3)).await;
     gets_in_over_each(&target).await;
+}
+
+/// First packets of QUIC from more addresses than there is room for handshakes, in less time than a
+/// client far away needs for its own: whoever sends them may have written any address on them.
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_addresses_leave_a_client_far_away_its_handshake() {
+    let target = Target::new(&format!("{UNTRUSTED}pending_max = 8\n"));
+    let quic = socket_of(&target.address(Transport::Quic));
+    let subnets = (20..100).map(|net| [127, 0, net, 1].into()).collect();
+    let _attack = floods::deaf_quic(quic, subnets, 60);
+    let latency = Duration::from_millis(200);
+    let far = FarAway::new(quic, HONEST.parse().unwrap(), latency).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let address = format!("/ip4/127.0.0.1/udp/{}/quic-v1", far.port);
+    for (cid, bytes) in &target.leaves[..3] {
+        let dialer = Dialer::new().with_patience(Duration::from_secs(8));
+        let mut client = BitswapClient::connect(&dialer, &address).await.unwrap();
+        assert!(client.block(cid).await.unwrap() == bytes);
+        client.close().await.unwrap();
+    }
+    assert!(far.n_retries() > 0, "nobody was asked to prove its address");
+}
+
+/// Streams that are opened and not agreed upon, each with as much as a window holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_address_sends_and_nobody_reads_is_little() {
+    const SILENT: usize = 16;
+    const FULL: usize = 44;
+    let target = Target::new(UNTRUSTED);
+    let before = target.server.peak_memory();
+    let mut held = Vec::new();
+    let mut writing = JoinSet::new();
+    for number in 0..16 {
+        let from = format!("127.0.1.{}", number % 2 + 1);
+        let dialer = Dialer::new().from_address(from.parse().unwrap());
+        let link = dialer.dial(&target.address(Transport::Tcp)).await.unwrap();
+        for stream in 0..SILENT + FULL {
+            let Ok(mut opened) = link.open_raw().await else {
+                break;
+            };
+            let len = if stream < SILENT { 1 } else { 256 << 10 };
+            writing.spawn(async move {
+                let _ = opened.send(&vec![0x13; len]).await;
+                std::future::pending::<()>().await;
+            });
+        }
+        held.push(link);
+    }
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let mut client = target.connect(HONEST, Transport::Tcp).await.unwrap();
+    let (cid, bytes) = &target.leaves[0];
+    assert!(client.block(cid).await.unwrap() == bytes);
+    let grown = target.server.peak_memory() - before;
+    assert!(grown < 64 * MIB, "grown by {grown}");
 }
 
 #[tokio::test]

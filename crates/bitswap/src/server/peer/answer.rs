@@ -2,9 +2,7 @@
 //!
 //! What the index knows is entered and served, and the registry never hears of it: however full it
 //! is, what is here is answered. What is absent is subscribed to, if there is room, and looked up
-//! once more: a block that came in between was told to nobody.
-
-use std::sync::atomic::Ordering::Acquire;
+//! once more if anything came meanwhile: a block that came in between was told to nobody.
 
 use carrack_formats::{Cid, Multihash};
 use futures_util::FutureExt;
@@ -74,6 +72,7 @@ impl<S: Store> Peer<S> {
     fn take(&mut self, entries: &[Entry], now: Instant) {
         let wanted = entries.iter().filter(|entry| !entry.cancel);
         let multihashes: Vec<Multihash> = wanted.map(|entry| *entry.cid.hash()).collect();
+        let n_changes = self.shared.registry.n_changes();
         let mut found = self.shared.store.find(&multihashes).into_iter();
         let mut absent: Vec<&Entry> = Vec::new();
         for entry in entries {
@@ -102,10 +101,12 @@ impl<S: Store> Peer<S> {
                 },
             }
         }
-        let multihashes: Vec<Multihash> = absent.iter().map(|entry| *entry.cid.hash()).collect();
-        let found = match absent.is_empty() {
-            true => Vec::new(),
-            false => self.shared.store.find(&multihashes),
+        let found = match self.shared.registry.n_changes() == n_changes {
+            true => vec![None; absent.len()],
+            false => {
+                let multihashes = absent.iter().map(|entry| *entry.cid.hash());
+                self.shared.store.find(&multihashes.collect::<Vec<_>>())
+            }
         };
         for (entry, len) in absent.into_iter().zip(found) {
             match len {
@@ -185,7 +186,7 @@ impl<S: Store> Peer<S> {
             return;
         }
         let cids = self.ledger.next_checks(CHECKS_MAX);
-        let n_changes = self.shared.n_changes.load(Acquire);
+        let n_changes = self.shared.registry.n_changes();
         let store = self.shared.store.clone();
         self.checking = Some(
             async move {
@@ -232,14 +233,14 @@ impl<S: Store> Peer<S> {
 
     /// A want whose block the index knows, and which cannot be served, waits for something to come.
     /// `n_changes`: what had come before that was found out.
-    pub(super) fn wait_again(&mut self, cid: &Cid, n_changes: u64) {
+    pub(super) fn wait_again(&mut self, cid: &Cid, n_changes: usize) {
         let Some(ticket) = self.subscribe(cid) else {
             self.ledger.remove(cid); // The client asks again.
             return;
         };
         let unused = self.ledger.wait_again(cid, ticket, Instant::now());
         self.unsubscribe(unused.as_slice());
-        if self.shared.n_changes.load(Acquire) != n_changes {
+        if self.shared.registry.n_changes() != n_changes {
             // Something came before it waited, and perhaps this.
             self.look_up_again(&[*cid]);
         }
@@ -252,8 +253,9 @@ impl<S: Store> Peer<S> {
             return;
         }
         let cids = self.ledger.of(&generations);
+        let n_changes = self.shared.registry.n_changes();
         let mut gone = self.look_up_again(&cids);
-        // What is not there after all is waited for again, and looked up again.
+        // What is not there after all is waited for again, and looked up again if more has come.
         gone.retain(|cid| match self.subscribe(cid) {
             Some(ticket) => self.ledger.renew(cid, ticket),
             None => {
@@ -261,7 +263,9 @@ impl<S: Store> Peer<S> {
                 false
             }
         });
-        self.look_up_again(&gone);
+        if self.shared.registry.n_changes() != n_changes {
+            self.look_up_again(&gone);
+        }
     }
 
     /// Those of `cids` that are not there.

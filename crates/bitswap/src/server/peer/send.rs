@@ -1,7 +1,6 @@
 //! From wants that can be served to messages on the wire.
 
 use std::io;
-use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,7 +40,7 @@ const WINDOW_TIME: Duration = Duration::from_millis(250);
 pub(super) struct Loaded {
     blocks: Vec<(Cid, Option<Bytes>)>,
     /// What had come to the store before they were.
-    n_changes: u64,
+    n_changes: usize,
     turn: Turn,
     len: usize,
 }
@@ -129,7 +128,7 @@ impl<S: Store> Peer<S> {
         }
         let len = turn.len();
         self.outstanding += len;
-        let n_changes = self.shared.n_changes.load(Acquire);
+        let n_changes = self.shared.registry.n_changes();
         let store = self.shared.store.clone();
         let loading = async move {
             let blocks = store.load(cids.clone()).await;
@@ -172,7 +171,7 @@ impl<S: Store> Peer<S> {
     }
 
     /// A block that the index knows cannot be served: its source is not what it was.
-    fn missing(&mut self, cid: &Cid, n_changes: u64) {
+    fn missing(&mut self, cid: &Cid, n_changes: usize) {
         if self.ledger.get(cid).is_some_and(|want| want.send_dont_have) {
             self.say(cid, false);
         }

@@ -90,6 +90,24 @@ async fn a_block_that_comes_between_the_look_up_and_the_subscription_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_absent_is_looked_up_once_while_nothing_comes() {
+    let (server, memory) = server(Options::default());
+    let mut peer = TestPeer::connect(&server, "p");
+    let n_finds = || memory.n_finds.swap(0, Ordering::Relaxed);
+    let absent = absent(0, 100);
+    let wants: Vec<Entry> = absent.iter().map(|cid| quiet(block(cid))).collect();
+    peer.want(&wants).await;
+    peer.silence().await;
+    assert_eq!(n_finds(), 100);
+    // What has come before does not matter.
+    server.store_has_changed();
+    n_finds();
+    peer.want(&[quiet(block(&cid_of(b"other")))]).await;
+    peer.silence().await;
+    assert_eq!(n_finds(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_want_that_is_repeated_is_checked_once_at_a_time() {
     let (server, memory) = server(Options::default());
     let cid = memory.put(vec![1; 5000]);

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use carrack_formats::Cid;
@@ -129,6 +130,54 @@ async fn one_way(to: SocketAddr, from: IpAddr) -> u16 {
         }
     });
     port
+}
+
+/// A way to `to` from an address that is far away, and back.
+pub(crate) struct FarAway {
+    /// Where to dial.
+    pub(crate) port: u16,
+    n_retries: Arc<AtomicUsize>,
+}
+
+impl FarAway {
+    /// Each datagram takes `time`, in either direction.
+    pub(crate) async fn new(to: SocketAddr, from: IpAddr, time: Duration) -> Self {
+        let near = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let far = Arc::new(UdpSocket::bind(SocketAddr::new(from, 0)).await.unwrap());
+        let way = Self {
+            port: near.local_addr().unwrap().port(),
+            n_retries: Arc::default(),
+        };
+        let n_retries = Arc::clone(&way.n_retries);
+        tokio::spawn(async move {
+            let (mut there, mut back) = (vec![0; 65536], vec![0; 65536]);
+            let mut client = None;
+            loop {
+                let (datagram, socket, to) = tokio::select! {
+                    Ok((len, from)) = near.recv_from(&mut there) => {
+                        client = Some(from);
+                        (there[..len].to_vec(), Arc::clone(&far), Some(to))
+                    }
+                    Ok(len) = far.recv(&mut back) => {
+                        let is_retry = back[0] & 0xf0 == 0xf0;
+                        n_retries.fetch_add(usize::from(is_retry), Ordering::Relaxed);
+                        (back[..len].to_vec(), Arc::clone(&near), client)
+                    }
+                };
+                let Some(to) = to else { continue };
+                tokio::spawn(async move {
+                    tokio::time::sleep(time).await;
+                    let _ = socket.send_to(&datagram, to).await;
+                });
+            }
+        });
+        way
+    }
+
+    /// Packets by which the server asked for a proof of the address.
+    pub(crate) fn n_retries(&self) -> usize {
+        self.n_retries.load(Ordering::Relaxed)
+    }
 }
 
 /// A block that lies in its CID: the attacker pays 40 bytes for it.
