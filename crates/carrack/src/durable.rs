@@ -140,19 +140,10 @@ pub fn create_dir_all(dir: &Path) -> Result<(), DurableError> {
     sync_name(dir)
 }
 
-/// Gives a finished file its name, in place of what had it. Both names are in one directory.
-///
-/// # Errors
-/// `Sync`; `Undone` if it cannot be renamed.
-pub fn publish(file: &File, from: &Path, to: &Path) -> Result<(), DurableError> {
-    sync_file(file, from)?;
-    rename(from, to)
-}
-
 /// Renames durably, in place of what had the name. Both names are in one directory.
 ///
 /// # Errors
-/// As [`publish`].
+/// As [`sync_name`]; `Undone` if it cannot be renamed.
 pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
     std::fs::rename(from, to).map_err(|error| DurableError::undone("renaming", from, error))?;
     sync_name(to)
@@ -161,7 +152,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
 /// Renames durably, unless there is something of that name: false, and nothing has changed.
 ///
 /// # Errors
-/// As [`publish`].
+/// As [`sync_name`]; `Undone` if it cannot be renamed.
 pub fn rename_unless_there(from: &Path, to: &Path) -> Result<bool, DurableError> {
     match move_unless_there(from, to) {
         Err(error) => Err(DurableError::undone("renaming", from, error)),
@@ -273,7 +264,7 @@ impl Temporary {
     /// Gives it its name, in place of what had it.
     ///
     /// # Errors
-    /// As [`publish`].
+    /// As [`sync_name`]; `Undone` if it cannot be renamed.
     pub fn publish(mut self) -> Result<(), DurableError> {
         sync_file(&self.file, &self.path)?;
         #[cfg(test)]
@@ -287,7 +278,7 @@ impl Temporary {
     /// Gives it its name unless there is such a file, which stays then.
     ///
     /// # Errors
-    /// As [`publish`].
+    /// As [`sync_name`]; `Undone` if it cannot be renamed.
     pub fn publish_unless_there(mut self) -> Result<bool, DurableError> {
         sync_file(&self.file, &self.path)?;
         self.is_published = rename_unless_there(&self.path, &self.target)?;

@@ -71,15 +71,6 @@ impl WriteGate {
         self.told(durable::sync_dir(dir))
     }
 
-    /// Gives a finished file its name, durably: see [`durable::publish`].
-    ///
-    /// # Errors
-    /// As [`Self::sync_dir`].
-    pub fn publish(&self, file: &File, from: &Path, to: &Path) -> Result<()> {
-        self.check()?;
-        self.told(durable::publish(file, from, to))
-    }
-
     /// What was tried with a file of the store: a sync that failed closes the gate.
     ///
     /// # Errors
