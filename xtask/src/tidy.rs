@@ -283,3 +283,10 @@ fn sum(text: &str) -> Option<u64> {
         .map(|part| part.trim().parse::<u64>().ok())
         .sum()
 }
+
+/// A folder of the program knows those below it alone.
+#[test]
+fn no_import_runs_up() {
+    let up = crate::graph::up(&crate::graph::program().unwrap());
+    assert!(up.is_empty(), "{up:#?}");
+}
