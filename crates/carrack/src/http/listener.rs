@@ -66,8 +66,8 @@ pub struct Shutdown<S, C> {
     pub closing: C,
 }
 
-/// Lets `service` answer what comes to `listener`, until `shutdown` says when to stop and every connection is
-/// closed, or the time for that is up.
+/// Lets `service` answer what comes to `listener`, until `shutdown` says when to stop and every
+/// connection is closed, or the time for that is up.
 ///
 /// Build the runtime with `max_blocking_threads(limits.blocking_jobs_max)`. Not cancel-safe:
 /// dropping the future cuts every response.

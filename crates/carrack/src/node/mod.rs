@@ -1,4 +1,5 @@
-//! Wiring of a running node: configuration, identity, peers, shutdown, parts that run as long as it does.
+//! Wiring of a running node: configuration, identity, peers, shutdown, and parts that run as long
+//! as it does.
 //!
 //! In       a store, options, a bound listener. Out: a node that serves until it is told to stop.
 //! Not here what requests mean (`gateway`); arguments and signals' meaning (`cli`).
