@@ -11,6 +11,8 @@ use crate::shell::root;
 
 const LINES_MAX: usize = 700;
 const COLUMNS_MAX: usize = 100;
+/// Of one function, comments before it among them.
+const FUNCTION_LINES_MAX: usize = 70;
 
 /// One Rust file: its path from the root, and its text.
 struct Source {
@@ -24,15 +26,52 @@ impl Source {
         self.path.contains("/src/") && !self.path.ends_with("/tests.rs")
     }
 
-    /// Lines up to the tests module.
+    /// All lines but those of items under `#[cfg(test)]`, which rustfmt ends where they begin: with
+    /// a brace in the same column, or with the first line that ends a statement.
     fn product_lines(&self) -> impl Iterator<Item = (usize, &str)> {
-        let tests = |line: &&str| line.trim_start() != "#[cfg(test)]";
-        self.text
-            .lines()
-            .take_while(tests)
-            .enumerate()
-            .map(|(index, line)| (index + 1, line))
+        let mut inside: Option<TestItem> = None;
+        let lines = self.text.lines().enumerate();
+        lines.filter_map(move |(index, line)| {
+            let Some(item) = &mut inside else {
+                let is_test = line.trim_start() == "#[cfg(test)]";
+                inside = is_test.then(|| TestItem {
+                    column: column_of(line),
+                    is_open: false,
+                });
+                return (!is_test).then_some((index + 1, line));
+            };
+            if item.ends_with(line) {
+                inside = None;
+            }
+            None
+        })
     }
+}
+
+/// An item under `#[cfg(test)]`, while its lines are passed over.
+struct TestItem {
+    column: usize,
+    /// Its first brace was seen.
+    is_open: bool,
+}
+
+impl TestItem {
+    fn ends_with(&mut self, line: &str) -> bool {
+        let text = line.trim();
+        if column_of(line) != self.column || text.starts_with('#') {
+            return false;
+        }
+        let was_open = self.is_open;
+        self.is_open |= text.ends_with('{');
+        match was_open {
+            true => matches!(text, "}" | "};" | ")" | ");" | "]" | "];"),
+            false => !self.is_open && (text.ends_with(';') || text.ends_with('}')),
+        }
+    }
+}
+
+fn column_of(line: &str) -> usize {
+    line.len() - line.trim_start().len()
 }
 
 fn sources() -> Vec<Source> {
@@ -282,4 +321,108 @@ fn sum(text: &str) -> Option<u64> {
     text.split('+')
         .map(|part| part.trim().parse::<u64>().ok())
         .sum()
+}
+
+#[test]
+fn lines_behind_tests_are_seen() {
+    let text = [
+        "a",
+        "#[cfg(test)]",
+        "mod tests {",
+        "    fn f() {",
+        "    }",
+        "}",
+        "b",
+        "#[cfg(test)]",
+        "mod c;",
+        "d",
+        "impl X {",
+        "    #[cfg(test)]",
+        "    fn f(",
+        "        a: u8,",
+        "    ) {",
+        "        1;",
+        "    }",
+        "    e",
+        "}",
+    ];
+    let source = Source {
+        path: String::new(),
+        text: text.join("\n"),
+    };
+    let seen: Vec<&str> = source
+        .product_lines()
+        .map(|(_, line)| line.trim())
+        .collect();
+    assert_eq!(seen, ["a", "b", "d", "impl X {", "e", "}"]);
+}
+
+/// Functions that are longer than [`FUNCTION_LINES_MAX`], and why.
+const LONG: [(&str, &str, &str); 10] = [
+    (
+        "cli/commands/peers.rs",
+        "run",
+        "one JSON value of many fields",
+    ),
+    (
+        "cli/commands/serve.rs",
+        "run",
+        "what a node is made of, in the order in which it starts",
+    ),
+    (
+        "cli/commands/status.rs",
+        "run",
+        "one JSON value of many fields",
+    ),
+    (
+        "ingest/assembly.rs",
+        "build",
+        "the walk of a builder's steps, which share their state",
+    ),
+    (
+        "ingest/import.rs",
+        "scan",
+        "one loop over the steps of a parser",
+    ),
+    (
+        "ingest/import/remote.rs",
+        "import_remote",
+        "what is made first and undone last",
+    ),
+    (
+        "ingest/import/remote/stream.rs",
+        "stream_sections",
+        "one loop over a stream's parts",
+    ),
+    ("node/config.rs", "apply", "a line for each setting"),
+    ("source/s3/mod.rs", "refusal", "a line for each code of S3"),
+    (
+        "store/rebuild/catalog.rs",
+        "rebuild_catalog",
+        "the order of the steps is the point",
+    ),
+];
+
+#[test]
+fn functions_fit_a_screen() {
+    let program = crate::graph::program().unwrap();
+    let mut breaches = Vec::new();
+    for file in &program.files {
+        for (name, line, n_lines) in &file.functions {
+            let is_known = LONG
+                .iter()
+                .any(|(path, known, _)| *path == file.path && known == name);
+            if *n_lines > FUNCTION_LINES_MAX && !is_known {
+                breaches.push(format!("{}:{line}: {name}: {n_lines} lines", file.path));
+            }
+        }
+    }
+    assert!(breaches.is_empty(), "\n{}", breaches.join("\n"));
+}
+
+/// A folder of the program knows those below it alone.
+#[test]
+fn no_import_runs_up() {
+    let up = crate::graph::up(&crate::graph::program().unwrap());
+    assert!(up.is_empty(), "{up:#?}");
 }

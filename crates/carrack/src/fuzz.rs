@@ -9,9 +9,9 @@
 
 pub use crate::cli::control::fuzz::control;
 pub use crate::gateway::fuzz::request;
+pub use crate::http::websocket::fuzz::websocket;
 pub use crate::ingest::import::remote::claims::claims;
 pub use crate::ingest::journal::fuzz::journal;
-pub use crate::node::websocket::fuzz::websocket;
 pub use crate::source::fuzz::listing;
 pub use crate::store::catalog::fuzz::record;
 pub use crate::store::index::fuzz::segment;

@@ -12,6 +12,7 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod gateway;
+pub mod http;
 pub mod ingest;
 pub mod node;
 pub mod source;

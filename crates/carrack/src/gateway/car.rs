@@ -21,18 +21,19 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use super::backend::{Backend, Batch, Next, Plan, require_block};
-use super::body::Body;
 use super::conditions::{self, Verdict};
 use super::headers::{self, Target};
 use super::pool::{self, Pool, Reserved};
-use super::refusal::Refusal;
 use super::request::CarOptions;
-use super::service::{Answer, Job};
+use super::service::Job;
 use super::trailer::Trailer;
 use super::walks::Counted;
 use crate::error::{Error, ErrorKind, Result};
-use crate::node::accounts::Account;
-use crate::node::watch::{Share, Watch};
+use crate::http::accounts::Account;
+use crate::http::body::Body;
+use crate::http::refusal::Refusal;
+use crate::http::service::Answer;
+use crate::http::watch::{Share, Watch};
 use crate::store::car_stream::{CarRequest, walk_error};
 
 /// Bytes announced ahead to sources elsewhere at the start of an answer, and at most. A window of
@@ -81,7 +82,7 @@ pub(crate) async fn answer<B: Backend>(
         .map_err(|error| Refusal::from_error(&error))?;
     match verdict {
         Verdict::Holds => {}
-        Verdict::Known => return Ok(Answer::not_modified(etag)),
+        Verdict::Known => return Ok(super::service::not_modified(etag)),
         Verdict::Fails => return Err(Refusal::unmatched()),
     }
     let target = Target {

@@ -13,7 +13,7 @@
 use http::header::HeaderValue;
 
 use super::request::GatewayRequest;
-use crate::node::limits::ENTITY_TAGS_MAX;
+use crate::http::limits::ENTITY_TAGS_MAX;
 
 /// What a condition comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::testing::{Node, Reply};
+use crate::http::limits::Limits;
 use crate::ingest::tests::bytes;
-use crate::node::limits::Limits;
 use crate::source::health::SourceState;
 use crate::source::testing::Fault;
 use crate::store::block::remote::tests::{BLOCK, Setup};

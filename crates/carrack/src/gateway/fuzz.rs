@@ -17,7 +17,7 @@ use super::conditions;
 use super::headers::{self, Target};
 use super::raw::{Selected, select};
 use super::request::{Format, GatewayRequest, RangeSpec, parse};
-use crate::node::limits::{FILENAME_LEN_MAX, Limits, RANGES_MAX, RESPONSE_HEAD_LEN_MAX};
+use crate::http::limits::{FILENAME_LEN_MAX, Limits, RANGES_MAX, RESPONSE_HEAD_LEN_MAX};
 use carrack_formats::walk::Scope;
 
 /// The first line is the target; each further line is a header, named by its first byte.

@@ -21,10 +21,10 @@ use http::header::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::negotiate::{Order, RAW_TYPE};
-use super::refusal::Refusal;
 use super::request::{CarOptions, Format, GatewayRequest};
 use super::trailer::{range_text, scope_str};
-use crate::node::limits::RESPONSE_HEAD_LEN_MAX;
+use crate::http::limits::RESPONSE_HEAD_LEN_MAX;
+use crate::http::refusal::Refusal;
 
 /// Content below a CID never changes: 48 weeks, as deployed gateways say it.
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=29030400, immutable");

@@ -2,12 +2,11 @@
 //!
 //! In       HTTP requests for `/ipfs/{cid}[/path]`.
 //! Out      answers that the client verifies: raw blocks and CARs.
-//! Not here sockets, timeouts and shutdown (`node`); where bytes lie (`store`).
+//! Not here sockets, timeouts and shutdown (`http`); where bytes lie (`store`).
 //!
 //! Spec: <https://specs.ipfs.tech/http-gateways/trustless-gateway/>
 
 pub mod backend;
-pub mod body;
 mod car;
 pub mod conditions;
 #[cfg(any(test, feature = "fuzz"))]
@@ -16,7 +15,6 @@ pub mod headers;
 pub mod negotiate;
 pub mod pool;
 mod raw;
-pub mod refusal;
 pub mod request;
 pub mod service;
 pub mod trailer;

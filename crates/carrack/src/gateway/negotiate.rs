@@ -7,7 +7,7 @@
 //!
 //! Spec: RFC 9110 section 12.5.1; IPIP-412 (order, dups), IPIP-431 (meta), IPIP-523 (precedence).
 
-use crate::node::limits::ACCEPT_ENTRIES_MAX;
+use crate::http::limits::ACCEPT_ENTRIES_MAX;
 
 /// Media type of one raw block.
 pub const RAW_TYPE: &str = "application/vnd.ipld.raw";

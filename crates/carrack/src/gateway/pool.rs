@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Context, ErrorKind, Result};
-use crate::node::accounts::{Account, Common, Room, UNIT, Waiting, units};
+use crate::http::accounts::{Account, Common, Room, UNIT, Waiting, units};
 
 /// Reads that each client may have ahead before the others' come first.
 const AHEAD_MIN: usize = 3;

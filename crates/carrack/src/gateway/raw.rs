@@ -18,9 +18,10 @@ use super::backend::Backend;
 use super::conditions::{self, Verdict};
 use super::headers::{self, Target};
 use super::pool::{self, Reserved};
-use super::refusal::Refusal;
 use super::request::{Format, RangeSpec};
-use super::service::{Answer, Job};
+use super::service::Job;
+use crate::http::refusal::Refusal;
+use crate::http::service::{Answer, Service as _};
 
 /// The part of a block that a `Range` header selects.
 #[derive(Debug, PartialEq, Eq)]
@@ -89,7 +90,7 @@ pub(crate) async fn answer<B: Backend>(job: &Job<B>) -> Result<Answer, Refusal> 
     let etag = headers::etag(request, target.terminus);
     match conditions::judge(request, &etag) {
         Verdict::Holds => {}
-        Verdict::Known => return Ok(Answer::not_modified(etag)),
+        Verdict::Known => return Ok(super::service::not_modified(etag)),
         Verdict::Fails => return Err(Refusal::unmatched()),
     }
     if request.head {

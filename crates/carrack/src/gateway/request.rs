@@ -24,8 +24,8 @@ use http::{Method, StatusCode, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
 use super::negotiate::{Accepted, CarParams, Negotiated, Order, negotiate};
-use super::refusal::Refusal;
-use crate::node::limits::{FILENAME_LEN_MAX, Limits, RANGES_MAX};
+use crate::http::limits::{FILENAME_LEN_MAX, Limits, RANGES_MAX};
+use crate::http::refusal::Refusal;
 
 /// What a CAR request asks for, with every default filled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,36 +3,34 @@
 //! In       request heads; bodies of requests are never read.
 //! Out      responses. What is in memory is answered at once, without a task or an await.
 //! Limits   `Limits::requests_max` requests for content at once, and those of a client's address
-//!          (`node::accounts`), then 429; `Limits::answer_timeout` until an answer begins, then
+//!          (`http::accounts`), then 429; `Limits::answer_timeout` until an answer begins, then
 //!          504.
-//! Not here sockets (`node::listener`); what is served below `/ipfs/` (`raw`, `car`).
+//! Not here sockets (`http::listener`); what is served below `/ipfs/` (`raw`, `car`).
 
-use std::convert::Infallible;
-use std::fmt;
-use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use carrack_formats::Cid;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, StatusCode, Uri, Version};
+use tokio::net::TcpListener;
 
 use super::backend::Backend;
-use super::body::{Body, Guard};
 use super::headers;
 use super::pool::{Pool, Reserved};
-use super::refusal::Refusal;
 use super::request::{self, Format, GatewayRequest};
 use super::walks::Walks;
 use super::{car, raw};
-use crate::node::access_log::AccessLog;
-use crate::node::limits::Limits;
-pub use crate::node::supervisor::Readiness;
-use crate::node::watch::{Share, Watch};
+use crate::error::Result;
+use crate::http::body::{Body, Guard};
+use crate::http::limits::Limits;
+use crate::http::readiness::Readiness;
+use crate::http::refusal::Refusal;
+use crate::http::service::{Answer, Reply, Service, respond};
+use crate::http::watch::{Share, Watch};
+use crate::http::{ServeOptions, Shutdown};
 
 /// Answers requests from a store. Clones share everything.
 #[derive(Debug)]
@@ -48,7 +46,6 @@ struct Inner<B> {
     walks: Walks,
     requests_active: Arc<AtomicUsize>,
     readiness: Readiness,
-    access_log: Option<AccessLog>,
 }
 
 impl<B> Clone for Gateway<B> {
@@ -57,13 +54,6 @@ impl<B> Clone for Gateway<B> {
             inner: Arc::clone(&self.inner),
         }
     }
-}
-
-/// What is said about one request before its headers are final.
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Body,
 }
 
 /// One request for content and all that answering it takes.
@@ -75,46 +65,10 @@ pub(crate) struct Job<B> {
     http2: bool,
 }
 
-/// A response now, or after a visit to the disk.
-pub enum Reply {
-    /// At hand; taken when polled.
-    Now(Option<Box<Response<Body>>>),
-    /// To come.
-    Later(Pin<Box<dyn Future<Output = Response<Body>> + Send>>),
-}
-
-impl fmt::Debug for Reply {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Now(_) => "Now",
-            Self::Later(_) => "Later",
-        })
-    }
-}
-
-impl Future for Reply {
-    type Output = Result<Response<Body>, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
-            Self::Now(response) => match response.take() {
-                Some(response) => Poll::Ready(Ok(*response)),
-                None => Poll::Pending,
-            },
-            Self::Later(future) => future.as_mut().poll(cx).map(Ok),
-        }
-    }
-}
-
 impl<B: Backend> Gateway<B> {
     /// A gateway to `backend`.
     #[must_use]
-    pub fn new(
-        backend: B,
-        limits: Limits,
-        readiness: Readiness,
-        access_log: Option<AccessLog>,
-    ) -> Self {
+    pub fn new(backend: B, limits: Limits, readiness: Readiness) -> Self {
         let pool = Pool::new(limits.bytes_in_flight_max);
         let walks = Walks::new(limits.walk_bytes_max);
         Self {
@@ -125,7 +79,6 @@ impl<B: Backend> Gateway<B> {
                 walks,
                 requests_active: Arc::default(),
                 readiness,
-                access_log,
             }),
         }
     }
@@ -148,73 +101,35 @@ impl<B: Backend> Gateway<B> {
         &self.inner.walks
     }
 
-    /// Answers one request that came over a connection under `watch`. Its body is dropped unread.
-    pub fn call<R>(&self, request: Request<R>, watch: &Arc<Watch>, address: IpAddr) -> Reply {
-        let (parts, _body) = request.into_parts();
-        let guard = self.guard(&parts, watch, address);
-        let is_content = parts.uri.path().starts_with("/ipfs/");
-        if is_content && matches!(parts.method, Method::GET | Method::HEAD) {
-            return self.content(&parts, watch, guard);
-        }
-        respond_now(self.other(&parts, is_content), guard)
-    }
-
-    /// Answers one request as was decided elsewhere, with the accounts that all requests have.
-    pub(crate) fn call_with<R>(
-        &self,
-        request: Request<R>,
-        watch: &Arc<Watch>,
-        address: IpAddr,
-        answer: Answer,
-    ) -> Reply {
-        let (parts, _body) = request.into_parts();
-        respond_now(answer, self.guard(&parts, watch, address))
-    }
-
-    /// Opens the account of a request.
-    fn guard(&self, parts: &Parts, watch: &Arc<Watch>, address: IpAddr) -> Guard {
-        watch.request_started(parts.version == Version::HTTP_2);
-        let entry = self.inner.access_log.as_ref().map(|log| {
-            log.entry(
-                address,
-                &parts.method,
-                &parts.uri,
-                parts.version,
-                &parts.headers,
-            )
-        });
-        Guard::new(Arc::clone(watch), parts.method == Method::HEAD, entry)
-    }
-
     /// Requests for content: admitted, parsed, answered at once if that takes no disk.
-    fn content(&self, parts: &Parts, watch: &Arc<Watch>, mut guard: Guard) -> Reply {
+    fn content(&self, parts: &Parts, mut guard: Guard) -> Reply {
         let limits = self.limits();
         if let Err(full) = guard.enter(&self.inner.requests_active, limits.requests_max) {
-            return respond_now(self.refuse(&Refusal::too_many(full)), guard);
+            return Reply::now(self.refuse(&Refusal::too_many(full)), guard);
         }
         let parsed = request::parse(&parts.method, &parts.uri, &parts.headers, limits);
         let request = match parsed {
             Ok(request) => request,
-            Err(refusal) => return respond_now(self.refuse(&refusal), guard),
+            Err(refusal) => return Reply::now(self.refuse(&refusal), guard),
         };
         let job = Job {
             gateway: self.clone(),
             request,
             uri: parts.uri.clone(),
-            watch: Arc::clone(watch),
+            watch: Arc::clone(guard.watch()),
             http2: parts.version == Version::HTTP_2,
         };
         let format = job.request.format;
         match format {
             Format::Raw | Format::Json => match raw::try_answer(&job) {
-                Some(outcome) => respond_now(self.settle(outcome), guard),
+                Some(outcome) => Reply::now(self.settle(outcome), guard),
                 None => Reply::Later(Box::pin(async move {
                     let outcome = job.in_time(raw::answer(&job)).await;
                     respond(job.gateway.settle(outcome), guard)
                 })),
             },
             Format::Car(options) => match job.require_root() {
-                Err(refusal) => respond_now(self.refuse(&refusal), guard),
+                Err(refusal) => Reply::now(self.refuse(&refusal), guard),
                 Ok(()) => Reply::Later(Box::pin(async move {
                     let outcome = job.in_time(car::answer(&job, options)).await;
                     respond(job.gateway.settle(outcome), guard)
@@ -285,64 +200,57 @@ impl<B: Backend> Gateway<B> {
         Answer::new(status, fields, body)
     }
 
-    fn settle(&self, outcome: Result<Answer, Refusal>) -> Answer {
+    fn settle(&self, outcome: std::result::Result<Answer, Refusal>) -> Answer {
         outcome.unwrap_or_else(|refusal| self.refuse(&refusal))
     }
+}
 
-    /// The answer that says `refusal`.
-    pub(crate) fn refuse(&self, refusal: &Refusal) -> Answer {
+impl<B: Backend> Service for Gateway<B> {
+    fn call(&self, request: &Parts, guard: Guard) -> Reply {
+        let is_content = request.uri.path().starts_with("/ipfs/");
+        if is_content && matches!(request.method, Method::GET | Method::HEAD) {
+            return self.content(request, guard);
+        }
+        Reply::now(self.other(request, is_content), guard)
+    }
+
+    fn refuse(&self, refusal: &Refusal) -> Answer {
         let fields = headers::refusal(refusal, self.limits().retry_after_s);
         let body = Bytes::from(format!("{}\n", refusal.sentence));
         Answer::new(refusal.status, fields, body)
     }
+
+    fn is_pressed(&self) -> bool {
+        self.pool().is_pressed()
+    }
+}
+
+/// Serves `backend` on `listener` until `shutdown` says when to stop; as [`http::serve`].
+///
+/// # Errors
+/// Those of [`http::serve`].
+///
+/// [`http::serve`]: crate::http::serve
+pub async fn serve<B: Backend, S, C>(
+    backend: B,
+    options: ServeOptions,
+    listener: TcpListener,
+    shutdown: Shutdown<S, C>,
+) -> Result<()>
+where
+    S: Future<Output = ()> + Send,
+    C: Future<Output = ()> + Send,
+{
+    let gateway = Gateway::new(backend, options.limits.clone(), options.readiness.clone());
+    crate::http::serve(gateway, options, listener, shutdown).await
 }
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 
-impl Answer {
-    pub(crate) const fn new(status: StatusCode, headers: HeaderMap, body: Bytes) -> Self {
-        Self {
-            status,
-            headers,
-            body: Body::whole(body),
-        }
-    }
-
-    /// Leaves the head as it is: HTTP/2 would send the body even to HEAD.
-    fn without_body(&mut self) {
-        let body = std::mem::take(&mut self.body);
-        if let Some(len) = http_body::Body::size_hint(&body)
-            .exact()
-            .filter(|len| *len > 0)
-        {
-            self.headers.entry(CONTENT_LENGTH).or_insert(len.into());
-        }
-    }
-
-    pub(crate) fn not_modified(etag: HeaderValue) -> Self {
-        Self::new(
-            StatusCode::NOT_MODIFIED,
-            headers::not_modified(etag),
-            Bytes::new(),
-        )
-    }
-}
-
-fn respond_now(answer: Answer, guard: Guard) -> Reply {
-    Reply::Now(Some(Box::new(respond(answer, guard))))
-}
-
-/// The response, which ends the account of its request when its body is gone.
-fn respond(mut answer: Answer, mut guard: Guard) -> Response<Body> {
-    guard.answered(answer.status);
-    if guard.is_head() {
-        answer.without_body();
-    }
-    answer.body.guard(guard);
-    let mut response = Response::new(answer.body);
-    *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers;
-    response
+/// The client has what it asks for.
+pub(crate) fn not_modified(etag: HeaderValue) -> Answer {
+    let fields = headers::not_modified(etag);
+    Answer::new(StatusCode::NOT_MODIFIED, fields, Bytes::new())
 }
 
 /// Bodies up to this length are watched together with others of their time, and not by a share of
@@ -351,7 +259,7 @@ const SMALL_LEN_MAX: usize = 16 * 1024;
 
 impl<B: Backend> Job<B> {
     /// Whether the root is here, by one look-up in the index.
-    pub(crate) fn require_root(&self) -> Result<(), Refusal> {
+    pub(crate) fn require_root(&self) -> std::result::Result<(), Refusal> {
         match self.gateway.backend().holds(&self.request.root) {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.absent(&self.request.root)),
@@ -381,8 +289,8 @@ impl<B: Backend> Job<B> {
     /// What `answer` comes to, or 504 if that takes too long: a request always ends.
     async fn in_time(
         &self,
-        answer: impl Future<Output = Result<Answer, Refusal>>,
-    ) -> Result<Answer, Refusal> {
+        answer: impl Future<Output = std::result::Result<Answer, Refusal>>,
+    ) -> std::result::Result<Answer, Refusal> {
         let limit = self.gateway.limits().answer_timeout;
         let outcome = tokio::time::timeout(limit, answer).await;
         outcome.unwrap_or_else(|_| Err(Refusal::late()))
@@ -394,7 +302,7 @@ impl<B: Backend> Job<B> {
     }
 
     /// Room for `len` bytes, or 503.
-    pub(crate) async fn reserve(&self, len: usize) -> Result<Reserved, Refusal> {
+    pub(crate) async fn reserve(&self, len: usize) -> std::result::Result<Reserved, Refusal> {
         let room_timeout = self.gateway.limits().room_timeout;
         let (pool, account) = (self.gateway.pool(), self.watch.account());
         let reserved = pool.reserve_within(len, account, room_timeout).await;

@@ -18,9 +18,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::backend::{Backend, Batch, MayHold, Next, Plan};
+use super::service::serve;
 use crate::error::{Error, ErrorKind, Result};
-use crate::node::limits::Limits;
-use crate::node::{ServeOptions, Shutdown, serve};
+use crate::http::limits::Limits;
+use crate::http::{ServeOptions, Shutdown};
 use crate::store::car_stream::{CarRequest, walk_error};
 
 /// How a block of [`Memory`] fails.

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::testing::{Fault, Memory, Node, Reply};
 use crate::cli::output::tests::Shared;
-use crate::node::ServeOptions;
-use crate::node::access_log::{AccessLog, LogFormat};
-use crate::node::limits::Limits;
+use crate::http::ServeOptions;
+use crate::http::access_log::{AccessLog, LogFormat};
+use crate::http::limits::Limits;
 
 const ABSENT: &str = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
 const RAW_FIELD: (&str, &str) = ("accept", "application/vnd.ipld.raw");

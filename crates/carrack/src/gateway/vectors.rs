@@ -17,9 +17,9 @@ use carrack_formats::cid;
 use serde_json::Value;
 
 use super::testing::{Node, Reply};
+use crate::http::limits::Limits;
 use crate::ingest::Quiet;
 use crate::ingest::import::{ImportOptions, import};
-use crate::node::limits::Limits;
 use crate::store::block::Blocks;
 use crate::store::{OpenMode, Store};
 

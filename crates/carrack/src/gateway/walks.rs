@@ -4,7 +4,7 @@
 //! Out      the same plans, which fail when all of them together hold too much.
 //! Limits   `Limits::walk_bytes_max`, beyond [`FREE_LEN`] bytes for each walk: a request for a
 //!          small DAG is answered however large the others are. An address and a subnet have a part
-//!          of what is free (`node::accounts`).
+//!          of what is free (`http::accounts`).
 //! Not here bytes of blocks on their way to a socket (`pool`).
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use carrack_formats::Cid;
 
 use super::backend::{Next, Plan};
 use crate::error::{Error, ErrorKind, Result};
-use crate::node::watch::Watch;
+use crate::http::watch::Watch;
 
 /// Bytes that each walk may hold without being counted: 256 MiB for as many as there may be
 /// requests.
@@ -124,9 +124,9 @@ impl<P: Plan> Counted<P> {
 mod tests {
     use super::*;
     use crate::gateway::backend::{Batch, MayHold};
-    use crate::node::accounts::Accounts;
-    use crate::node::limits::Limits;
-    use crate::node::watch::Patience;
+    use crate::http::accounts::Accounts;
+    use crate::http::limits::Limits;
+    use crate::http::watch::Patience;
 
     /// Holds so much after each batch, and within it.
     #[derive(Default)]

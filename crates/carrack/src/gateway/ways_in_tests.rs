@@ -8,8 +8,8 @@ use carrack_bitswap::server::Store as _;
 use carrack_formats::Cid;
 
 use super::testing::Node;
+use crate::http::limits::Limits;
 use crate::ingest::tests::{bytes, options, raw};
-use crate::node::limits::Limits;
 use crate::node::swarm::WantedBlocks;
 use crate::source::validator::ObjectStamp;
 use crate::store::block::remote::tests::{BLOCK, Setup};

@@ -20,8 +20,8 @@ use carrack_bitswap::server::Options;
 use serde::Deserialize;
 
 use self::value::{Answer, Count, Net, Rate, Seconds, Size, SizeRate};
-use super::limits::Limits;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::http::limits::Limits;
 
 /// The file in the data directory that is read if none is named.
 pub const FILE_NAME: &str = "carrack.toml";

@@ -6,15 +6,14 @@
 //!          [`PAUSE_MAX`]; a part that ran for [`CALM`] begins at the first again.
 //! Not here what the parts do; requests and peers, whose tasks end with them.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 
 use crate::error::Error;
+use crate::http::readiness::Readiness;
 
 /// From the first panic to the next start.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
@@ -24,51 +23,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(300);
 const CALM: Duration = Duration::from_secs(600);
 /// A thread that pauses looks so often whether it is to end.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// What `/readyz` says. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    ready: AtomicBool,
-    /// Parts that are not running, and why.
-    down: Mutex<BTreeMap<&'static str, String>>,
-}
-
-impl Readiness {
-    /// Sets whether the node is of use.
-    pub fn set(&self, ready: bool) {
-        self.0.ready.store(ready, Relaxed);
-    }
-
-    /// Whether the node is of use.
-    #[must_use]
-    pub fn get(&self) -> bool {
-        self.0.ready.load(Relaxed)
-    }
-
-    /// Parts that are not running, a sentence each.
-    #[must_use]
-    pub fn troubles(&self) -> Vec<String> {
-        let down = self.hold();
-        let sentence = |(part, why): (&&str, &String)| format!("{part}: {why}");
-        down.iter().map(sentence).collect()
-    }
-
-    fn set_down(&self, part: &'static str, why: String) {
-        self.hold().insert(part, why);
-    }
-
-    fn set_up(&self, part: &'static str) {
-        self.hold().remove(part);
-    }
-
-    fn hold(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
-        let down = self.0.down.lock();
-        down.unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// One part, and how often it has failed of late.
 #[derive(Debug)]

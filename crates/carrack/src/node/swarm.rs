@@ -20,8 +20,9 @@ use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 
 use super::identity::Identity;
-use super::supervisor::{Part, Readiness, fail_points};
+use super::supervisor::{Part, fail_points};
 use crate::error::{Error, ErrorKind, Result};
+use crate::http::readiness::Readiness;
 use crate::store::block::{Blocks, block_len};
 
 /// A connection on which nothing is wanted for so long is closed. As long as a want for something

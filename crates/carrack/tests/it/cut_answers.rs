@@ -3,7 +3,7 @@
 //!
 //! In       a DAG of which one leaf is absent; a node that is killed.
 //! Out      resets, where an ordinary close would pass the cut answer off as a whole one.
-//! Not here curl and nginx (`peers::cut_answers`), HTTP/2 (`node::listener`).
+//! Not here curl and nginx (`peers::cut_answers`), HTTP/2 (`http::listener`).
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};

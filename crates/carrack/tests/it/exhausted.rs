@@ -3,7 +3,7 @@
 //!
 //! In       limits on descriptors that are taken away from a running process and given back.
 //! Out      nothing lost, nothing marked as changed, nothing read-only.
-//! Not here the limits on connections (`node::limits`).
+//! Not here the limits on connections (`http::limits`).
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -3,7 +3,7 @@
 //! In       attackers of HTTP on some addresses of this machine, none of them trusted; a client on
 //!          another one.
 //! Out      how many answers the client gets in a time, and how long the slowest takes.
-//! Not here single limits (`node::listener`, `node::accounts`); all attacks at once (`p2p_floods`).
+//! Not here single limits (`http::listener`, `http::accounts`); all attacks at once (`p2p_floods`).
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

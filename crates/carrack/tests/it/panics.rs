@@ -2,7 +2,7 @@
 //!
 //! In       a node whose parts a test can have panic: builds for release cannot.
 //! Out      `/readyz`, the log, and what the part does afterwards.
-//! Not here tasks of requests and peers, which end with them (`node::listener`, `carrack_bitswap`).
+//! Not here tasks of requests and peers, which end with them (`http::listener`, `carrack_bitswap`).
 
 use std::fs;
 use std::net::TcpStream;

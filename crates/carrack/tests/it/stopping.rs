@@ -2,7 +2,7 @@
 //!
 //! In       signals to a running `serve`.
 //! Out      what clients see meanwhile, and the exit code.
-//! Not here answers on connections of all kinds (`node::listener`).
+//! Not here answers on connections of all kinds (`http::listener`).
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -2,7 +2,7 @@
 //!
 //! In       paths to add or import first, an address, a store.
 //! Out      a gateway until a signal comes, and commands of other processes carried out meanwhile.
-//! Limits   `node::limits`; the block budget is shared by blocks on their way and the cache.
+//! Limits   `http::limits`; the block budget is shared by blocks on their way and the cache.
 //! Not here HTTP (`gateway`), sockets (`node`).
 
 mod watch;
@@ -31,18 +31,20 @@ use crate::cli::output::{Output, shown};
 use crate::cli::pipe;
 use crate::cli::{Env, open_blocks, run_for_client};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::gateway::service::Readiness;
+use crate::gateway::service::serve;
+use crate::http::access_log::{AccessLog, LogFormat, LogWriter};
+use crate::http::limits::Limits;
+use crate::http::readiness::Readiness;
+use crate::http::{ServeOptions, Shutdown, websocket};
 use crate::ingest::AddedRoot;
 use crate::ingest::remote::target::{is_url, target};
 use crate::ingest::rescan::Rescanned;
-use crate::node::access_log::{AccessLog, LogFormat, LogWriter};
+use crate::node;
 use crate::node::config::Config;
 use crate::node::identity::Identity;
-use crate::node::limits::Limits;
 use crate::node::shutdown::{Signal, Signals};
 use crate::node::supervisor::{Part, fail_point, fail_points, run_again};
 use crate::node::swarm::{self, P2p, P2pOptions};
-use crate::node::{self, ServeOptions, Shutdown, websocket};
 use crate::source::config::Environment;
 use crate::store::block::Blocks;
 use crate::store::{Merger, Step, Store};
@@ -126,7 +128,7 @@ pub fn run(
         door: p2p.is_some().then_some(door),
         readiness: readiness.clone(),
     };
-    let serving = runtime.spawn(node::serve(
+    let serving = runtime.spawn(serve(
         blocks.clone(),
         options,
         listener,

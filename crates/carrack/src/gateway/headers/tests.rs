@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::gateway::request::parse;
-use crate::node::limits::Limits;
+use crate::http::limits::Limits;
 
 const ROOT: &str = "bafkreihhpc5y2pqvl5rbe5uuyhqjouybfs3rvlmisccgzue2kkt5zq6upq";
 

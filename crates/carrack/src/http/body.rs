@@ -4,11 +4,11 @@
 //! Out      [`Piece`]s for hyper, which tell the watch when they have left. A known length becomes
 //!          Content-Length, else the body is chunked.
 //! Limits   on HTTP/2 a frame is at most `Limits::h2_piece_len`; the bytes themselves are in the
-//!          budget of `pool`.
-//! Not here what the bytes are (`raw`, `car`).
+//!          budget of whoever gives them.
+//! Not here what the bytes are.
 //!
 //! An error that the body yields makes hyper end HTTP/1 without the final chunk and reset a stream
-//! of HTTP/2; where there are no chunks, the socket is reset (`node::io`): a cut answer never looks
+//! of HTTP/2; where there are no chunks, the socket is reset (`http::io`): a cut answer never looks
 //! whole.
 
 use std::pin::Pin;
@@ -22,9 +22,9 @@ use http::StatusCode;
 use http_body::{Frame, SizeHint};
 
 use crate::error::Error;
-use crate::node::access_log::Entry;
-use crate::node::accounts::count_up;
-use crate::node::watch::{Generation, Share, Watch};
+use crate::http::access_log::Entry;
+use crate::http::accounts::count_up;
+use crate::http::watch::{Generation, Share, Watch};
 
 /// Parts of a body that are read while it is sent.
 pub(crate) type Parts = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
@@ -127,7 +127,7 @@ impl Body {
 
     /// Makes the body the end of a request's account. What has no watch of its own yet is small,
     /// and is watched as such.
-    pub(crate) fn guard(&mut self, mut guard: Guard) {
+    pub fn guard(&mut self, mut guard: Guard) {
         if self.watch.is_none() && !http_body::Body::is_end_stream(self) {
             guard.generation = Some(guard.watch.small_answered());
         }
@@ -264,6 +264,12 @@ impl Guard {
         }
         self.active = Some(Arc::clone(active));
         Ok(())
+    }
+
+    /// The connection's watch.
+    #[must_use]
+    pub const fn watch(&self) -> &Arc<Watch> {
+        &self.watch
     }
 
     /// Whether the request asks for a head alone.

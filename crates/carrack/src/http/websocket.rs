@@ -38,9 +38,8 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use self::stream::MessageStream;
 use super::io::Socket;
-use crate::gateway::backend::Backend;
-use crate::gateway::refusal::Refusal;
-use crate::gateway::service::{Answer, Gateway};
+use super::refusal::Refusal;
+use super::service::{Answer, Service};
 
 /// The resource that is nothing but a WebSocket: for a proxy's rules, and for people who look.
 /// Peers do not ask for it: a multiaddr that ends in `/ws` names no path, and they take `/`.
@@ -79,15 +78,15 @@ impl Door {
     }
 
     /// Answers a request that is for this door.
-    pub(crate) fn answer<B: Backend>(
+    pub(crate) fn answer(
         &self,
         request: &mut Request<Incoming>,
         remote: SocketAddr,
-        gateway: &Gateway<B>,
+        service: &impl Service,
     ) -> Answer {
         match self.admit(request, remote) {
             Ok(fields) => Answer::new(StatusCode::SWITCHING_PROTOCOLS, fields, Bytes::new()),
-            Err(refused) => refused.answer(gateway),
+            Err(refused) => refused.answer(service),
         }
     }
 
@@ -153,8 +152,8 @@ impl Refused {
         }
     }
 
-    fn answer<B: Backend>(&self, gateway: &Gateway<B>) -> Answer {
-        let mut answer = gateway.refuse(&self.refusal);
+    fn answer(&self, service: &impl Service) -> Answer {
+        let mut answer = service.refuse(&self.refusal);
         if self.told != Told::Nothing {
             answer.headers.extend(upgrade_fields());
         }

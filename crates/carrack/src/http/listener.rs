@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, StatusCode, Version};
+use http::{Method, Request, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -35,13 +35,14 @@ use tracing::{debug, error, info, warn};
 
 use super::access_log::AccessLog;
 use super::accounts::Accounts;
+use super::body::Guard;
 use super::io::Socket;
 use super::limits::Limits;
+use super::readiness::Readiness;
+use super::service::{Reply, Service};
 use super::watch::{Cut, Patience, Seen, Watch, tick_interval};
 use super::websocket::Door;
 use crate::error::Result;
-use crate::gateway::backend::Backend;
-use crate::gateway::service::{Gateway, Readiness};
 
 /// What a node serves with.
 #[derive(Debug, Default)]
@@ -65,16 +66,16 @@ pub struct Shutdown<S, C> {
     pub closing: C,
 }
 
-/// Serves `backend` on `listener` until `shutdown` says when to stop and every connection is
-/// closed, or the time for that is up.
+/// Lets `service` answer what comes to `listener`, until `shutdown` says when to stop and every
+/// connection is closed, or the time for that is up.
 ///
 /// Build the runtime with `max_blocking_threads(limits.blocking_jobs_max)`. Not cancel-safe:
 /// dropping the future cuts every response.
 ///
 /// # Errors
 /// None today: a failing accept is logged and tried again.
-pub async fn serve<B: Backend, S, C>(
-    backend: B,
+pub async fn serve<V: Service, S, C>(
+    service: V,
     options: ServeOptions,
     listener: TcpListener,
     shutdown: Shutdown<S, C>,
@@ -84,13 +85,7 @@ where
     C: Future<Output = ()> + Send,
 {
     let readiness = options.readiness.clone();
-    let gateway = Gateway::new(
-        backend,
-        options.limits,
-        options.readiness,
-        options.access_log,
-    );
-    let mut connections = Connections::new(gateway, options.door);
+    let mut connections = Connections::new(service, options);
     connections.accept(&listener, shutdown.stopping).await;
     readiness.set(false);
     connections.leave();
@@ -101,8 +96,10 @@ where
 }
 
 /// The open connections of one listener.
-struct Connections<B> {
-    gateway: Gateway<B>,
+struct Connections<V> {
+    service: V,
+    limits: Limits,
+    access_log: Option<AccessLog>,
     door: Option<Door>,
     builder: Builder<Tasks>,
     patience: Patience,
@@ -139,17 +136,19 @@ where
     }
 }
 
-impl<B: Backend> Connections<B> {
-    fn new(gateway: Gateway<B>, door: Option<Door>) -> Self {
+impl<V: Service> Connections<V> {
+    fn new(service: V, options: ServeOptions) -> Self {
         let streams = TaskTracker::new();
-        let limits = gateway.limits();
+        let limits = &options.limits;
         Self {
             builder: builder(limits, Tasks(streams.clone())),
             patience: Patience::new(limits),
             tick: tick_interval(limits),
             accounts: Accounts::new(limits),
-            gateway,
-            door,
+            service,
+            limits: options.limits,
+            access_log: options.access_log,
+            door: options.door,
             tasks: JoinSet::new(),
             streams,
             open: HashMap::new(),
@@ -170,7 +169,7 @@ impl<B: Backend> Connections<B> {
     }
 
     fn is_full(&self) -> bool {
-        self.open.len() >= self.gateway.limits().connections_max
+        self.open.len() >= self.limits.connections_max
     }
 
     /// Takes a connection in, or closes it when its address has too many. Cancel-safe only between
@@ -186,7 +185,7 @@ impl<B: Backend> Connections<B> {
             }
         };
         let address = remote.ip().to_canonical();
-        let n_free = (self.gateway.limits().connections_max).saturating_sub(self.open.len());
+        let n_free = self.limits.connections_max.saturating_sub(self.open.len());
         let account = match self.accounts.enter(address, n_free) {
             Ok(account) => account,
             Err(error) => {
@@ -201,7 +200,8 @@ impl<B: Backend> Connections<B> {
         let (leave, asked_to_leave) = oneshot::channel();
         let watch = Arc::new(Watch::new(account, &self.patience));
         let connection = Connection {
-            gateway: self.gateway.clone(),
+            service: self.service.clone(),
+            access_log: self.access_log.clone(),
             door: self.door.clone(),
             remote: SocketAddr::new(address, remote.port()),
             watch: Arc::clone(&watch),
@@ -245,7 +245,7 @@ impl<B: Backend> Connections<B> {
         self.open.clear();
         self.streams.close();
         let n_open = self.tasks.len();
-        let deadline = Instant::now() + self.gateway.limits().shutdown_timeout;
+        let deadline = Instant::now() + self.limits.shutdown_timeout;
         info!(n_open, "closing connections");
         let done = async {
             while self.tasks.join_next().await.is_some() {}
@@ -262,8 +262,9 @@ impl<B: Backend> Connections<B> {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// One connection.
-struct Connection<B> {
-    gateway: Gateway<B>,
+struct Connection<V> {
+    service: V,
+    access_log: Option<AccessLog>,
     door: Option<Door>,
     remote: SocketAddr,
     watch: Arc<Watch>,
@@ -274,27 +275,28 @@ struct Connection<B> {
     asked_to_leave: oneshot::Receiver<()>,
 }
 
-impl<B: Backend> Connection<B> {
+impl<V: Service> Connection<V> {
     fn tick(&self, seen: &mut Seen) -> Option<Cut> {
-        let pressed = self.gateway.pool().is_pressed() || self.watch.account().is_pressed();
+        let pressed = self.service.is_pressed() || self.watch.account().is_pressed();
         self.watch.tick(seen, &self.patience, pressed)
     }
 
     /// Serves the connection until it ends or the watch cuts it. Dropping it cuts it.
     async fn run(mut self, builder: Builder<Tasks>, stream: TcpStream) {
         let socket = TokioIo::new(Socket::new(stream, Arc::clone(&self.watch)));
-        let (gateway, door, remote) = (self.gateway.clone(), self.door.take(), self.remote);
+        let (answering, door, remote) = (self.service.clone(), self.door.take(), self.remote);
+        let access_log = self.access_log.take();
         let address = remote.ip();
         let service = {
             let (watch, leaving) = (Arc::clone(&self.watch), Arc::clone(&self.leaving));
             hyper::service::service_fn(move |mut request: Request<Incoming>| {
                 let has_header = request.version() < Version::HTTP_2;
+                let guard = guard(&request, &watch, address, access_log.as_ref());
                 let reply = match &door {
                     Some(door) if Door::is_for(&request) => {
-                        let answer = door.answer(&mut request, remote, &gateway);
-                        gateway.call_with(request, &watch, address, answer)
+                        Reply::now(door.answer(&mut request, remote, &answering), guard)
                     }
-                    _ => gateway.call(request, &watch, address),
+                    _ => answering.call(&request.into_parts().0, guard),
                 };
                 let leaving = Arc::clone(&leaving);
                 async move {
@@ -342,6 +344,26 @@ impl<B: Backend> Connection<B> {
             }
         }
     }
+}
+
+/// Opens the account of a request.
+fn guard<R>(
+    request: &Request<R>,
+    watch: &Arc<Watch>,
+    address: IpAddr,
+    access_log: Option<&AccessLog>,
+) -> Guard {
+    watch.request_started(request.version() == Version::HTTP_2);
+    let entry = access_log.map(|log| {
+        log.entry(
+            address,
+            request.method(),
+            request.uri(),
+            request.version(),
+            request.headers(),
+        )
+    });
+    Guard::new(Arc::clone(watch), request.method() == Method::HEAD, entry)
 }
 
 /// HTTP as this node speaks it. The timeouts of request heads are kept by the watch: hyper's cost

@@ -13,9 +13,9 @@ use super::frame::{FRAME_LEN_MAX, FrameError, IDLE_FRAMES_MAX};
 use super::*;
 use crate::cli::output::tests::Shared;
 use crate::gateway::testing::{Memory, Node, Reply};
-use crate::node::ServeOptions;
-use crate::node::access_log::{AccessLog, LogFormat};
-use crate::node::limits::Limits;
+use crate::http::ServeOptions;
+use crate::http::access_log::{AccessLog, LogFormat};
+use crate::http::limits::Limits;
 
 /// Reached only if something hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
