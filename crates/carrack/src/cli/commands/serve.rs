@@ -39,7 +39,6 @@ use crate::http::{ServeOptions, Shutdown, websocket};
 use crate::ingest::AddedRoot;
 use crate::ingest::remote::target::{is_url, target};
 use crate::ingest::rescan::Rescanned;
-use crate::node;
 use crate::node::config::Config;
 use crate::node::identity::Identity;
 use crate::node::shutdown::{Signal, Signals};
@@ -70,7 +69,7 @@ pub fn run(
 ) -> Result<()> {
     #[cfg(debug_assertions)]
     if let Some(dir) = std::env::var_os("CARRACK_PANIC_DIR") {
-        node::supervisor::let_fail(dir.into());
+        crate::node::supervisor::let_fail(dir.into());
     }
     let config = Config::load(args.config.as_deref(), data_dir)?;
     let n_descriptors = raise_file_limit();
