@@ -1,6 +1,7 @@
 //! Sources: where bytes lie before carrack knows them.
 //!
-//! In       a [`Source`] that `open` made from what is configured; a path below it, a validator, a range.
+//! In       a [`Source`] that `open` made from what is configured; a path below it, a validator, a
+//!          range.
 //! Out      objects as they are listed, and bytes of the very version that was asked for.
 //! Limits   each read and list has deadlines (`http`); nothing here holds more than one part of a
 //!          body or one page of a listing.

@@ -2,8 +2,9 @@
 //!
 //! In       a connection whose peer has proved who it is.
 //! Out      its streams. One that is dropped before either side has closed it is reset.
-//! Limits   what was written and did not arrive yet, within the bounds that are given: twice as much
-//!          whenever as much has arrived. Who acknowledges nothing makes this node keep the least.
+//! Limits   what was written and did not arrive yet, within the bounds that are given: twice as
+//!          much whenever as much has arrived. Who acknowledges nothing makes this node keep
+//!          the least.
 
 use std::io;
 use std::pin::Pin;

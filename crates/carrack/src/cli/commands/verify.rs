@@ -4,8 +4,9 @@
 //! Out      a line for each copy that is bad, and a count of blocks: each counts once, however
 //!          often it is met and however many copies it has. A block is bad if no copy is sound. Of
 //!          a root the bad copies of sound blocks are told by file, as the root is whole.
-//! Limits   [`FILES_MAX`] such files are named; one bit a record of the index; [`BATCH_LEN`] records that no root leads to;
-//!          [`STRANGERS_MAX`] blocks without a record are remembered.
+//! Limits   [`FILES_MAX`] such files are named; one bit a record of the index; [`BATCH_LEN`]
+//!          records that no root leads to; [`STRANGERS_MAX`] blocks without a record are
+//!          remembered.
 //! Not here the index itself (`carrack index verify`).
 
 use std::collections::btree_map::{BTreeMap, Entry};
