@@ -202,7 +202,10 @@ pub fn forward(
     if reads_stdin {
         let mut stream = stream.try_clone().context(ErrorKind::Unavailable, broken)?;
         // Ends with the process, or when the other side has enough.
-        std::thread::spawn(move || send_input(&mut io::stdin().lock(), &mut stream));
+        let send = move || send_input(&mut io::stdin().lock(), &mut stream);
+        let sending = std::thread::Builder::new().spawn(send);
+        // The other side sees input that breaks off.
+        drop(sending.context(ErrorKind::Unavailable, no_thread)?);
     }
     loop {
         let frame = read_frame(&mut stream, FRAME_LEN_MAX);
@@ -220,6 +223,10 @@ pub fn forward(
             result => result.map_err(super::output::write_error)?,
         }
     }
+}
+
+fn no_thread() -> String {
+    "cannot start a thread".to_owned()
 }
 
 fn send_input(input: &mut dyn Read, stream: &mut UnixStream) {
@@ -257,7 +264,7 @@ impl Client {
     /// Reads the request of a new connection.
     ///
     /// # Errors
-    /// `Invalid` if it is none.
+    /// `Invalid` if it is none; `Unavailable` if no thread can be started for it.
     pub fn accept(stream: UnixStream) -> Result<Self> {
         let bad = || "not a carrack client".to_owned();
         let client = peer(&stream).context(ErrorKind::Invalid, bad)?;
@@ -284,7 +291,7 @@ impl Client {
         let (sender, frames) = sync_channel(4);
         let left = Arc::clone(&gone);
         // Ends when the connection does, which `finish` or the client brings about.
-        std::thread::spawn(move || {
+        let listening = std::thread::Builder::new().spawn(move || {
             while let Ok((kind, bytes)) = read_frame(&mut reader, FRAME_LEN_MAX) {
                 if kind == STDIN && sender.send(bytes).is_err() {
                     return;
@@ -292,6 +299,7 @@ impl Client {
             }
             left.store(true, Ordering::Relaxed);
         });
+        drop(listening.context(ErrorKind::Unavailable, no_thread)?);
         let stdin = ClientInput {
             frames,
             current: Vec::new(),

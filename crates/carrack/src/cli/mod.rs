@@ -13,6 +13,7 @@ pub mod pipe;
 pub mod redact;
 pub mod screen;
 pub mod target;
+pub mod written;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Read, Write};

@@ -29,14 +29,19 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::assembly::{Assembly, Place, Watcher};
 use crate::ingest::hash::HashPool;
 use crate::ingest::journal::Journal;
-use crate::ingest::own::Own;
+use crate::ingest::own::{self, Own};
 use crate::ingest::scan::{self, Ahead, Entry, EntryKind};
 use crate::ingest::sink::Origin;
 use crate::ingest::tree::Parent;
-use crate::ingest::{AddReport, Changes, LEFT_OUT_SHOWN_MAX, Progress};
+use crate::ingest::{AddReport, Changes, LEFT_OUT_SHOWN_MAX, LeftOut, Progress};
 use crate::source::nofollow::{self, Kind};
 use crate::store::Store;
 use crate::store::catalog::Validator;
+
+/// Why what is carrack's own is left out.
+const OWN: &str = "it is carrack's own";
+/// The same of a file that holds the key of any node.
+const KEY: &str = "it is the key of a carrack node";
 
 /// How to add.
 #[derive(Debug, Clone)]
@@ -342,16 +347,18 @@ impl<'a> Adder<'a> {
     /// What an argument is. Its errors are about that place alone.
     fn look(&mut self, path: &Path, place: Place) -> Result<Found> {
         let cannot = || format!("cannot add {}", path.display());
-        let own = || {
-            // The key of this node lies there.
-            let what = format!("{}: carrack's own files are not for others", cannot());
+        let refused = |why: &str| {
+            let what = format!("{}: {why}", cannot());
             Error::new(ErrorKind::Invalid, what)
         };
+        // The key of this node lies there.
+        let own = || refused("carrack's own files are not for others");
         if self.own.holds(path) {
             return Err(own());
         }
         let looked = nofollow::look(path).context(ErrorKind::Invalid, cannot)?;
         match looked.kind {
+            Kind::File if own::is_key(path) => return Err(refused(KEY)),
             Kind::File => return Ok(Found::File(looked.validator)),
             Kind::Directory => {}
             Kind::Symlink => {
@@ -400,14 +407,17 @@ impl<'a> Adder<'a> {
             let path = level.path.join(&entry.name);
             match entry.kind {
                 EntryKind::File(validator) if self.own.has_file(&validator) => {
-                    self.leave_own(path, parent)?;
+                    self.leave_own(path, OWN, parent)?;
+                }
+                EntryKind::File(_) if own::is_key(&path) => {
+                    self.leave_own(path, KEY, parent)?;
                 }
                 EntryKind::File(validator) => self.file(path, &validator, place)?,
                 EntryKind::Symlink(target) => self.assembly.symlink(&path, &target, place)?,
                 EntryKind::Unreadable(error) => self.assembly.unread(&path, error, place)?,
                 EntryKind::Directory => match self.enter(&mut ahead, path.clone(), place) {
                     Ok(Some(level)) => levels.push(level),
-                    Ok(None) => self.leave_own(path, parent)?,
+                    Ok(None) => self.leave_own(path, OWN, parent)?,
                     Err(error) => self.assembly.unread(&path, error, place)?,
                 },
             }
@@ -415,10 +425,11 @@ impl<'a> Adder<'a> {
         Ok(())
     }
 
-    /// Passes over what is carrack's own, the key of this node among it.
-    fn leave_own(&mut self, path: PathBuf, parent: Parent) -> Result<()> {
+    /// Passes over what is carrack's own, and keys of nodes.
+    fn leave_own(&mut self, path: PathBuf, why: &str, parent: Parent) -> Result<()> {
         if self.assembly.report.own.len() < LEFT_OUT_SHOWN_MAX {
-            self.assembly.report.own.push(path);
+            let why = why.to_owned();
+            self.assembly.report.own.push(LeftOut { path, why });
         }
         self.assembly.settle(parent, None)
     }

@@ -363,10 +363,20 @@ impl Import<'_, '_> {
         let job_receiver = Mutex::new(job_receiver);
         let file = self.file;
         std::thread::scope(|scope| {
-            for _ in 0..n_threads {
+            for n in 0..n_threads {
                 let results = results_sender.clone();
-                let jobs = &job_receiver;
-                scope.spawn(move || verify_all(file, jobs, &results));
+                let receiver = &job_receiver;
+                let work = move || verify_all(file, receiver, &results);
+                match std::thread::Builder::new().spawn_scoped(scope, work) {
+                    // With fewer it takes longer.
+                    Err(error) if n == 0 => {
+                        drop(jobs);
+                        let what = "cannot start a thread that verifies";
+                        return Err(Error::with(ErrorKind::Unavailable, what, error));
+                    }
+                    Err(_) => break,
+                    Ok(_) => {}
+                }
             }
             drop(results_sender);
             let outcome = self.scan(jobs, &results, n_threads * JOBS_MAX);

@@ -95,8 +95,8 @@ pub struct AddReport {
     pub hidden: u64,
     /// Sockets, FIFOs and devices, which have no bytes.
     pub special: u64,
-    /// Carrack's own files and folders, which are for nobody; the first [`LEFT_OUT_SHOWN_MAX`].
-    pub own: Vec<PathBuf>,
+    /// Files and folders of carrack's, which are for nobody; the first [`LEFT_OUT_SHOWN_MAX`].
+    pub own: Vec<LeftOut>,
     /// Number of files that should be part of the result and are not: unreadable, or changed
     /// each time they were read.
     pub n_left_out: u64,

@@ -156,6 +156,18 @@ fn decode(bytes: &[u8]) -> Result<Keypair, Unusable> {
     Keypair::from_protobuf_encoding(bytes).map_err(|_| Unusable::Damaged)
 }
 
+/// Whether bytes are a key as this node writes it; `is_begun`: or its beginning.
+#[must_use]
+pub fn has_form(bytes: &[u8], is_begun: bool) -> bool {
+    let is_whole = bytes.len() == FILE_LEN && bytes.starts_with(&HEAD);
+    let may_become_one = bytes.len() < FILE_LEN
+        && bytes
+            .iter()
+            .zip(HEAD)
+            .all(|(byte, expected)| *byte == expected);
+    is_whole || (is_begun && may_become_one)
+}
+
 /// Makes a key unless there is one. What a crash leaves under a temporary name was nobody's key,
 /// and is removed by the next start.
 fn create(data_dir: &Path, path: &Path) -> std::io::Result<()> {

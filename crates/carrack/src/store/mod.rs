@@ -266,6 +266,12 @@ impl Store {
         recover::check_place(dir)
     }
 
+    /// Whether a directory bears the mark of a store, of any version. Links are not followed.
+    #[must_use]
+    pub fn is_at(dir: &Path) -> bool {
+        recover::is_marked(dir)
+    }
+
     /// The data directory.
     #[must_use]
     pub fn dir(&self) -> &Path {

@@ -29,6 +29,7 @@ use super::pack::pack_id_of;
 use super::unlisted::names;
 use crate::durable::{self, Temporary};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::source::nofollow;
 
 pub(super) const CATALOG: &str = "catalog.redb";
 pub(super) const SEGMENTS: &str = "segments";
@@ -286,6 +287,14 @@ fn write_holder(file: &mut File) -> std::io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     writeln!(file, "{}", std::process::id())
+}
+
+/// Whether a directory has the file of a store's format, whatever its version.
+pub(super) fn is_marked(dir: &Path) -> bool {
+    let mut text = Vec::new();
+    let file = nofollow::open(&dir.join(FORMAT)).map(File::from);
+    let read = file.and_then(|file| file.take(TEXT_LEN_MAX).read_to_end(&mut text));
+    read.is_ok() && text.starts_with(FORMAT_PREFIX.as_bytes())
 }
 
 /// Whether this is a store. One that a newer version wrote is refused before anything is changed.

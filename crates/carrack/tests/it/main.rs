@@ -28,6 +28,7 @@ mod hostile_web;
 mod index;
 mod lost_store;
 mod overload;
+mod own_files;
 mod p2p_floods;
 mod panics;
 mod peers;

@@ -219,17 +219,13 @@ pub fn summary(env: &mut Env<'_>, report: &AddReport) {
 /// # Errors
 /// `Partial` if anything is; `Unavailable` if nothing may be: there is no result then.
 pub fn left_out(env: &mut Env<'_>, report: &AddReport, strict: bool) -> Result<()> {
-    for path in &report.own {
-        let path = shown(path.as_os_str().as_encoded_bytes());
-        env.out
-            .note(&format!("left out: {path}: it is carrack's own"));
+    let failures = report.left_out.iter();
+    for left in report.own.iter().chain(failures) {
+        let path = shown(left.path.as_os_str().as_encoded_bytes());
+        env.out.note(&format!("left out: {path}: {}", left.why));
     }
     if report.n_left_out == 0 {
         return Ok(());
-    }
-    for left in &report.left_out {
-        let path = shown(left.path.as_os_str().as_encoded_bytes());
-        env.out.note(&format!("left out: {path}: {}", left.why));
     }
     if strict {
         let what = format!(

@@ -5,11 +5,13 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::thread::ScopedJoinHandle;
 
 use crate::cli::Env;
 use crate::cli::args::ExportArgs;
 use crate::cli::output::write_error;
 use crate::cli::pipe;
+use crate::cli::written;
 use crate::durable::{self, Temporary};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::Progress;
@@ -23,7 +25,8 @@ use carrack_formats::walk::{Scope, WalkLimits};
 /// Writes the DAG below the target as a CAR. A file appears under its name only when it is whole.
 ///
 /// # Errors
-/// Those of resolving, reading and writing. `Partial` if it is whole as far as can be told: the
+/// Those of resolving, reading and writing; `Invalid` for a file of the store or of what is served.
+/// `Partial` if it is whole as far as can be told: the
 /// links of a block's codec are not known.
 pub fn run(args: &ExportArgs, env: &mut Env<'_>) -> Result<()> {
     let scope = match args.dag_scope.as_str() {
@@ -53,6 +56,7 @@ pub fn run(args: &ExportArgs, env: &mut Env<'_>) -> Result<()> {
     }
     let path = env.path(&args.output);
     let cannot = || format!("cannot write {}", path.display());
+    written::check(&path, env.blocks)?;
     // Into a device or a pipe the bytes go as they come.
     let kind = std::fs::metadata(&path).map(|meta| meta.file_type());
     if kind.as_ref().is_ok_and(FileTypeExt::is_fifo) {
@@ -125,13 +129,19 @@ fn write_car(
         let frames: Vec<Result<bytes::Bytes>> = std::thread::scope(|scope| {
             let reads: Vec<_> = batches
                 .into_iter()
-                .map(|batch| scope.spawn(move || Batch::read(batch)))
+                .map(|batch| {
+                    let read = move || Batch::read(batch);
+                    std::thread::Builder::new().spawn_scoped(scope, read)
+                })
                 .collect();
             let failed = || Error::new(ErrorKind::Internal, "a reading thread failed");
-            reads
-                .into_iter()
-                .map(|read| read.join().unwrap_or_else(|_| Err(failed())))
-                .collect()
+            let end = |read: std::io::Result<ScopedJoinHandle<'_, _>>| {
+                let read = read.context(ErrorKind::Unavailable, || {
+                    "cannot start a thread that reads".to_owned()
+                })?;
+                read.join().unwrap_or_else(|_| Err(failed()))
+            };
+            reads.into_iter().map(end).collect()
         });
         for frame in frames {
             let frame = frame?;

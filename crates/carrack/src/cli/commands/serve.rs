@@ -29,6 +29,7 @@ use crate::cli::commands::{add, import};
 use crate::cli::control::{self, CLIENTS_MAX, Client, SOCKET_NAME};
 use crate::cli::output::{Output, shown};
 use crate::cli::pipe;
+use crate::cli::written;
 use crate::cli::{Env, open_blocks, run_for_client};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::gateway::service::serve;
@@ -94,7 +95,7 @@ pub fn run(
         .context(ErrorKind::Unavailable, || "cannot start threads".to_owned())?;
     let (stop_sender, stop) = flag::channel(false);
     let readiness = Readiness::default();
-    let (access_log, log_writer) = access_log(args, out, &limits)?;
+    let (access_log, log_writer) = access_log(args, out, &limits, &blocks)?;
     let listen = args.listen;
     let listener = runtime
         .block_on(TcpListener::bind(listen))
@@ -402,6 +403,7 @@ fn access_log(
     args: &ServeArgs,
     out: &Output,
     limits: &Limits,
+    blocks: &Blocks,
 ) -> Result<(Option<AccessLog>, Option<LogWriter>)> {
     let Some(path) = &args.access_log else {
         return Ok((None, None));
@@ -410,6 +412,7 @@ fn access_log(
         Box::new(out.screen().clone())
     } else {
         let cannot = || format!("cannot write the access log {}", path.display());
+        written::check(&std::path::absolute(path).unwrap_or_default(), blocks)?;
         let file = File::options().create(true).append(true).open(path);
         Box::new(file.context(ErrorKind::Unavailable, cannot)?)
     };

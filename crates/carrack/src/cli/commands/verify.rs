@@ -2,12 +2,15 @@
 //!
 //! In       a root, or nothing: all roots, then every other block that the index has.
 //! Out      a line for each copy that is bad, and a count of blocks: each counts once, however
-//!          often it is met and however many copies it has.
-//! Limits   one bit a record of the index; [`BATCH_LEN`] records that no root leads to;
-//!          [`STRANGERS_MAX`] blocks without a record are remembered.
+//!          often it is met and however many copies it has. A block is bad if no copy is sound. Of
+//!          a root the bad copies of sound blocks are told by file, as the root is whole.
+//! Limits   [`FILES_MAX`] such files are named; one bit a record of the index; [`BATCH_LEN`]
+//!          records that no root leads to; [`STRANGERS_MAX`] blocks without a record are
+//!          remembered.
 //! Not here the index itself (`carrack index verify`).
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,7 +31,7 @@ use crate::source::local::LocalFile;
 use crate::store::block::{Blocks, block_len, not_found};
 use crate::store::car_stream::walk_error;
 use crate::store::index::{Census, Met};
-use crate::store::location::Location;
+use crate::store::location::{ContainerId, Location};
 
 /// Blocks verified between two looks at the stop flag.
 const CHUNK_BLOCKS: usize = 256;
@@ -39,12 +42,19 @@ const NAME_LEN: u64 = 160;
 /// Blocks without a record in the index that are told and counted once.
 const STRANGERS_MAX: usize = 1 << 20;
 
+/// Files that are named for their bad copies of blocks that are sound elsewhere.
+const FILES_MAX: usize = 1000;
+
 /// Totals of a run.
 struct Totals {
     n_blocks: u64,
     n_bytes: u64,
-    /// Blocks that are missing, or of which a copy is bad.
+    /// Blocks without a sound copy.
     n_bad: u64,
+    /// Bad copies of blocks that have a sound one.
+    n_bad_copies: u64,
+    /// How many of them a file has, and what is wrong with the first; of one root alone.
+    spared: Option<BTreeMap<ContainerId, (u64, String)>>,
     /// Bytes of the roots, as the catalog tells; more may have to be read.
     expected: Option<u64>,
     /// Roots below which there may be more than is known.
@@ -57,7 +67,8 @@ struct Totals {
 /// Reads and hashes every copy of every block: of those below a root, or of all.
 ///
 /// # Errors
-/// `Verification` if any copy is bad or a block is missing; `Partial` if all are good and there may
+/// `Verification` if a block has no sound copy or, unless a root is named, if any copy is bad;
+/// `Partial` if all are good and there may
 /// be more below a block whose links cannot be read; `NotFound` for what is no root.
 pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
     let store = env.blocks.store();
@@ -73,6 +84,8 @@ pub fn run(args: &VerifyArgs, env: &mut Env<'_>) -> Result<()> {
         n_blocks: 0,
         n_bytes: 0,
         n_bad: 0,
+        n_bad_copies: 0,
+        spared: args.target.is_some().then(BTreeMap::new),
         expected: (!expected.is_empty()).then(|| expected.values().sum()),
         n_unknown: 0,
         census: store.index().census(),
@@ -167,18 +180,24 @@ fn conclude(totals: &Totals, failure: Option<Error>, env: &mut Env<'_>) -> Resul
         n_blocks,
         n_bytes,
         n_bad,
+        n_bad_copies,
         n_unknown,
         ..
     } = *totals;
+    tell_spared(totals, env)?;
     let unlisted = env.blocks.store().unlisted()?;
     if env.out.json {
         env.out.object(&json!({
-            "blocks": n_blocks, "bytes": n_bytes, "bad": n_bad, "unknown": n_unknown,
-            "unlisted": unlisted_json(&unlisted),
+            "blocks": n_blocks, "bytes": n_bytes, "bad": n_bad,
+            "bad_copies": n_bad_copies, "unknown": n_unknown, "unlisted": unlisted_json(&unlisted),
         }))?;
     } else {
+        let copies = match n_bad_copies {
+            0 => String::new(),
+            n => format!(", {n} bad copies of others"),
+        };
         env.out.note(&format!(
-            "{n_blocks} blocks, {}: {n_bad} bad",
+            "{n_blocks} blocks, {}: {n_bad} bad{copies}",
             bytes(n_bytes)
         ));
         for file in &unlisted {
@@ -191,12 +210,34 @@ fn conclude(totals: &Totals, failure: Option<Error>, env: &mut Env<'_>) -> Resul
         let what = format!("{n_bad} blocks are not what they were");
         return Err(Error::new(ErrorKind::Verification, what));
     }
+    if n_bad_copies > 0 && totals.spared.is_none() {
+        let what = format!("{n_bad_copies} copies of sound blocks are not what they were");
+        return Err(Error::new(ErrorKind::Verification, what));
+    }
     if let Some(failure) = failure {
         return Err(failure);
     }
     if n_unknown > 0 {
         let what = format!("all that is below {n_unknown} roots cannot be told");
         return Err(Error::new(ErrorKind::Partial, what));
+    }
+    Ok(())
+}
+
+/// Names the files whose copies are bad while others are sound.
+fn tell_spared(totals: &Totals, env: &mut Env<'_>) -> Result<()> {
+    for (container, (n, why)) in totals.spared.iter().flatten() {
+        let path = env.blocks.container_path(*container)?;
+        let path = path.map(|path| shown(path.as_os_str().as_encoded_bytes()));
+        if env.out.json {
+            env.out
+                .object(&json!({ "path": path, "bad_copies": n, "error": why }))?;
+            continue;
+        }
+        let path = path.unwrap_or_default();
+        env.out.note(&format!(
+            "{n} copies in {path} are not what they were, and others are sound: {why}"
+        ));
     }
     Ok(())
 }
@@ -255,8 +296,15 @@ enum Why {
     Indexed,
 }
 
-/// What is wrong with one copy of a block; no location: there is none.
-type Fault = (Cid, Option<Location>, String);
+/// What is wrong with one copy of a block.
+struct Fault {
+    cid: Cid,
+    /// `None`: there is no copy.
+    at: Option<Location>,
+    why: String,
+    /// Another copy is sound.
+    is_spared: bool,
+}
 
 /// Verifies those blocks that were not verified before, on all cores, and reports each bad copy.
 fn check(env: &mut Env<'_>, cids: &[Cid], why: Why, totals: &mut Totals) -> Result<()> {
@@ -296,38 +344,58 @@ fn check(env: &mut Env<'_>, cids: &[Cid], why: Why, totals: &mut Totals) -> Resu
     totals.n_bytes += n_bytes.into_inner() as u64;
     env.out.update("verified", totals.n_bytes, totals.expected);
     let mut last = None;
-    for (mut cid, location, what) in faults.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        // The copies of a block follow each other.
-        totals.n_bad += u64::from(last.replace(*cid.hash()) != Some(*cid.hash()));
-        if why == Why::Indexed {
-            cid = location
-                .and_then(|at| named_at(env, &cid, at))
-                .unwrap_or(cid);
+    for mut fault in faults.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let hash = *fault.cid.hash();
+        if fault.is_spared {
+            totals.n_bad_copies += 1;
+        } else if last.replace(hash) != Some(hash) {
+            totals.n_bad += 1; // The copies of a block follow each other.
         }
-        report(env, &cid, location, &what)?;
+        if let (true, Some(at), Some(files)) = (fault.is_spared, fault.at, &mut totals.spared) {
+            let has_room = files.len() < FILES_MAX;
+            match files.entry(at.container) {
+                Entry::Occupied(mut file) => file.get_mut().0 += 1,
+                Entry::Vacant(file) if has_room => drop(file.insert((1, fault.why))),
+                Entry::Vacant(_) => {}
+            }
+            continue;
+        }
+        if let (Why::Indexed, Some(at)) = (why, fault.at) {
+            fault.cid = named_at(env, &fault.cid, at).unwrap_or(fault.cid);
+        }
+        report(env, &fault)?;
     }
     Ok(())
 }
 
 /// What is wrong with the copies of a block, or that there is none.
 fn copies(blocks: &Blocks, cid: &Cid, why: Why, n_bytes: &AtomicUsize) -> Vec<Fault> {
+    let fault = |at, why| Fault {
+        cid: *cid,
+        at,
+        why,
+        is_spared: false,
+    };
     let locations = match blocks.locate(cid.hash()) {
         Ok(locations) => locations,
-        Err(error) => return vec![(*cid, None, error.chain())],
+        Err(error) => return vec![fault(None, error.chain())],
     };
-    let (mut n_copies, mut faults) = (0, Vec::new());
+    let (mut len, mut is_sound, mut faults) = (None, false, Vec::new());
     for location in locations {
         match blocks.check(cid, location) {
             Ok(false) => continue, // Of a container that was removed.
-            Ok(true) => {}
-            Err(error) => faults.push((*cid, Some(location), error.chain())),
+            Ok(true) => is_sound = true,
+            Err(error) => faults.push(fault(Some(location), error.chain())),
         }
-        n_copies += 1;
-        n_bytes.fetch_add(block_len(location), Ordering::Relaxed);
+        len = Some(block_len(location));
     }
-    if n_copies == 0 && why == Why::Promised {
-        faults.push((*cid, None, "is not here".to_owned()));
+    n_bytes.fetch_add(len.unwrap_or(0), Ordering::Relaxed);
+    if len.is_none() && why == Why::Promised {
+        faults.push(fault(None, "is not here".to_owned()));
     }
+    faults
+        .iter_mut()
+        .for_each(|fault| fault.is_spared = is_sound);
     faults
 }
 
@@ -347,7 +415,9 @@ fn named_at(env: &Env<'_>, cid: &Cid, at: Location) -> Option<Cid> {
     (2..=10).chain([0]).find_map(named)
 }
 
-fn report(env: &mut Env<'_>, cid: &Cid, location: Option<Location>, why: &str) -> Result<()> {
+fn report(env: &mut Env<'_>, fault: &Fault) -> Result<()> {
+    let Fault { cid, at, why, .. } = fault;
+    let location = *at;
     let path = match location {
         Some(location) => env.blocks.container_path(location.container)?,
         None => None,
@@ -357,14 +427,16 @@ fn report(env: &mut Env<'_>, cid: &Cid, location: Option<Location>, why: &str) -
     if env.out.json {
         return env.out.object(&json!({
             "cid": cid.to_string(), "path": path, "offset": offset, "len": len, "error": why,
+            "sound_copy": fault.is_spared,
         }));
     }
+    let bad = if fault.is_spared { "bad copy" } else { "bad" };
     match path {
         Some(path) => {
             let end = offset + len;
-            env.out
-                .line(&format!("bad: {cid}  {path} bytes {offset}..{end}: {why}"))
+            let place = format!("{path} bytes {offset}..{end}");
+            env.out.line(&format!("{bad}: {cid}  {place}: {why}"))
         }
-        None => env.out.line(&format!("bad: {cid}  {why}")),
+        None => env.out.line(&format!("{bad}: {cid}  {why}")),
     }
 }
