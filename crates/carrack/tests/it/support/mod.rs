@@ -312,6 +312,8 @@ pub(crate) struct Server {
     /// `http://127.0.0.1:PORT`
     pub(crate) url: String,
     stderr: Option<JoinHandle<String>>,
+    /// Standard error, held open and not read.
+    unread: Option<BufReader<std::process::ChildStderr>>,
 }
 
 impl Server {
@@ -321,7 +323,7 @@ impl Server {
         Self::start(&mut command)
     }
 
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (found, listening) = std::sync::mpsc::sync_channel(1);
@@ -344,11 +346,34 @@ impl Server {
                 stderr.join().unwrap()
             );
         };
-        let mut server = Self {
+        let server = Self {
             child,
             url,
             stderr: Some(stderr),
+            unread: None,
         };
+        server.until_ready()
+    }
+
+    /// A `serve` of whose words nothing is read once it has said where it listens.
+    pub(crate) fn unread(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut unread = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        unread.read_line(&mut line).unwrap();
+        let (_, url) = line.split_once("listening on ").unwrap();
+        let url = url.trim().trim_end_matches('/').to_owned();
+        let server = Self {
+            child,
+            url,
+            stderr: None,
+            unread: Some(unread),
+        };
+        server.until_ready()
+    }
+
+    fn until_ready(self) -> Self {
+        let mut server = self;
         let deadline = Instant::now() + READY_TIME_MAX;
         while http::try_get(&server.url, "/readyz").is_none_or(|answer| answer.status != 200) {
             let ended = server.child.try_wait().unwrap();
@@ -423,7 +448,9 @@ impl Server {
         let deadline = Instant::now() + time_max;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                return (status, self.stderr.take().unwrap().join().unwrap());
+                drop(self.unread.take());
+                let said = self.stderr.take().map(|said| said.join().unwrap());
+                return (status, said.unwrap_or_default());
             }
             assert!(
                 Instant::now() < deadline,
