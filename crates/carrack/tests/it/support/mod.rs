@@ -245,12 +245,18 @@ impl Carrack {
         addresses.iter().map(text).collect()
     }
 
-    /// The one of a transport.
+    /// The one of a transport, once that is listened on: a node that is ready may not be so far.
     pub(crate) fn p2p_address(&self, transport: Transport) -> String {
-        let addresses = self.p2p_addresses();
-        let address = transport.find(&addresses);
-        let address = address.unwrap_or_else(|| panic!("no {transport:?} in {addresses:?}"));
-        address.to_owned()
+        let deadline = Instant::now() + READY_TIME_MAX;
+        loop {
+            let addresses = self.p2p_addresses();
+            if let Some(address) = transport.find(&addresses) {
+                return address.to_owned();
+            }
+            let is_late = Instant::now() > deadline;
+            assert!(!is_late, "no {transport:?} in {addresses:?}");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
     }
 }
 
