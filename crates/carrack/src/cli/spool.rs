@@ -2,8 +2,8 @@
 //!
 //! In       pieces of whole lines, for one stream.
 //! Out      the same, in order; how many lines were dropped, said when the reader reads again.
-//! Limits   [`WAITING_LEN_MAX`] bytes wait. Data waits [`WAIT_MAX`] for a reader that takes nothing,
-//!          once, and everything else not at all; then pieces are dropped and counted.
+//! Limits   [`WAITING_LEN_MAX`] bytes wait. Data waits [`WAIT_MAX`] for a reader that takes
+//!          nothing, once, and all else not at all; then pieces are dropped and counted.
 //! Not here commands that end: they wait for their reader (`pipe`). The access log has a thread of
 //!          its own (`node::access_log`).
 //!

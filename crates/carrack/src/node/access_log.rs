@@ -132,8 +132,8 @@ impl AccessLog {
 }
 
 impl LogWriter {
-    /// Waits until every line is written, [`FINISH_TIME_MAX`] at most. Blocks; call it after the last
-    /// [`AccessLog`] is dropped.
+    /// Waits until every line is written, [`FINISH_TIME_MAX`] at most. Blocks; call it after the
+    /// last [`AccessLog`] is dropped.
     ///
     /// # Errors
     /// `Unavailable`: the log could not be written.

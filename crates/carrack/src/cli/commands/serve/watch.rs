@@ -1,7 +1,7 @@
 //! `serve --watch`: what appears, changes or vanishes becomes part of a new root.
 //!
-//! In       the places that were named; what the kernel tells of folders and mounts; what their names
-//!          lead to, looked at once a second; the time.
+//! In       the places that were named; what the kernel tells of folders and mounts; what their
+//!          names lead to, looked at once a second; the time.
 //! Out      new roots, printed; of those that a newer one replaced the newest [`SUPERSEDED_MAX`],
 //!          and all that hold what was copied
 //!          or what other roots use.
