@@ -79,7 +79,8 @@ pub struct ServeArgs {
     /// the old one stays for a while.
     #[arg(long, requires = "paths")]
     pub watch: bool,
-    /// Seconds between two looks at what lies elsewhere; folders of this machine are seen at once.
+    /// Seconds between two looks at what lies elsewhere. Changes of local folders are seen at once;
+    /// so often, for a twentieth of the time at most, they are looked at for what is not told.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub watch_interval: u64,

@@ -12,6 +12,7 @@ pub mod output;
 pub mod pipe;
 pub mod redact;
 pub mod screen;
+pub mod spool;
 pub mod target;
 pub mod written;
 
@@ -36,7 +37,10 @@ use crate::store::{OpenMode, Store, merge_once};
 use args::{Cli, Command, IndexCommand, SourceCommand};
 use output::Output;
 use screen::Screen;
+use spool::{Kind, Spool};
 
+/// The exit code of a process that was told to stop twice.
+const INTERRUPTED: i32 = 130;
 /// How long a command waits for another that holds the store and takes no commands.
 const STORE_WAIT: Duration = Duration::from_secs(10);
 /// Memory for blocks that a command other than `serve` may cache, in bytes.
@@ -132,14 +136,76 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let screen = Screen::of_process();
+    let args = args.get(1..).unwrap_or_default();
+    let stop = Arc::new(AtomicBool::new(false));
+    if let Command::Serve(_) = &cli.command {
+        return ExitCode::from(run_node(&cli, args, &stop));
+    }
+    let screen = Screen::of_process(Box::new(std::io::stderr()));
     start_log(&screen);
     let out_is_terminal = std::io::stdout().is_terminal();
-    let stop = Arc::new(AtomicBool::new(false));
     let mut out = Output::new(cli.json, pipe::stdout(&stop), out_is_terminal, screen);
-    let code = run(&cli, args.get(1..).unwrap_or_default(), &mut out, &stop);
+    let code = run(&cli, args, &mut out, &stop);
     let code = code.and_then(|code| out.flush().map(|()| code));
     ExitCode::from(report(code, &mut out))
+}
+
+/// Runs a command that waits for no reader of its words: not while it runs, and not at its end.
+fn run_node(cli: &Cli, args: &[OsString], stop: &Arc<AtomicBool>) -> u8 {
+    let out_is_terminal = std::io::stdout().is_terminal();
+    let streams = || -> std::io::Result<(Spool, Spool)> {
+        let words = Spool::start(Kind::Words, Box::new(std::io::stderr()))?;
+        let data = Spool::start(Kind::Data, pipe::stdout(stop))?;
+        match out_is_terminal {
+            true => Ok((words.clone(), data.after(&words))),
+            false => Ok((words, data)),
+        }
+    };
+    let (words, data) = match streams() {
+        Ok(streams) => streams,
+        Err(error) => {
+            let text = format!("error: this process may not start threads: {error}\n");
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            return ErrorKind::Unavailable.codes().1;
+        }
+    };
+    let screen = Screen::of_process(Box::new(words.clone()));
+    start_log(&screen);
+    tell_panics(words.clone());
+    let mut out = Output::of_node(cli.json, data.clone(), out_is_terminal, screen);
+    let outcome = run(cli, args, &mut out, stop);
+    let code = report(outcome, &mut out);
+    out.screen().clear();
+    let started = Instant::now();
+    data.settle(started);
+    words.settle(started);
+    code
+}
+
+/// Panics are told where all else is: the hook of the library waits for a reader.
+fn tell_panics(words: Spool) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("<unnamed>");
+        let mut text = format!("thread '{name}' {panic}\n");
+        let trace = std::backtrace::Backtrace::capture();
+        if trace.status() == std::backtrace::BacktraceStatus::Captured {
+            text.push_str(&format!("{trace}\n"));
+        }
+        let _ = words.clone().write_all(text.as_bytes());
+    }));
+}
+
+/// Ends the process now, whoever holds what.
+fn end_at_once() -> ! {
+    // The library flushes standard output first, which may wait for its reader.
+    let _ = std::thread::Builder::new().spawn(|| {
+        std::thread::sleep(Duration::from_millis(500));
+        let own = rustix::process::getpid();
+        let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
+    });
+    #[expect(clippy::exit, reason = "asked twice; committed work is safe")]
+    std::process::exit(INTERRUPTED)
 }
 
 /// Help, or what is wrong with the arguments: that may repeat one with a secret in it.
@@ -432,8 +498,7 @@ fn stop_on_interrupt(stop: &Arc<AtomicBool>) -> Result<()> {
                 }
                 flag.store(true, std::sync::atomic::Ordering::Relaxed);
                 if asked {
-                    #[expect(clippy::exit, reason = "asked twice; committed work is safe")]
-                    std::process::exit(130);
+                    end_at_once();
                 }
                 asked = true;
             }

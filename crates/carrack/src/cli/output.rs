@@ -11,6 +11,7 @@ use std::io::{self, Write};
 
 use crate::cli::redact::redacted;
 use crate::cli::screen::Screen;
+use crate::cli::spool::Spool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
 
@@ -19,6 +20,8 @@ pub struct Output {
     /// One JSON object a line instead of text for people.
     pub json: bool,
     out: Box<dyn Write + Send>,
+    /// What `out` is, if nobody waits for its reader.
+    spool: Option<Spool>,
     /// Standard output is a terminal, which is the one that is drawn on.
     out_is_terminal: bool,
     screen: Screen,
@@ -44,9 +47,31 @@ impl Output {
         Self {
             json,
             out,
+            spool: None,
             out_is_terminal,
             screen,
         }
+    }
+
+    /// The same of a node, which waits for no reader.
+    #[must_use]
+    pub fn of_node(json: bool, spool: Spool, out_is_terminal: bool, screen: Screen) -> Self {
+        let mut output = Self::new(json, Box::new(spool.clone()), out_is_terminal, screen);
+        output.spool = Some(spool);
+        output
+    }
+
+    /// Another output to the same streams, for another thread; `None`: it is no node's.
+    #[must_use]
+    pub fn another(&self) -> Option<Self> {
+        let spool = self.spool.clone()?;
+        let screen = self.screen.clone();
+        Some(Self::of_node(
+            self.json,
+            spool,
+            self.out_is_terminal,
+            screen,
+        ))
     }
 
     /// Where everything but data goes.
@@ -87,11 +112,12 @@ impl Output {
 
     fn write_line(&mut self, line: &str) -> Result<()> {
         let out = &mut self.out;
+        let line = format!("{line}\n"); // In one piece: a node drops whole ones.
         let written = match self.out_is_terminal {
             true => self
                 .screen
-                .aside(|| writeln!(out, "{line}").and_then(|()| out.flush())),
-            false => writeln!(out, "{line}"),
+                .aside(|| out.write_all(line.as_bytes()).and_then(|()| out.flush())),
+            false => out.write_all(line.as_bytes()),
         };
         written.map_err(write_error)
     }

@@ -77,9 +77,9 @@ impl Screen {
         Self { err, bars }
     }
 
-    /// Standard error of this process.
+    /// Standard error of this process, where `err` writes.
     #[must_use]
-    pub fn of_process() -> Self {
+    pub fn of_process(err: Box<dyn Write + Send>) -> Self {
         use std::io::IsTerminal;
         let columns = || {
             let size = rustix::termios::tcgetwinsize(io::stderr());
@@ -87,7 +87,7 @@ impl Screen {
         };
         let is_terminal = io::stderr().is_terminal();
         let columns = is_terminal.then(|| Arc::new(columns) as Columns);
-        Self::new(Box::new(io::stderr()), columns)
+        Self::new(err, columns)
     }
 
     /// Whether progress is drawn.
@@ -115,7 +115,9 @@ impl Screen {
     pub fn line(&self, text: &str) {
         self.aside(|| {
             let mut err = hold(&self.err);
-            let _ = writeln!(err, "{text}").and_then(|()| err.flush());
+            // In one piece: a node drops whole ones.
+            let line = format!("{text}\n");
+            let _ = err.write_all(line.as_bytes()).and_then(|()| err.flush());
         });
     }
 

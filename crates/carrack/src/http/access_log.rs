@@ -10,8 +10,7 @@ use std::io::{BufWriter, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::header::{HeaderMap, HeaderName, REFERER, USER_AGENT};
@@ -24,6 +23,11 @@ use crate::source::url::is_secret;
 
 /// Characters of one field that are kept.
 pub const FIELD_CHARS_MAX: usize = 1024;
+
+/// How long the end of the node waits for the last lines.
+pub const FINISH_TIME_MAX: Duration = Duration::from_secs(1);
+/// Dropped lines are told at most so often.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,10 +46,11 @@ pub struct AccessLog {
     format: LogFormat,
 }
 
-/// The thread that writes. It ends when the last [`AccessLog`] is gone.
+/// The thread that writes. It ends when the last [`AccessLog`] is gone, or hangs alone.
 #[derive(Debug)]
 pub struct LogWriter {
-    thread: JoinHandle<std::io::Result<()>>,
+    outcome: Receiver<std::io::Result<()>>,
+    dropped: Arc<AtomicU64>,
 }
 
 /// One request, until it is answered.
@@ -74,24 +79,27 @@ impl AccessLog {
         lines_max: usize,
     ) -> Result<(Self, LogWriter)> {
         let (lines, waiting) = sync_channel(lines_max);
-        let thread = std::thread::Builder::new()
+        let (ended, outcome) = sync_channel(1);
+        let dropped = Arc::<AtomicU64>::default();
+        let counted = Arc::clone(&dropped);
+        std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write_lines(output, &waiting))
+            .spawn(move || {
+                let outcome = write_lines(output, &waiting, &counted);
+                if let Err(error) = &outcome {
+                    tracing::error!(%error, "the access log cannot be written, and ends");
+                }
+                let _ = ended.send(outcome); // Nobody may wait any more.
+            })
             .context(ErrorKind::Unavailable, || {
                 "cannot start the access log".to_owned()
             })?;
         let log = Self {
             lines,
-            dropped: Arc::new(AtomicU64::new(0)),
+            dropped: Arc::clone(&dropped),
             format,
         };
-        Ok((log, LogWriter { thread }))
-    }
-
-    /// Lines that were dropped because the disk was slow.
-    #[must_use]
-    pub fn n_dropped(&self) -> u64 {
-        self.dropped.load(Relaxed)
+        Ok((log, LogWriter { outcome, dropped }))
     }
 
     /// An entry for a request that has just come.
@@ -124,33 +132,60 @@ impl AccessLog {
 }
 
 impl LogWriter {
-    /// Waits until every line is written. Blocks; call it after the last [`AccessLog`] is dropped.
+    /// Waits until every line is written, [`FINISH_TIME_MAX`] at most. Blocks; call it after the
+    /// last [`AccessLog`] is dropped.
     ///
     /// # Errors
     /// `Unavailable`: the log could not be written.
     pub fn finish(self) -> Result<()> {
-        let outcome = self.thread.join().unwrap_or_else(|_| {
-            Err(std::io::Error::other(
-                "the thread of the access log panicked",
-            ))
-        });
+        let outcome = match self.outcome.recv_timeout(FINISH_TIME_MAX) {
+            Ok(outcome) => outcome,
+            Err(RecvTimeoutError::Timeout) => {
+                let what = "its disk or its reader takes nothing";
+                Err(std::io::Error::new(std::io::ErrorKind::TimedOut, what))
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let what = "the thread of the access log panicked";
+                Err(std::io::Error::other(what))
+            }
+        };
+        if outcome.is_err() {
+            tell_dropped(self.dropped.swap(0, Relaxed));
+        }
         outcome.context(ErrorKind::Unavailable, || {
             "cannot write the access log".to_owned()
         })
     }
 }
 
-/// Writes lines as they come, and flushes when none waits.
-fn write_lines(output: Box<dyn Write + Send>, lines: &Receiver<String>) -> std::io::Result<()> {
+/// Writes lines as they come, and flushes when none waits. What was dropped is told then.
+fn write_lines(
+    output: Box<dyn Write + Send>,
+    lines: &Receiver<String>,
+    dropped: &AtomicU64,
+) -> std::io::Result<()> {
     let mut output = BufWriter::new(output);
+    let mut told: Option<Instant> = None;
     while let Ok(first) = lines.recv() {
         output.write_all(first.as_bytes())?;
         while let Ok(line) = lines.try_recv() {
             output.write_all(line.as_bytes())?;
         }
         output.flush()?;
+        if dropped.load(Relaxed) > 0 && told.is_none_or(|told| told.elapsed() >= TELL_INTERVAL) {
+            tell_dropped(dropped.swap(0, Relaxed));
+            told = Some(Instant::now());
+        }
     }
+    tell_dropped(dropped.swap(0, Relaxed));
     output.flush()
+}
+
+fn tell_dropped(n_dropped: u64) {
+    if n_dropped > 0 {
+        let why = "its disk or its reader was too slow";
+        tracing::warn!(n_dropped, "lines of the access log were dropped: {why}");
+    }
 }
 
 impl Entry {
@@ -321,6 +356,6 @@ mod tests {
             log.entry(address, &Method::GET, &uri, Version::HTTP_11, &headers)
                 .finish(0);
         }
-        assert_eq!(log.n_dropped(), 2);
+        assert_eq!(log.dropped.load(Relaxed), 2);
     }
 }

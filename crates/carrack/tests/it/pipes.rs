@@ -4,13 +4,14 @@
 //! Out      the end of the command, its exit code, and what a reader gets who comes late.
 //! Not here files and terminals.
 
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Carrack, data};
+use crate::support::{Carrack, Server, data};
 
 /// Far more than an end takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -149,4 +150,108 @@ fn a_reader_who_comes_late_gets_all_of_it() {
     piped.env("CARRACK_DATA_DIR", carrack.path("other"));
     let outcome = crate::support::finish(piped).ok();
     assert!(outcome.text().contains(&root), "{}", outcome.stderr);
+}
+
+/// Asks until the node has answered far more than anybody takes of what it says about it.
+fn ask_much(server: &Server) {
+    let address = server.url.strip_prefix("http://").unwrap();
+    // A pipe takes 64 KiB, and each of these requests has a line of 2 KiB.
+    let request = format!(
+        "GET /healthz?{} HTTP/1.1\r\nhost: x\r\nuser-agent: {}\r\n\r\n",
+        "q".repeat(1000),
+        "a".repeat(1000)
+    );
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    for _ in 0..1500 {
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        let (_, length) = head.split_once("content-length: ").unwrap();
+        let length = length.lines().next().unwrap().parse().unwrap();
+        stream.read_exact(&mut vec![0; length]).unwrap();
+    }
+}
+
+#[test]
+fn a_node_answers_and_ends_whoever_reads_nothing_of_its_access_log() {
+    for to_stderr in [true, false] {
+        for twice in [false, true] {
+            let carrack = Carrack::new();
+            let log = fifo(&carrack, "log");
+            // It has a reader, who reads nothing.
+            let mut options = std::fs::File::options();
+            let held = options.read(true).write(true).open(&log).unwrap();
+            let path = match to_stderr {
+                true => "-",
+                false => log.to_str().unwrap(),
+            };
+            let args = ["serve", "--p2p", "off", "--listen", "127.0.0.1:0"];
+            let mut command = carrack.command(&args);
+            command.args(["--access-log", path]).stdout(Stdio::null());
+            let server = match to_stderr {
+                true => Server::unread(&mut command),
+                false => Server::start(command.stderr(Stdio::piped())),
+            };
+            ask_much(&server);
+            server.signal(Signal::TERM);
+            let started = Instant::now();
+            if twice {
+                std::thread::park_timeout(Duration::from_millis(300));
+                server.signal(Signal::TERM);
+            }
+            let (status, said) = server.ended_within(PATIENCE);
+            assert!(started.elapsed() < Duration::from_secs(10));
+            let expected = match (twice, to_stderr) {
+                (true, _) => 130,
+                (false, true) => 0,
+                (false, false) => UNAVAILABLE, // The log that was asked for is not whole.
+            };
+            assert_eq!(status.code(), Some(expected), "{to_stderr} {twice} {said}");
+            if !to_stderr && !twice {
+                assert!(said.contains("its reader takes nothing"), "{said}");
+            }
+            drop(held);
+        }
+    }
+}
+
+#[test]
+fn roots_that_nobody_reads_keep_no_node_from_watching_nor_from_its_end() {
+    let carrack = Carrack::new();
+    let dir = carrack.path("d");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("a"), b"first").unwrap();
+    let args = [
+        "serve",
+        "--p2p",
+        "off",
+        "--listen",
+        "127.0.0.1:0",
+        "--watch",
+    ];
+    let mut command = carrack.command(&args);
+    // Full before the node says a word: as much as a pipe takes.
+    let (unread, mut full) = std::io::pipe().unwrap();
+    full.write_all(&vec![b'\n'; 64 << 10]).unwrap();
+    command.arg(&dir).stdout(full).stderr(Stdio::piped());
+    let server = Server::start(&mut command);
+    drop(command);
+    for n in 1..4 {
+        std::fs::write(dir.join("a"), format!("version {n}")).unwrap();
+        let started = Instant::now();
+        while carrack.run(&["ls"]).ok().text().matches("/d").count() <= n {
+            assert!(started.elapsed() < PATIENCE, "version {n} is not taken up");
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+    }
+    server.signal(Signal::TERM);
+    let (status, log) = server.ended_within(PATIENCE);
+    assert_eq!(status.code(), Some(0), "{log}");
+    drop(unread);
 }

@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,9 +29,8 @@ use crate::cli::args::{P2pAddress, ServeArgs};
 use crate::cli::commands::{add, import};
 use crate::cli::control::{self, CLIENTS_MAX, Client, SOCKET_NAME};
 use crate::cli::output::{Output, shown};
-use crate::cli::pipe;
 use crate::cli::written;
-use crate::cli::{Env, open_blocks, run_for_client};
+use crate::cli::{Env, end_at_once, open_blocks, run_for_client};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::gateway::service::serve;
 use crate::http::access_log::{AccessLog, LogFormat, LogWriter};
@@ -117,11 +117,9 @@ pub fn run(
         out.note(&format!("known to peers as {}", p2p.peer_id));
     }
 
-    let signals = runtime.block_on(async { Signals::listen() })?;
     let (drain_time, drains) = (limits.drain_time, Arc::default());
     let (flag, terminated) = (Arc::clone(stopped), Arc::clone(&drains));
-    runtime.spawn(stop_on_signals(signals, flag, terminated, stop_sender));
-    let log_counts = access_log.clone();
+    start_signals(flag, terminated, stop_sender)?;
     let options = ServeOptions {
         limits,
         access_log,
@@ -195,14 +193,6 @@ pub fn run(
     }
     blocks.save_stale();
     close(&blocks, runtime);
-    if let Some(log) = log_counts
-        && log.n_dropped() > 0
-    {
-        let n = log.n_dropped();
-        out.note(&format!(
-            "{n} lines of the access log were lost: its disk is too slow"
-        ));
-    }
     if let Some(writer) = log_writer {
         writer.finish()?;
     }
@@ -211,6 +201,23 @@ pub fn run(
         Ok(0) => served,
         Ok(n_failed) => served.and(Err(not_served(n_failed, args.paths.len()))),
     }
+}
+
+/// Listens for signals on a thread that nothing else runs on: whatever stands still, they are seen.
+fn start_signals(
+    stopped: Arc<AtomicBool>,
+    drains: Arc<AtomicBool>,
+    stop: flag::Sender<bool>,
+) -> Result<()> {
+    let cannot = || "cannot listen for signals".to_owned();
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_io().build();
+    let runtime = runtime.context(ErrorKind::Unavailable, cannot)?;
+    let signals = runtime.block_on(async { Signals::listen() })?;
+    let thread = std::thread::Builder::new().name("signals".to_owned());
+    let started =
+        thread.spawn(move || runtime.block_on(stop_on_signals(signals, stopped, drains, stop)));
+    started.context(ErrorKind::Unavailable, cannot).map(drop)
 }
 
 /// Lets the node stop at the first signal, and ends the process at the second.
@@ -225,8 +232,7 @@ async fn stop_on_signals(
     stopped.store(true, Ordering::Relaxed);
     let _ = stop.send(true); // Everybody who waits may have gone.
     signals.next().await;
-    #[expect(clippy::exit, reason = "asked twice; committed work is safe")]
-    std::process::exit(130);
+    end_at_once()
 }
 
 /// When the HTTP port closes: some time after a node that is managed was told to stop.
@@ -301,8 +307,9 @@ fn start_watching(
     }
     let (blocks, stopped) = (blocks.clone(), Arc::clone(stopped));
     let readiness = readiness.clone();
-    let (stdout, is_terminal) = (pipe::stdout(&stopped), out.out_is_terminal());
-    let mut out = Output::new(out.json, stdout, is_terminal, out.screen().clone());
+    let another = out.another();
+    let nowhere = || Error::new(ErrorKind::Internal, "a node that has no words");
+    let mut out = another.ok_or_else(nowhere)?;
     let mut tell = move |done: Result<Rescanned>| match done {
         Ok(done) => {
             let mut roots = done.report.roots.iter();
@@ -413,7 +420,12 @@ fn access_log(
     } else {
         let cannot = || format!("cannot write the access log {}", path.display());
         written::check(&std::path::absolute(path).unwrap_or_default(), blocks)?;
-        let file = File::options().create(true).append(true).open(path);
+        let is_fifo = |found: &std::fs::Metadata| found.file_type().is_fifo();
+        // Read as well, a FIFO is open whether it has a reader or not, now and later.
+        let is_fifo = std::fs::metadata(path).is_ok_and(|found| is_fifo(&found));
+        let mut options = File::options();
+        let options = options.create(true).append(true).read(is_fifo);
+        let file = options.open(path);
         Box::new(file.context(ErrorKind::Unavailable, cannot)?)
     };
     let format = if out.json {

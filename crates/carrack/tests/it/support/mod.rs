@@ -245,12 +245,18 @@ impl Carrack {
         addresses.iter().map(text).collect()
     }
 
-    /// The one of a transport.
+    /// The one of a transport, once that is listened on: a node that is ready may not be so far.
     pub(crate) fn p2p_address(&self, transport: Transport) -> String {
-        let addresses = self.p2p_addresses();
-        let address = transport.find(&addresses);
-        let address = address.unwrap_or_else(|| panic!("no {transport:?} in {addresses:?}"));
-        address.to_owned()
+        let deadline = Instant::now() + READY_TIME_MAX;
+        loop {
+            let addresses = self.p2p_addresses();
+            if let Some(address) = transport.find(&addresses) {
+                return address.to_owned();
+            }
+            let is_late = Instant::now() > deadline;
+            assert!(!is_late, "no {transport:?} in {addresses:?}");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
     }
 }
 
@@ -312,6 +318,8 @@ pub(crate) struct Server {
     /// `http://127.0.0.1:PORT`
     pub(crate) url: String,
     stderr: Option<JoinHandle<String>>,
+    /// Standard error, held open and not read.
+    unread: Option<BufReader<std::process::ChildStderr>>,
 }
 
 impl Server {
@@ -321,7 +329,7 @@ impl Server {
         Self::start(&mut command)
     }
 
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (found, listening) = std::sync::mpsc::sync_channel(1);
@@ -344,11 +352,34 @@ impl Server {
                 stderr.join().unwrap()
             );
         };
-        let mut server = Self {
+        let server = Self {
             child,
             url,
             stderr: Some(stderr),
+            unread: None,
         };
+        server.until_ready()
+    }
+
+    /// A `serve` of whose words nothing is read once it has said where it listens.
+    pub(crate) fn unread(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut unread = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        unread.read_line(&mut line).unwrap();
+        let (_, url) = line.split_once("listening on ").unwrap();
+        let url = url.trim().trim_end_matches('/').to_owned();
+        let server = Self {
+            child,
+            url,
+            stderr: None,
+            unread: Some(unread),
+        };
+        server.until_ready()
+    }
+
+    fn until_ready(self) -> Self {
+        let mut server = self;
         let deadline = Instant::now() + READY_TIME_MAX;
         while http::try_get(&server.url, "/readyz").is_none_or(|answer| answer.status != 200) {
             let ended = server.child.try_wait().unwrap();
@@ -423,7 +454,9 @@ impl Server {
         let deadline = Instant::now() + time_max;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                return (status, self.stderr.take().unwrap().join().unwrap());
+                drop(self.unread.take());
+                let said = self.stderr.take().map(|said| said.join().unwrap());
+                return (status, said.unwrap_or_default());
             }
             assert!(
                 Instant::now() < deadline,

@@ -1,20 +1,23 @@
 //! `serve --watch`: what appears, changes or vanishes becomes part of a new root.
 //!
-//! In       the places that were named; what the kernel tells of folders; what their names lead to,
-//!          looked at once a second; the time for others.
+//! In       the places that were named; what the kernel tells of folders and mounts; what their
+//!          names lead to, looked at once a second; the time.
 //! Out      new roots, printed; of those that a newer one replaced the newest [`SUPERSEDED_MAX`],
 //!          and all that hold what was copied
 //!          or what other roots use.
 //! Limits   a place is gone through at most once a second, [`SETTLE_MAX`] after its first change at
-//!          the latest; one place at a time.
+//!          the latest; one place at a time. Without a change that is told it is gone through each
+//!          interval, a folder that the kernel tells of for one [`REST`]th of the time at most.
 //! Not here going through a place (`ingest::rescan`).
 //!
 //! What a name leads to is what is watched. The kernel tells of a folder, whatever it is called, so
 //! its name is looked at as well (`name`): when it leads to another folder, that is watched from
-//! then on. Where the kernel does not tell (a bucket, a web server, no inotify watches left) a
-//! place is gone through each interval: what has not changed is listed and not read.
+//! then on. The kernel does not tell of what is written through a map of a file, through a hard
+//! link from elsewhere, or by another machine, and nothing tells of a bucket or a web server: any
+//! place is gone through each interval as well. What has not changed is listed and not read.
 
 mod kernel;
+mod mounts;
 mod name;
 
 use std::collections::VecDeque;
@@ -24,6 +27,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::kernel::Kernel;
+use self::mounts::Mounts;
 pub(super) use self::name::Name;
 use self::name::Seen;
 use crate::error::{Context, ErrorKind, Result};
@@ -45,6 +49,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 /// Time between two looks at what a name leads to.
 const NAME_INTERVAL: Duration = Duration::from_secs(1);
+/// A folder of which the kernel tells rests for so many times what going through it took.
+const REST: u32 = 20;
 /// Looks in a row that find nothing before that is told: a name may be on its way to another file.
 const LOOKS_MAX: u32 = 2;
 /// Time between two looks at the clock and at the flag.
@@ -63,9 +69,16 @@ pub(super) struct Watched {
     next_look: Instant,
     /// What the kernel tells of a folder; `None`: only time does.
     kernel: Option<Kernel>,
+    /// That the kernel cannot tell was said.
+    is_deaf: bool,
+    /// A hash of what is mounted at, above and below it.
+    mounts: u64,
+    remounted: bool,
     changed: Option<Changed>,
-    /// When it is gone through whatever is told: a failure may be over, or nothing is told.
+    /// When it is gone through whatever is told.
     due: Option<Instant>,
+    /// How long going through it took.
+    took: Duration,
     superseded: VecDeque<RootId>,
     /// Said once, not each interval.
     last_trouble: String,
@@ -122,15 +135,33 @@ impl Watched {
             n_failed: 0,
             next_look: Instant::now(),
             kernel: None,
+            is_deaf: false,
+            mounts: 0,
+            remounted: false,
             changed: None,
+            took: Duration::ZERO,
             superseded: VecDeque::new(),
             last_trouble: String::new(),
         };
+        watched.note_mounts(&mounts::now());
+        watched.remounted = false;
         // What changed since it was added is looked for once.
         if let Err(error) = watched.follow(interval) {
             tracing::debug!(error = error.chain(), "nothing to watch yet");
         }
         watched
+    }
+
+    /// Whether what is `mounted` now is something else where the place lies: it is looked at.
+    fn note_mounts(&mut self, mounted: &[u8]) {
+        let Spot::Here(name) = &self.place else {
+            return;
+        };
+        let mounts = mounts::concerning(name.real(), mounted);
+        if std::mem::replace(&mut self.mounts, mounts) != mounts {
+            self.remounted = true;
+            self.next_look = Instant::now();
+        }
     }
 
     /// Looks where the name leads now, and watches that. An error if it leads to nothing, or to
@@ -148,6 +179,7 @@ impl Watched {
             Ok(seen) => seen,
             Err(error) => {
                 (self.seen, self.kernel, self.due) = (None, None, None);
+                self.is_deaf = false;
                 self.n_failed += 1;
                 let cannot = || format!("cannot watch {}", name.path().display());
                 return match self.n_failed < LOOKS_MAX {
@@ -159,22 +191,25 @@ impl Watched {
         if std::mem::take(&mut self.n_failed) >= LOOKS_MAX {
             tracing::info!(path = %name.path().display(), "it is there again, and watched");
         }
+        let remounted = std::mem::take(&mut self.remounted);
         let before = self.seen.replace(seen.clone());
         let is_same = before.as_ref().is_some_and(|before| before.is_same(&seen));
         if before.is_some() && !is_same {
             let (path, real) = (name.path().display(), seen.real.display());
             tracing::info!(%path, %real, "the name leads to something else now, which is watched");
+            self.mounts = mounts::concerning(&seen.real, &mounts::now());
         }
         if before.as_ref() != Some(&seen) && self.kernel.is_none() {
             Changed::note(&mut self.changed);
         }
         let is_told = self.kernel.as_ref().is_some_and(|kernel| !kernel.is_over());
         let retries = self.kernel.is_none() && self.due.is_some_and(|due| now >= due);
-        if seen.is_folder && (!is_same || (!is_told && self.kernel.is_some()) || retries) {
+        let is_over = !is_told && self.kernel.is_some();
+        if seen.is_folder && (!is_same || is_over || remounted || retries) {
             self.watch_folder(&seen.real, interval);
         }
         if !seen.is_folder && !is_same {
-            (self.kernel, self.due) = (None, None);
+            (self.kernel, self.due, self.is_deaf) = (None, None, false);
         }
         Ok(())
     }
@@ -190,10 +225,11 @@ impl Watched {
         match Kernel::of(real, &self.own_dir) {
             Ok(kernel) => {
                 self.kernel = Some(kernel);
-                self.due = None;
+                self.is_deaf = false;
+                self.due = Some(Instant::now() + self.rest(interval));
                 Changed::note(&mut self.changed);
             }
-            Err(error) if self.due.is_none() => {
+            Err(error) if !std::mem::replace(&mut self.is_deaf, true) => {
                 tracing::warn!(%path, %error, "not watched: it is looked at each interval");
                 self.due = Some(Instant::now() + interval);
             }
@@ -218,10 +254,25 @@ impl Watched {
                 Spot::Elsewhere(_) => true,
                 Spot::Here(_) => self.seen.as_ref().is_some_and(|seen| seen.is_folder),
             };
-            let by_time = by_time && self.kernel.is_none();
-            self.due = by_time.then(|| now + interval);
+            self.due = by_time.then(|| now + self.rest(interval));
         }
         is_due
+    }
+
+    /// Time until it is gone through again if nothing is told.
+    fn rest(&self, interval: Duration) -> Duration {
+        match self.kernel {
+            Some(_) => interval.max(self.took * REST),
+            None => interval,
+        }
+    }
+
+    /// It was gone through in `took`.
+    fn rests(&mut self, took: Duration, interval: Duration) {
+        self.took = took;
+        if self.due.is_some() {
+            self.due = Some(Instant::now() + self.rest(interval));
+        }
     }
 
     fn where_it_is(&self) -> Place {
@@ -276,12 +327,29 @@ pub(super) fn watch(
     stop: &AtomicBool,
     told: &mut dyn FnMut(Result<Rescanned>),
 ) {
+    let listening = Mounts::listen();
+    if let Err(error) = &listening {
+        tracing::debug!(%error, "nothing tells of mounts");
+    }
+    let mut is_remounted = true; // Nobody listened before.
     while !stop.load(Ordering::Relaxed) {
         fail_point("watching");
+        if is_remounted {
+            let mounted = mounts::now();
+            places
+                .iter_mut()
+                .for_each(|place| place.note_mounts(&mounted));
+            std::thread::sleep(TICK); // However often things are mounted.
+        }
         for place in places.iter_mut() {
             let looked = match place.follow(interval) {
                 Ok(()) if !place.is_due(interval) => continue,
-                Ok(()) => place.look(blocks, stop),
+                Ok(()) => {
+                    let started = Instant::now();
+                    let looked = place.look(blocks, stop);
+                    place.rests(started.elapsed(), interval);
+                    looked
+                }
                 Err(error) => Err(error),
             };
             if stop.load(Ordering::Relaxed) {
@@ -293,7 +361,7 @@ pub(super) fn watch(
                     done.into_iter().for_each(|done| told(Ok(done)));
                 }
                 Err(error) => {
-                    place.due = Some(Instant::now() + interval);
+                    place.due = Some(Instant::now() + place.rest(interval));
                     let trouble = error.chain();
                     if trouble != place.last_trouble {
                         place.last_trouble = trouble;
@@ -302,7 +370,13 @@ pub(super) fn watch(
                 }
             }
         }
-        std::thread::sleep(TICK);
+        is_remounted = match &listening {
+            Ok(mounts) => mounts.wait(TICK),
+            Err(_) => {
+                std::thread::sleep(TICK);
+                false
+            }
+        };
     }
 }
 

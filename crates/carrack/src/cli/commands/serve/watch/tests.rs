@@ -55,7 +55,17 @@ struct Watching<'a> {
 }
 
 fn while_watching(fixture: &Fixture, path: &Path, how: How, body: impl FnOnce(&Watching<'_>)) {
-    let (interval, stop) = (Duration::from_secs(300), AtomicBool::new(false));
+    while_watching_each(Duration::from_secs(300), fixture, path, how, body);
+}
+
+fn while_watching_each(
+    interval: Duration,
+    fixture: &Fixture,
+    path: &Path,
+    how: How,
+    body: impl FnOnce(&Watching<'_>),
+) {
+    let stop = AtomicBool::new(false);
     let own = fixture.store().dir().to_owned();
     let watched = place_of(path, how, &own, interval);
     let (sender, told) = sync_channel(64);
@@ -287,6 +297,90 @@ fn a_disk_that_is_mounted_and_unmounted_is_seen() {
         fixture.write("d/c", b"below again");
         watching.sees(b"below again");
     });
+}
+
+#[test]
+fn a_disk_in_a_watched_folder_is_seen_and_what_changes_on_it() {
+    let fixture = Fixture::new();
+    let dir = fixture.path("d");
+    let inner = fixture.path("d/sub");
+    fixture.write("d/a", b"first");
+    fixture.write("d/sub/a", b"below the disk");
+    fixture.add(&[&dir]);
+    while_watching(&fixture, &dir, adds(), |watching| {
+        // What is looked at once in any case is over.
+        fixture.write("d/b", b"second");
+        watching.sees(b"second");
+        let Some(disk) = Mounted::on(&inner) else {
+            return;
+        };
+        for n in 0..2 {
+            let data = format!("on the disk {n}");
+            fixture.write("d/sub/b", data.as_bytes());
+            watching.sees(data.as_bytes());
+        }
+        drop(disk);
+        fixture.write("d/sub/c", b"below again");
+        watching.sees(b"below again");
+    });
+}
+
+#[test]
+fn a_disk_in_the_place_of_the_watched_one_is_seen() {
+    let fixture = Fixture::new();
+    let dir = fixture.path("d");
+    std::fs::create_dir(&dir).unwrap();
+    let Some(mut disk) = Mounted::on(&dir) else {
+        return;
+    };
+    fixture.write("d/a", b"on the first");
+    fixture.add(&[&dir]);
+    while_watching(&fixture, &dir, adds(), |watching| {
+        for n in 0..3 {
+            drop(disk);
+            disk = Mounted::on(&dir).unwrap();
+            let data = format!("on another {n}");
+            fixture.write("d/a", data.as_bytes());
+            watching.sees(data.as_bytes());
+        }
+        drop(disk);
+    });
+}
+
+#[test]
+fn what_nothing_tells_of_is_found_by_time() {
+    let fixture = Fixture::new();
+    let dir = fixture.path("d");
+    let file = fixture.write("d/a", b"version 0");
+    let outside = fixture.path("outside");
+    std::fs::hard_link(file, &outside).unwrap();
+    fixture.add(&[&dir]);
+    let interval = Duration::from_secs(1);
+    while_watching_each(interval, &fixture, &dir, adds(), |watching| {
+        for n in 1..4 {
+            let data = format!("version {n}");
+            std::fs::write(&outside, &data).unwrap();
+            watching.sees(data.as_bytes());
+        }
+    });
+}
+
+#[test]
+fn a_folder_that_takes_long_to_go_through_rests_in_proportion() {
+    let fixture = Fixture::new();
+    let dir = fixture.path("d");
+    fixture.write("d/a", b"first");
+    let own = fixture.store().dir().to_owned();
+    let interval = Duration::from_secs(300);
+    let mut place = place_of(&dir, adds(), &own, interval);
+    assert_eq!(place.rest(interval), interval);
+    place.rests(Duration::from_secs(60), interval);
+    assert_eq!(place.rest(interval), Duration::from_secs(1200));
+    let left = place.due.unwrap().duration_since(Instant::now());
+    assert!(left > Duration::from_secs(1190), "{left:?}");
+    // Where only time tells it is the interval that was asked for.
+    place.kernel = None;
+    assert_eq!(place.rest(interval), interval);
 }
 
 /// What was copied before goes with `rm` alone.
