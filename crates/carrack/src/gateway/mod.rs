@@ -19,6 +19,7 @@ mod raw;
 pub mod refusal;
 pub mod request;
 pub mod service;
+pub mod shares;
 pub mod trailer;
 mod walks;
 

@@ -248,8 +248,8 @@ impl Batch for MemoryBatch {
         self.cids.len() as u64
     }
 
-    fn is_elsewhere(&self) -> bool {
-        false
+    fn source(&self) -> Option<u32> {
+        None
     }
 
     fn read(self) -> Result<Bytes> {

@@ -36,6 +36,7 @@ mod power;
 mod privacy;
 mod read_only;
 mod secrets;
+mod slow_sources;
 mod sources;
 mod staleness;
 mod stopping;
