@@ -48,6 +48,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// As [`Self::get`].
     fn get_here_blocking(&self, cid: &Cid) -> Result<Option<Bytes>>;
 
+    /// The source elsewhere that has the block, if no file of this machine has it. One look-up.
+    fn source_of(&self, _cid: &Cid) -> Option<u32> {
+        None
+    }
+
     /// The verified block, from wherever it lies. Cancel-safe.
     ///
     /// # Errors
@@ -135,7 +140,12 @@ pub trait Batch: Sized + Send + 'static {
     fn n_blocks(&self) -> u64;
 
     /// Whether some of them are on their way from elsewhere: to be read together with others.
-    fn is_elsewhere(&self) -> bool;
+    fn is_elsewhere(&self) -> bool {
+        self.source().is_some()
+    }
+
+    /// The source elsewhere that some of them come from. They come from one at the most.
+    fn source(&self) -> Option<u32>;
 
     /// Reads and verifies the blocks and frames them. The result has [`Self::len`] bytes.
     ///
@@ -176,6 +186,10 @@ impl Backend for Blocks {
             Found::Here(block) => Some(block),
             Found::Elsewhere(_) => None,
         })
+    }
+
+    fn source_of(&self, cid: &Cid) -> Option<u32> {
+        Self::source_of(self, cid)
     }
 
     async fn get(&self, cid: &Cid) -> Result<Bytes> {
@@ -234,8 +248,8 @@ impl Batch for car_stream::Batch {
         Self::n_blocks(self)
     }
 
-    fn is_elsewhere(&self) -> bool {
-        Self::is_elsewhere(self)
+    fn source(&self) -> Option<u32> {
+        Self::source(self)
     }
 
     fn read(self) -> Result<Bytes> {

@@ -23,9 +23,10 @@ use tracing::warn;
 use super::backend::{Backend, Batch, Next, Plan, require_block};
 use super::conditions::{self, Verdict};
 use super::headers::{self, Target};
-use super::pool::{self, Pool, Reserved};
+use super::pool::{self, Awaited, Pool, Reserved};
 use super::request::CarOptions;
 use super::service::Job;
+use super::shares::Place;
 use super::trailer::Trailer;
 use super::walks::Counted;
 use crate::error::{Error, ErrorKind, Result};
@@ -58,7 +59,7 @@ enum Start<P: Plan> {
     /// The first batch is not read yet: there was no room for it, or it lies elsewhere.
     Unread { first: P::Batch },
     /// The walk needs this block first, which lies elsewhere.
-    Needs { cid: Cid },
+    Needs { cid: Cid, source: Option<u32> },
 }
 
 /// Frames that are read and verified.
@@ -77,7 +78,7 @@ pub(crate) async fn answer<B: Backend>(
     let root = request.root;
     let etag = headers::etag(request, &root);
     let verdict = conditions::judge(request, &etag);
-    let (resolved, plan, start) = begin(job, options, verdict)
+    let (resolved, plan, start, place) = begin(job, options, verdict)
         .await
         .map_err(|error| Refusal::from_error(&error))?;
     match verdict {
@@ -92,8 +93,8 @@ pub(crate) async fn answer<B: Backend>(
     let fields = headers::success(request, &job.uri, target, etag);
     let body = match (plan, start) {
         (Some(plan), start) => {
-            let start = first_read(job, start).await?;
-            body(job, options, plan, start)
+            let (start, place) = first_read(job, start, place).await?;
+            body(job, options, plan, start, place)
         }
         (None, _) => Body::empty(),
     };
@@ -104,22 +105,26 @@ pub(crate) async fn answer<B: Backend>(
     })
 }
 
+/// What a path leads to, the plan of its CAR if it is sent, how that starts, and the answer's place
+/// among those that need what a source elsewhere has.
+type Begun<B> = (
+    Resolved,
+    Option<Counted<<B as Backend>::Plan>>,
+    Start<<B as Backend>::Plan>,
+    Option<Place>,
+);
+
 /// One visit to the blocking pool for all that a small CAR needs, if all of it lies here and it is
 /// sent at all.
 async fn begin<B: Backend>(
     job: &Job<B>,
     options: CarOptions,
     verdict: Verdict,
-) -> Result<(Resolved, Option<Counted<B::Plan>>, Start<B::Plan>)> {
+) -> Result<Begun<B>> {
     let backend = job.gateway.backend().clone();
-    let (root, segments) = (job.request.root, job.request.segments.clone());
-    let resolved = if segments.is_empty() {
-        Resolved::root(root)
-    } else {
-        backend.resolve(root, segments).await?
-    };
+    let resolved = job.resolve().await?;
     let request = CarRequest {
-        root,
+        root: job.request.root,
         resolved: resolved.clone(),
         scope: options.scope,
         range: options.entity_bytes,
@@ -134,30 +139,43 @@ async fn begin<B: Backend>(
             false => require_block(&backend, &terminus),
         })
         .await?;
-        return Ok((resolved, None, Start::Resolved));
+        return Ok((resolved, None, Start::Resolved, None));
     }
     let walks = job.gateway.walks();
     let mut plan = walks.count(backend.plan(request), &job.watch);
+    let mut place = None;
     loop {
         let (pool, watch) = (job.gateway.pool().clone(), Arc::clone(&job.watch));
+        let here = backend.clone();
         let (visited, start) = pool::run(move || {
-            let start = first_visit(&mut plan, &pool, watch.account())?;
+            let start = first_visit(&here, &mut plan, &pool, watch.account())?;
             Ok((plan, start))
         })
         .await?;
         plan = visited;
-        let Start::Needs { cid } = start else {
-            return Ok((resolved, Some(plan), start));
+        let Start::Needs { cid, source } = start else {
+            return Ok((resolved, Some(plan), start, place));
         };
+        if place.is_none() {
+            place = job.enter(source)?;
+        }
         let block = backend.get(&cid).await?;
         plan.provide(&cid, block)?;
     }
 }
 
-fn first_visit<P: Plan>(plan: &mut Counted<P>, pool: &Pool, account: &Account) -> Result<Start<P>> {
+fn first_visit<B: Backend>(
+    backend: &B,
+    plan: &mut Counted<B::Plan>,
+    pool: &Pool,
+    account: &Account,
+) -> Result<Start<B::Plan>> {
     let first = match plan.next_batch()? {
         Next::Batch(first) => first,
-        Next::Needs(cid) => return Ok(Start::Needs { cid }),
+        Next::Needs(cid) => {
+            let source = backend.source_of(&cid);
+            return Ok(Start::Needs { cid, source });
+        }
         Next::End => return Ok(Start::Whole { frames: None }),
     };
     if first.is_elsewhere() {
@@ -204,13 +222,13 @@ fn read(batch: impl Batch, reserved: Reserved) -> Result<Read> {
 }
 
 /// Waits for what lies elsewhere, then reads, verifies and frames.
-async fn fetch_and_read(batch: impl Batch, reserved: Reserved) -> Result<Read> {
+async fn fetch_and_read(batch: impl Batch, awaited: Awaited) -> Result<Read> {
     let n_blocks = batch.n_blocks();
-    let (frames, reserved) = batch.read_together(reserved).await?;
+    let (frames, awaited) = batch.read_together(awaited).await?;
     Ok(Read {
         frames,
         n_blocks,
-        reserved,
+        reserved: awaited.came(),
     })
 }
 
@@ -218,14 +236,20 @@ async fn fetch_and_read(batch: impl Batch, reserved: Reserved) -> Result<Read> {
 async fn first_read<B: Backend>(
     job: &Job<B>,
     start: Start<B::Plan>,
-) -> Result<Start<B::Plan>, Refusal> {
+    mut place: Option<Place>,
+) -> Result<(Start<B::Plan>, Option<Place>), Refusal> {
     let Start::Unread { first } = start else {
-        return Ok(start);
+        return Ok((start, place));
     };
-    let reserved = job.reserve(first.len()).await?;
-    let frames = fetch_and_read(first, reserved).await;
+    let source = first.source();
+    if place.is_none() {
+        let entered = job.enter(source);
+        place = entered.map_err(|error| Refusal::from_error(&error))?;
+    }
+    let awaited = job.reserve(source, first.len()).await?;
+    let frames = fetch_and_read(first, awaited).await;
     let frames = frames.map_err(|error| Refusal::from_error(&error))?;
-    Ok(Start::Begun { frames, next: None })
+    Ok((Start::Begun { frames, next: None }, place))
 }
 
 /// The body, once its first batch is verified.
@@ -234,6 +258,7 @@ fn body<B: Backend>(
     options: CarOptions,
     plan: Counted<B::Plan>,
     start: Start<B::Plan>,
+    place: Option<Place>,
 ) -> Body {
     let header = Bytes::from(plan.header());
     let pool = job.gateway.pool().clone();
@@ -247,6 +272,7 @@ fn body<B: Backend>(
         pool,
         watch: Arc::clone(&job.watch),
         share: Arc::clone(&share),
+        place,
         batches_ahead_max: limits.batches_ahead_max.max(1),
         n_blocks_left: limits.car_blocks_max,
         plan: Planning::Done,
@@ -363,6 +389,8 @@ struct CarStream<B: Backend, P: Plan> {
     pool: Pool,
     watch: Arc<Watch>,
     share: Arc<Share>,
+    /// Among the answers that need what a source elsewhere has.
+    place: Option<Place>,
     batches_ahead_max: usize,
     n_blocks_left: u64,
     plan: Planning<P>,
@@ -434,12 +462,14 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
                 // Nothing of this stream is in the budget that the client could still take, so
                 // waiting here holds up nobody else.
                 self.share.set_waiting(true);
-                let reserved = self.pool.reserve(batch.len(), self.watch.account()).await;
+                let (source, len) = (batch.source(), batch.len());
+                let account = self.watch.account();
+                let awaited = self.pool.reserve_from(source, len, account).await;
                 self.share.set_waiting(false);
-                let Some(reserved) = reserved else {
+                let Some(awaited) = awaited else {
                     return Some(Err(stopping()));
                 };
-                self.start_read(batch, reserved);
+                self.start_read(batch, awaited);
                 continue;
             }
             let planned = match (&mut self.plan, self.reads.front_mut()) {
@@ -511,10 +541,10 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
     fn top_up(&mut self) {
         while self.reads.len() < self.batches_ahead_max
             && let Some(batch) = self.planned.front()
-            && let Some(reserved) = self.reserve_ahead(batch.len())
+            && let Some(awaited) = self.reserve_ahead(batch)
             && let Some(batch) = self.next_planned()
         {
-            self.start_read(batch, reserved);
+            self.start_read(batch, awaited);
         }
         if !self.plans_on() {
             return;
@@ -528,9 +558,10 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
         };
     }
 
-    fn reserve_ahead(&self, len: usize) -> Option<Reserved> {
-        let account = self.watch.account();
-        self.pool.try_reserve_ahead(len, self.reads.len(), account)
+    fn reserve_ahead(&self, batch: &P::Batch) -> Option<Awaited> {
+        let (account, n_ahead) = (self.watch.account(), self.reads.len());
+        self.pool
+            .try_reserve_ahead(batch.source(), batch.len(), n_ahead, account)
     }
 
     /// Whether another batch is to be planned now: one ahead of what is read here, a window of what
@@ -552,8 +583,13 @@ impl<B: Backend, P: Plan> CarStream<B, P> {
         Some(batch)
     }
 
-    fn start_read(&mut self, batch: P::Batch, reserved: Reserved) {
-        let read = tokio::spawn(fetch_and_read(batch, reserved));
+    fn start_read(&mut self, batch: P::Batch, awaited: Awaited) {
+        if self.place.is_none()
+            && let Some(source) = batch.source()
+        {
+            self.place = Some(self.pool.shares().enter_begun(source));
+        }
+        let read = tokio::spawn(fetch_and_read(batch, awaited));
         self.reads.push_back(AbortOnDropHandle::new(read));
     }
 

@@ -24,9 +24,13 @@ struct Running {
 
 impl Running {
     async fn start() -> Self {
+        Self::start_within(Limits::default()).await
+    }
+
+    async fn start_within(limits: Limits) -> Self {
         // The store is made and dropped on threads that may block.
         let setup = tokio::task::spawn_blocking(Setup::new).await.unwrap();
-        let node = Node::start(setup.fixture.blocks.clone(), Limits::default()).await;
+        let node = Node::start(setup.fixture.blocks.clone(), limits).await;
         Self { setup, node }
     }
 
@@ -303,4 +307,91 @@ async fn clients_of_the_same_object_share_its_reads() {
         data.len()
     );
     Arc::into_inner(running).unwrap().stop().await;
+}
+
+/// Asks for `paths`, each on a connection of its own, and waits until each has been taken up.
+async fn ask_for_all(running: &Running, paths: &[String]) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    for path in paths {
+        let mut stream = TcpStream::connect(running.node.address).await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        streams.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    streams
+}
+
+/// Behind a proxy all clients have one address, which is trusted.
+async fn hung_source_leaves_the_rest(limits: Limits, format: &str) {
+    let is_bytes = limits.bytes_in_flight_max < Limits::default().bytes_in_flight_max;
+    let running = Running::start_within(limits).await;
+    let setup = &running.setup;
+    let data = bytes(1, 64 * BLOCK);
+    let (_, hung) = setup.add("hung", &data);
+    // Its nodes lie here.
+    let (local, _) = setup.add("root", &bytes(2, 2 * BLOCK));
+    let other = setup.other_source();
+    let (other_root, others) = setup.add_to(&other, "other", &bytes(3, 2 * BLOCK));
+    setup.source.fault("hung", Some(Fault::Hangs));
+    let paths: Vec<_> = hung
+        .iter()
+        .map(|cid| format!("/ipfs/{cid}?format={format}"))
+        .collect();
+    let mut streams = ask_for_all(&running, &paths).await;
+    for path in [
+        format!("/ipfs/{local}?format=raw"),
+        format!("/ipfs/{local}?format=car&dag-scope=block"),
+        format!("/ipfs/{}?format=raw", others[0]),
+        format!("/ipfs/{other_root}?format=car"),
+    ] {
+        let asked = tokio::time::timeout(Duration::from_secs(3), running.node.get(&path));
+        let status = asked.await.map(|reply| reply.status);
+        assert_eq!(status, Ok(200), "{path} beside {format} of a hung source");
+    }
+    // Those beyond the share are refused: at once, or when they have waited for long enough.
+    let mut answer = [0; 12];
+    let last = streams.last_mut().unwrap();
+    last.read_exact(&mut answer).await.unwrap();
+    let expected = match is_bytes {
+        true => b"HTTP/1.1 503",
+        false => b"HTTP/1.1 429",
+    };
+    assert_eq!(&answer, expected);
+    // All of it comes back.
+    drop(streams);
+    setup.source.fault("hung", None);
+    let mut status = 0;
+    for _ in 0..100 {
+        status = running.raw(&hung[63]).await.status;
+        if status == 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(status, 200);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_hangs_leaves_bytes_in_flight_to_all_others() {
+    let limits = Limits {
+        bytes_in_flight_max: 32 * BLOCK,
+        room_timeout: Duration::from_secs(1),
+        ..Limits::default()
+    };
+    for format in ["raw", "car"] {
+        hung_source_leaves_the_rest(limits.clone(), format).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_hangs_leaves_requests_to_all_others() {
+    let limits = Limits {
+        requests_max: 64,
+        ..Limits::default()
+    };
+    for format in ["raw", "car"] {
+        hung_source_leaves_the_rest(limits.clone(), format).await;
+    }
 }

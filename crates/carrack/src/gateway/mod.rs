@@ -17,6 +17,7 @@ pub mod pool;
 mod raw;
 pub mod request;
 pub mod service;
+pub mod shares;
 pub mod trailer;
 mod walks;
 

@@ -3,9 +3,10 @@
 //! In       closures that may wait for a disk; lengths of what they are about to read.
 //! Out      their results; [`Reserved`] bytes that give themselves back when they are written.
 //! Limits   bytes: `Limits::bytes_in_flight_max`, taken before a read is issued, and of it what the
-//!          account of a client's address may have. Threads: those of
-//!          the runtime, built with `max_blocking_threads(Limits::blocking_jobs_max)`. Queue: at
-//!          most `Limits::batches_ahead_max` + 2 jobs for each of `Limits::requests_max` requests.
+//!          account of a client's address may have, and the `shares` of the sources elsewhere that
+//!          bytes are waited for from. Threads: those of the runtime, built with
+//!          `max_blocking_threads(Limits::blocking_jobs_max)`. Queue: at most
+//!          `Limits::batches_ahead_max` + 2 jobs for each of `Limits::requests_max` requests.
 //! Not here which request comes first: first come, first served.
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::shares::{Share, Shares};
 use crate::error::{Context, ErrorKind, Result};
 use crate::http::accounts::{Account, Common, Room, UNIT, Waiting, units};
 
@@ -30,6 +32,14 @@ pub struct Pool {
     units_max: usize,
     /// How many wait for room.
     n_waiting: Arc<AtomicUsize>,
+    shares: Shares,
+}
+
+/// Room for bytes that are to come, from a source elsewhere or from here.
+#[derive(Debug)]
+pub struct Awaited {
+    reserved: Reserved,
+    _share: Option<Share>,
 }
 
 /// Room for bytes that are being read or written. Given back when dropped.
@@ -40,15 +50,22 @@ pub struct Reserved {
 }
 
 impl Pool {
-    /// A budget of `bytes_max` bytes.
+    /// A budget of `bytes_max` bytes, for at most `requests_max` requests.
     #[must_use]
-    pub fn new(bytes_max: usize) -> Self {
+    pub fn new(bytes_max: usize, requests_max: usize) -> Self {
         let units_max = units(bytes_max);
         Self {
             units: Arc::new(Semaphore::new(units_max)),
             units_max,
             n_waiting: Arc::default(),
+            shares: Shares::new(units_max, requests_max),
         }
+    }
+
+    /// What sources elsewhere have of this node.
+    #[must_use]
+    pub fn shares(&self) -> &Shares {
+        &self.shares
     }
 
     /// Waits until there is room for `len` bytes, in the client's account and in the budget. More
@@ -68,14 +85,44 @@ impl Pool {
         permit.ok().map(|_permit| Reserved { _permit, _room })
     }
 
-    /// As [`Self::reserve`], but no longer than `timeout`. For requests that have no answer yet.
+    /// As [`Self::reserve`], for bytes that `source` is to give: who waits for it holds room of
+    /// nobody else meanwhile. `None`: they lie on this machine.
+    pub async fn reserve_from(
+        &self,
+        source: Option<u32>,
+        len: usize,
+        account: &Account,
+    ) -> Option<Awaited> {
+        let Some(source) = source else {
+            return self.reserve(len, account).await.map(Awaited::here);
+        };
+        let n_units = self.units_of(len) as usize;
+        loop {
+            let share = self.shares.share(source, n_units, &self.units).await;
+            if let Some(reserved) = self.try_reserve(len, account) {
+                return Some(Awaited::new(reserved, share));
+            }
+            // Others want the source, who do not wait for what this client has.
+            drop(share);
+            let reserved = self.reserve(len, account).await?;
+            // The room is taken already, and free but for this.
+            let n_free = self.units.available_permits() + n_units;
+            if let Some(share) = self.shares.try_share(source, n_units, n_free) {
+                return Some(Awaited::new(reserved, share));
+            }
+        }
+    }
+
+    /// As [`Self::reserve_from`], but no longer than `timeout`. For requests that have no answer
+    /// yet.
     pub async fn reserve_within(
         &self,
+        source: Option<u32>,
         len: usize,
         account: &Account,
         timeout: Duration,
-    ) -> Option<Reserved> {
-        tokio::time::timeout(timeout, self.reserve(len, account))
+    ) -> Option<Awaited> {
+        tokio::time::timeout(timeout, self.reserve_from(source, len, account))
             .await
             .ok()
             .flatten()
@@ -103,19 +150,31 @@ impl Pool {
     #[must_use]
     pub fn try_reserve_ahead(
         &self,
+        source: Option<u32>,
         len: usize,
         n_ahead: usize,
         account: &Account,
-    ) -> Option<Reserved> {
+    ) -> Option<Awaited> {
         let least = match n_ahead < AHEAD_MIN {
             true => self.units_max / 2,
             false => self.units_max / 8 * 7,
         };
-        if self.units.available_permits() < least {
+        let n_free = self.units.available_permits();
+        if n_free < least {
             return None;
         }
-        let room = account.try_room_ahead(self.units_of(len) as usize, self.common())?;
-        self.try_reserve_in(len, room)
+        let n_units = self.units_of(len) as usize;
+        let share = |source| self.shares.try_share_ahead(source, n_units, n_free);
+        let share = match source {
+            Some(source) => Some(share(source)?),
+            None => None,
+        };
+        let room = account.try_room_ahead(n_units, self.common())?;
+        let reserved = self.try_reserve_in(len, room)?;
+        Some(Awaited {
+            reserved,
+            _share: share,
+        })
     }
 
     /// Whether somebody waits for room: those who hold it without moving are to go sooner.
@@ -141,6 +200,28 @@ impl Pool {
     fn units_of(&self, len: usize) -> u32 {
         let units = units(len).min(self.units_max);
         u32::try_from(units).unwrap_or(u32::MAX)
+    }
+}
+
+impl Awaited {
+    fn new(reserved: Reserved, share: Share) -> Self {
+        Self {
+            reserved,
+            _share: Some(share),
+        }
+    }
+
+    const fn here(reserved: Reserved) -> Self {
+        Self {
+            reserved,
+            _share: None,
+        }
+    }
+
+    /// The bytes have come: nobody waits for their source any more.
+    #[must_use]
+    pub fn came(self) -> Reserved {
+        self.reserved
     }
 }
 
@@ -194,7 +275,7 @@ mod tests {
 
     #[tokio::test]
     async fn room_comes_back_when_the_last_slice_is_dropped() {
-        let pool = Pool::new(4096);
+        let pool = Pool::new(4096, 4);
         let bytes = pool
             .reserve(3000, &Account::default())
             .await
@@ -240,7 +321,7 @@ mod tests {
 
     #[tokio::test]
     async fn more_than_the_budget_is_all_of_it() {
-        let pool = Pool::new(4096);
+        let pool = Pool::new(4096, 4);
         let all = pool.reserve(1 << 30, &Account::default()).await.unwrap();
         assert!(pool.try_reserve(1, &Account::default()).is_none());
         drop(all);
@@ -249,25 +330,28 @@ mod tests {
 
     #[tokio::test]
     async fn reading_ahead_leaves_half_of_the_budget() {
-        let pool = Pool::new(8192);
+        let pool = Pool::new(8192, 4);
         let held = pool
-            .try_reserve_ahead(5000, 0, &Account::default())
+            .try_reserve_ahead(None, 5000, 0, &Account::default())
             .unwrap();
-        assert!(pool.try_reserve_ahead(1, 0, &Account::default()).is_none());
+        assert!(
+            pool.try_reserve_ahead(None, 1, 0, &Account::default())
+                .is_none()
+        );
         assert!(pool.try_reserve(1, &Account::default()).is_some());
         drop(held);
         let _held = pool
-            .try_reserve_ahead(1000, AHEAD_MIN, &Account::default())
+            .try_reserve_ahead(None, 1000, AHEAD_MIN, &Account::default())
             .unwrap();
         let _more = pool
-            .try_reserve_ahead(1000, AHEAD_MIN, &Account::default())
+            .try_reserve_ahead(None, 1000, AHEAD_MIN, &Account::default())
             .unwrap();
         assert!(
-            pool.try_reserve_ahead(1, AHEAD_MIN, &Account::default())
+            pool.try_reserve_ahead(None, 1, AHEAD_MIN, &Account::default())
                 .is_none()
         );
         assert!(
-            pool.try_reserve_ahead(1, AHEAD_MIN - 1, &Account::default())
+            pool.try_reserve_ahead(None, 1, AHEAD_MIN - 1, &Account::default())
                 .is_some()
         );
     }

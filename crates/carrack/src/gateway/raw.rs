@@ -62,7 +62,7 @@ enum Visit {
     /// It is not a JSON block, and one was asked for.
     NotJson,
     /// It can be served; its bytes were not wanted yet, lie elsewhere, or there was no room.
-    Known { len: usize },
+    Known { len: usize, source: Option<u32> },
     /// Its bytes.
     Block { bytes: Bytes, reserved: Reserved },
 }
@@ -76,9 +76,9 @@ pub(crate) async fn answer<B: Backend>(job: &Job<B>) -> Result<Answer, Refusal> 
         terminus: &resolved.terminus,
         roots: &resolved.roots,
     };
-    let len = match visit {
+    let (len, source) = match visit {
         Visit::Block { bytes, reserved } => return Ok(block(job, target, bytes, reserved)),
-        Visit::Known { len } => len,
+        Visit::Known { len, source } => (len, source),
         Visit::Absent => return Err(job.absent(target.terminus)),
         Visit::NotJson => {
             return Err(Refusal::new(
@@ -98,27 +98,25 @@ pub(crate) async fn answer<B: Backend>(job: &Job<B>) -> Result<Answer, Refusal> 
         fields.insert(CONTENT_LENGTH, HeaderValue::from(len));
         return Ok(Answer::new(StatusCode::OK, fields, Bytes::new()));
     }
-    let reserved = job.reserve(len).await?;
+    let _place = job
+        .enter(source)
+        .map_err(|error| Refusal::from_error(&error))?;
+    let awaited = job.reserve(source, len).await?;
     let (backend, cid) = (job.gateway.backend().clone(), resolved.terminus);
     let bytes = backend
         .get(&cid)
         .await
         .map_err(|error| job.absent_or(Refusal::from_block_error(&error)))?;
-    Ok(block(job, target, bytes, reserved))
+    Ok(block(job, target, bytes, awaited.came()))
 }
 
 /// One visit to the blocking pool for all that most requests need.
 async fn visit<B: Backend>(job: &Job<B>, wants_block: bool) -> Result<(Resolved, Visit), Refusal> {
     let (backend, pool) = (job.gateway.backend().clone(), job.gateway.pool().clone());
     let watch = Arc::clone(&job.watch);
-    let (root, segments) = (job.request.root, job.request.segments.clone());
     let wants_json = job.request.format == Format::Json;
-    let resolved = if segments.is_empty() {
-        Resolved::root(root)
-    } else {
-        let resolved = backend.resolve(root, segments).await;
-        resolved.map_err(|error| job.absent_or(Refusal::from_block_error(&error)))?
-    };
+    let resolved = job.resolve().await;
+    let resolved = resolved.map_err(|error| job.absent_or(Refusal::from_block_error(&error)))?;
     let visited = pool::run(move || {
         let terminus = resolved.terminus;
         if wants_json && !matches!(terminus.codec(), cid::RAW | cid::JSON) {
@@ -135,7 +133,10 @@ async fn visit<B: Backend>(job: &Job<B>, wants_block: bool) -> Result<(Resolved,
                 .map(|bytes| Visit::Block { bytes, reserved }),
             None => None,
         };
-        let visit = here.unwrap_or(Visit::Known { len });
+        let visit = here.unwrap_or_else(|| Visit::Known {
+            len,
+            source: backend.source_of(&terminus),
+        });
         Ok((resolved, visit))
     });
     let (resolved, visit) = visited

@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
 use carrack_formats::Cid;
+use carrack_formats::walk::Resolved;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri, Version};
@@ -19,8 +20,9 @@ use tokio::net::TcpListener;
 
 use super::backend::Backend;
 use super::headers;
-use super::pool::{Pool, Reserved};
+use super::pool::{self, Awaited, Pool, Reserved};
 use super::request::{self, Format, GatewayRequest};
+use super::shares::Place;
 use super::walks::Walks;
 use super::{car, raw};
 use crate::error::Result;
@@ -69,7 +71,7 @@ impl<B: Backend> Gateway<B> {
     /// A gateway to `backend`.
     #[must_use]
     pub fn new(backend: B, limits: Limits, readiness: Readiness) -> Self {
-        let pool = Pool::new(limits.bytes_in_flight_max);
+        let pool = Pool::new(limits.bytes_in_flight_max, limits.requests_max);
         let walks = Walks::new(limits.walk_bytes_max);
         Self {
             inner: Arc::new(Inner {
@@ -301,11 +303,36 @@ impl<B: Backend> Job<B> {
         self.gateway.pool().try_reserve(len, self.watch.account())
     }
 
-    /// Room for `len` bytes, or 503.
-    pub(crate) async fn reserve(&self, len: usize) -> std::result::Result<Reserved, Refusal> {
+    /// Counts this request among those that need what `source` has.
+    pub(crate) fn enter(&self, source: Option<u32>) -> Result<Option<Place>> {
+        let shares = self.gateway.pool().shares();
+        source.map(|source| shares.enter(source)).transpose()
+    }
+
+    /// Follows the path, among those that need what the root's source has.
+    pub(crate) async fn resolve(&self) -> Result<Resolved> {
+        let (root, segments) = (self.request.root, self.request.segments.clone());
+        if segments.is_empty() {
+            return Ok(Resolved::root(root));
+        }
+        let backend = self.gateway.backend().clone();
+        let looked_up = backend.clone();
+        let source = pool::run(move || Ok(looked_up.source_of(&root))).await?;
+        let _place = self.enter(source)?;
+        backend.resolve(root, segments).await
+    }
+
+    /// Room for `len` bytes that lie here or in `source`, or 503.
+    pub(crate) async fn reserve(
+        &self,
+        source: Option<u32>,
+        len: usize,
+    ) -> std::result::Result<Awaited, Refusal> {
         let room_timeout = self.gateway.limits().room_timeout;
         let (pool, account) = (self.gateway.pool(), self.watch.account());
-        let reserved = pool.reserve_within(len, account, room_timeout).await;
+        let reserved = pool
+            .reserve_within(source, len, account, room_timeout)
+            .await;
         reserved.ok_or_else(Refusal::no_room)
     }
 

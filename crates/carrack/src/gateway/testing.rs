@@ -249,8 +249,8 @@ impl Batch for MemoryBatch {
         self.cids.len() as u64
     }
 
-    fn is_elsewhere(&self) -> bool {
-        false
+    fn source(&self) -> Option<u32> {
+        None
     }
 
     fn read(self) -> Result<Bytes> {

@@ -188,8 +188,8 @@ mod tests {
             1
         }
 
-        fn is_elsewhere(&self) -> bool {
-            false
+        fn source(&self) -> Option<u32> {
+            None
         }
 
         fn read(self) -> Result<Bytes> {

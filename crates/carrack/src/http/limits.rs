@@ -42,7 +42,8 @@ pub struct Limits {
     pub drain_time: Duration,
     /// Running responses get this long to end when the node stops.
     pub shutdown_timeout: Duration,
-    /// Requests being answered at once; beyond it 429. What deployed gateways use.
+    /// Requests being answered at once; beyond it 429. What deployed gateways use. Those that need
+    /// what sources elsewhere have are a quarter of them for each, half for all.
     pub requests_max: usize,
     /// The same of one address (an IPv6 /64): a quarter of all. A block client has 16 to 64 under
     /// way.

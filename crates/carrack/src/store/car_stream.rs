@@ -208,7 +208,10 @@ impl CarPlan {
                     break;
                 }
             };
-            if batch.len > 0 && batch.len + item.frame_len() > BUFFER_LEN {
+            let is_other = item
+                .source()
+                .is_some_and(|it| batch.source().is_some_and(|at| it != at));
+            if is_other || batch.len > 0 && batch.len + item.frame_len() > BUFFER_LEN {
                 self.carried = Some(item);
                 break;
             }
@@ -388,6 +391,14 @@ impl Item {
         }
     }
 
+    /// The source that its bytes are to come from.
+    fn source(&self) -> Option<u32> {
+        match &self.from {
+            Origin::Announced(_, ticket) => Some(ticket.source()),
+            Origin::Held(_) | Origin::At(_) | Origin::Came(..) => None,
+        }
+    }
+
     fn frame_len(&self) -> usize {
         write::frame_len(&self.cid, self.len)
     }
@@ -427,8 +438,14 @@ impl Batch {
     /// Whether bytes that were announced are still to be [fetched](Self::fetch).
     #[must_use]
     pub fn is_elsewhere(&self) -> bool {
-        let announced = |item: &Item| matches!(item.from, Origin::Announced(..));
-        self.items.iter().any(announced)
+        self.source().is_some()
+    }
+
+    /// The source that they come from. A plan gives batches of one at the most, so that none waits
+    /// for another.
+    #[must_use]
+    pub fn source(&self) -> Option<u32> {
+        self.items.iter().find_map(Item::source)
     }
 
     /// Waits for the bytes that lie elsewhere. A block whose place does not give them is taken

@@ -37,6 +37,7 @@ mod power;
 mod privacy;
 mod read_only;
 mod secrets;
+mod slow_sources;
 mod sources;
 mod staleness;
 mod stopping;

@@ -1,5 +1,6 @@
 //! `carrack rm`.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
@@ -11,7 +12,11 @@ use crate::cli::output::shown;
 use crate::cli::target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::dependents::dependents;
-use crate::store::catalog::{RootId, RootRecord};
+use crate::store::catalog::{Batch, RootId, RootRecord};
+use crate::store::location::ContainerId;
+
+/// Roots that go in one commit: each waits for the disk.
+const ROOTS_AT_ONCE: usize = 256;
 
 /// Drops roots. Every name is looked up before the first is dropped.
 ///
@@ -38,18 +43,39 @@ pub fn run(args: &RmArgs, env: &mut Env<'_>) -> Result<()> {
         let ids: Vec<RootId> = found.iter().map(|root| root.id).collect();
         refuse_needed(&ids, env)?;
     }
-    for root in found {
-        let dropped = store.remove_root(root.id)?;
+    for roots in found.chunks(ROOTS_AT_ONCE) {
+        drop_together(roots, env)?;
+    }
+    several.conclude()
+}
+
+/// Drops some roots in one commit, and says so of each.
+fn drop_together(roots: &[RootRecord], env: &mut Env<'_>) -> Result<()> {
+    let (store, mut batch) = (env.blocks.store(), Batch::new());
+    for root in roots {
+        batch.remove_root(root.id);
+    }
+    let catalog = store.catalog();
+    let members = roots.iter().map(|root| catalog.members(root.id));
+    let members: Vec<_> = members.collect::<Result<_>>()?;
+    let dropped = store.commit(batch)?.removed_containers;
+    // What several of them needed goes with the last of them.
+    let mut dropped: HashSet<ContainerId> = dropped.into_iter().collect();
+    let gone = members.iter().rev();
+    let gone = gone.map(|members| members.iter().filter(|id| dropped.remove(id)).count());
+    let mut n_dropped: Vec<usize> = gone.collect();
+    n_dropped.reverse();
+    for (root, n_dropped) in roots.iter().zip(n_dropped) {
         if env.out.json {
             env.out.object(&json!({
                 "cid": root.cid.to_string(),
-                "containers_dropped": dropped.removed_containers.len(),
+                "containers_dropped": n_dropped,
             }))?;
         } else {
             env.out.line(&format!("dropped {}", root.cid))?;
         }
     }
-    several.conclude()
+    Ok(())
 }
 
 fn roots_named(text: &str, env: &Env<'_>) -> Result<Vec<RootRecord>> {

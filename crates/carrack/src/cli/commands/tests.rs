@@ -363,3 +363,48 @@ fn verify_looks_at_every_block_once_whatever_leads_to_it() {
         assert_eq!(text.matches(&cid.to_string()).count(), 2, "{cid}: {text}");
     }
 }
+
+#[test]
+fn rm_of_many_roots_waits_for_the_disk_a_few_times() {
+    let fixture = Fixture::new();
+    let (first, second) = (bytes(1, 500), bytes(2, 500));
+    let cids = [raw(&first), raw(&second)];
+    let both = [(cids[0], first), (cids[1], second)];
+    let shared = fixture.write("x.car", &car(&cids, &both));
+    fixture.import(&shared, &import_options()).unwrap();
+    let names: Vec<_> = (0..20).map(|index| format!("file {index}")).collect();
+    let files: Vec<_> = names
+        .iter()
+        .map(|name| fixture.write(name, name.as_bytes()))
+        .collect();
+    let paths: Vec<&Path> = files.iter().map(AsRef::as_ref).collect();
+    fixture.add(&paths);
+    let roots = cids
+        .into_iter()
+        .chain(names.iter().map(|name| raw(name.as_bytes())));
+    let roots: Vec<_> = roots.map(|cid| cid.to_string()).collect();
+    let mut args = vec!["--json", "rm"];
+    args.extend(roots.iter().map(String::as_str));
+    let n_before = *fixture.store().commits().borrow();
+    let (outcome, text) = run(&fixture, &args, false);
+    outcome.unwrap();
+    let n_commits = *fixture.store().commits().borrow() - n_before;
+    assert!(n_commits <= 2, "{n_commits}");
+    let said: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(said.len(), roots.len());
+    // The CAR goes with the second of its roots, however many go together.
+    let n_dropped = |cid: &carrack_formats::Cid| {
+        let it = said.iter().find(|it| it["cid"] == cid.to_string());
+        it.unwrap()["containers_dropped"].as_u64().unwrap()
+    };
+    assert_eq!(n_dropped(&cids[0]) + n_dropped(&cids[1]), 1);
+    assert!(
+        names
+            .iter()
+            .all(|name| n_dropped(&raw(name.as_bytes())) == 1)
+    );
+    assert!(fixture.store().catalog().roots().unwrap().is_empty());
+}

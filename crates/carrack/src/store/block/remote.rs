@@ -192,6 +192,26 @@ impl Blocks {
         first
     }
 
+    /// The source elsewhere that has a block, if no file of this machine has it, whatever is known
+    /// against its copies.
+    #[must_use]
+    pub fn source_of(&self, cid: &Cid) -> Option<u32> {
+        if !self.inner.store.has_sources() {
+            return None;
+        }
+        let mut first = None;
+        for location in self.locate(cid.hash()).ok()? {
+            match self.whereabouts(location.container) {
+                Ok(Whereabouts::Here) => return None,
+                Ok(Whereabouts::Gone) | Err(_) => {}
+                Ok(Whereabouts::Elsewhere(container)) => {
+                    first.get_or_insert(container.place.source.id);
+                }
+            }
+        }
+        first
+    }
+
     /// Copies a block that a plan has read to `out`. It is not verified.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use carrack_formats::cid::identity_data;
 use futures_util::future::{join_all, join3};
 
 use super::filled::Filled;
-use super::{BUFFER_LEN, Batch, Item, Origin};
+use super::{BUFFER_LEN, Batch, Item};
 use crate::store::block::Blocks;
 use crate::store::blocking;
 use crate::store::hasher::Messages;
@@ -177,10 +177,9 @@ impl Blocks {
             let fits = |wanted: &&mut Wanted| {
                 !wanted.batch.is_full() && wanted.batch.len + item.len <= BUFFER_LEN
             };
-            // What is here does not wait for what comes from elsewhere.
-            let elsewhere = matches!(item.from, Origin::Announced(..));
-            let suits =
-                |wanted: &&mut Wanted| fits(wanted) && wanted.batch.is_elsewhere() == elsewhere;
+            // What is here, or in one source, does not wait for what comes from another.
+            let source = item.source();
+            let suits = |wanted: &&mut Wanted| fits(wanted) && wanted.batch.source() == source;
             match batches.last_mut().filter(suits) {
                 Some(wanted) => wanted.push(index, item),
                 None => {

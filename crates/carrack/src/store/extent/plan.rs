@@ -145,6 +145,12 @@ impl Planned {
 }
 
 impl Ticket {
+    /// The source that the range lies in.
+    #[must_use]
+    pub fn source(&self) -> u32 {
+        self.place.source.id
+    }
+
     /// The bytes. Cancel-safe in the sense that a later call of another reader loses nothing.
     ///
     /// # Errors

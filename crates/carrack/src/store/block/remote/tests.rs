@@ -45,6 +45,23 @@ impl Setup {
         Self { fixture, source }
     }
 
+    /// Another source, whose objects are added by [`Self::add_to`].
+    pub(crate) fn other_source(&self) -> Arc<MemorySource> {
+        let (id, source) = (SOURCE_FIRST + 7, Arc::new(MemorySource::at("other://")));
+        let mut batch = Batch::new();
+        batch.put_source(id, &source_record("other", "other://"));
+        self.fixture.store().commit(batch).unwrap();
+        let sources = self.fixture.blocks.extents().sources();
+        sources.put(id, Arc::clone(&source) as _);
+        source
+    }
+
+    /// As [`Self::add`], to [`Self::other_source`].
+    pub(crate) fn add_to(&self, source: &MemorySource, path: &str, data: &[u8]) -> (Cid, Vec<Cid>) {
+        let stamp = source.put(path, data);
+        self.index(SOURCE_FIRST + 7, path, data, stamp)
+    }
+
     /// The same store, opened by another process that reads the same source.
     pub(crate) fn reopened(self) -> Self {
         let Self { fixture, source } = self;
