@@ -5,6 +5,7 @@
 //! Limits   `http::limits`; the block budget is shared by blocks on their way and the cache.
 //! Not here HTTP (`gateway`), sockets (`node`).
 
+mod places;
 mod watch;
 
 use std::ffi::OsString;
@@ -13,7 +14,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,20 +25,20 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch as flag};
 
+use self::places::{add_all, is_car, not_served, print_root};
 use self::watch::{How, Name, Spot, Watched};
 use crate::cli::args::{P2pAddress, ServeArgs};
 use crate::cli::commands::{add, import};
 use crate::cli::control::{self, CLIENTS_MAX, Client, SOCKET_NAME};
 use crate::cli::output::{Output, shown};
 use crate::cli::written;
-use crate::cli::{Env, end_at_once, open_blocks, run_for_client};
+use crate::cli::{end_at_once, open_blocks, run_for_client};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::gateway::service::serve;
 use crate::http::access_log::{AccessLog, LogFormat, LogWriter};
 use crate::http::limits::Limits;
 use crate::http::readiness::Readiness;
 use crate::http::{ServeOptions, Shutdown, websocket};
-use crate::ingest::AddedRoot;
 use crate::ingest::remote::target::{is_url, target};
 use crate::ingest::rescan::Rescanned;
 use crate::node::config::Config;
@@ -53,8 +54,6 @@ use crate::store::{Merger, Step, Store};
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(500);
 /// Time that reads, jobs and connections have to end, each, once no client is served any more.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
-/// Roots of earlier runs that are listed at the start.
-const ROOTS_SHOWN_MAX: usize = 20;
 
 /// Serves until a signal comes.
 ///
@@ -251,11 +250,6 @@ fn shutdown(
     }
 }
 
-fn not_served(n_failed: usize, n_places: usize) -> Error {
-    let what = format!("{n_failed} of {n_places} places were not served");
-    Error::new(ErrorKind::Partial, what)
-}
-
 /// Ends what is under way, in the order in which it waits for each other: reads, the jobs that wait
 /// for them, the connections to sources. Each has [`CLOSE_TIME_MAX`].
 fn close(blocks: &Blocks, runtime: Runtime) {
@@ -288,7 +282,7 @@ fn start_watching(
     let environment = blocks.extents().sources().environment();
     let mut watched = Vec::new();
     for (place, name) in args.paths.iter().zip(names) {
-        let is_car = is_car(Path::new(place)) || (is_url(place) && ends_with_car(Path::new(place)));
+        let is_car = is_car(place);
         let (store, sources) = (blocks.store(), blocks.extents().sources());
         let where_it_is = match name {
             Some(Ok(name)) => Spot::Here(name),
@@ -529,172 +523,6 @@ fn maintain(blocks: &Blocks, stopped: &AtomicBool) {
             std::thread::sleep(MAINTENANCE_INTERVAL);
         }
     }
-}
-
-/// Adds what is named, or lists what was added before; gives how many places could not be served.
-/// Those are named, and the node serves the others; if there are none, it is an error.
-fn add_all(
-    args: &ServeArgs,
-    blocks: &Blocks,
-    address: SocketAddr,
-    out: &mut Output,
-    stop: &AtomicBool,
-) -> Result<usize> {
-    if args.paths.is_empty() {
-        return list_roots(blocks, address, out).map(|()| 0);
-    }
-    let directory = PathBuf::new(); // Relative paths start where the process does.
-    let mut stdin = std::io::empty();
-    let (directory, stdin) = (directory.as_path(), &mut stdin);
-    let environment = blocks.extents().sources().environment();
-    let mut env = Env {
-        blocks,
-        p2p: None,
-        environment: &environment,
-        directory,
-        out,
-        stdin,
-        stop,
-    };
-    let mut n_failed = 0;
-    for place in &args.paths {
-        match add_one(args, &mut env, place) {
-            Ok(roots) => print_roots(env.out, &roots, address)?,
-            Err(error) if is_final(&error, args, stop) => return Err(error),
-            Err(error) => {
-                n_failed += 1;
-                let (place, error) = (shown(place.as_encoded_bytes()), error.chain());
-                let error = shown(error.as_bytes());
-                env.out
-                    .note(&format!("warning: {place} is not served: {error}"));
-            }
-        }
-    }
-    if n_failed == args.paths.len() {
-        return Err(not_served(n_failed, n_failed));
-    }
-    if n_failed > 0 {
-        let error = not_served(n_failed, args.paths.len());
-        env.out.note(&format!("warning: {error}"));
-    }
-    env.out.flush()?;
-    Ok(n_failed)
-}
-
-/// Whether the node ends by an error about one place: it is the only one, or the trouble is not the
-/// place's.
-fn is_final(error: &Error, args: &ServeArgs, stop: &AtomicBool) -> bool {
-    let kind = error.kind();
-    args.paths.len() == 1
-        || stop.load(Ordering::Relaxed)
-        || matches!(
-            kind,
-            ErrorKind::Corrupt | ErrorKind::Busy | ErrorKind::Internal
-        )
-}
-
-/// Adds or imports one place.
-fn add_one(args: &ServeArgs, env: &mut Env<'_>, place: &OsString) -> Result<Vec<AddedRoot>> {
-    let path = Path::new(place);
-    if is_car(path) || (is_url(place) && ends_with_car(path)) {
-        let options = import::options(&args.car);
-        let report = match is_url(place) {
-            true => import::import_url(env, place, &options, args.car.verify, false)?,
-            false => crate::ingest::import::import(
-                env.blocks.store(),
-                path,
-                &options,
-                env.out,
-                env.stop,
-            )?,
-        };
-        import::tell_problems(env, place, &report);
-        return Ok(report.roots);
-    }
-    let options = add::options(&args.dag)?;
-    let report = add::add_places(env, std::slice::from_ref(place), &options)?;
-    add::summary(env, &report);
-    // A node that serves most of a folder is better than none: it says what is missing.
-    if let Err(error) = add::left_out(env, &report, options.strict) {
-        if options.strict {
-            return Err(error);
-        }
-        env.out.note(&format!("warning: {error}"));
-    }
-    Ok(report.roots)
-}
-
-/// The roots of one place, or the first of very many.
-fn print_roots(out: &mut Output, roots: &[AddedRoot], address: SocketAddr) -> Result<()> {
-    let n_shown = match out.json {
-        true => roots.len(),
-        false => roots.len().min(ROOTS_SHOWN_MAX),
-    };
-    for root in roots.iter().take(n_shown) {
-        print_root(out, root, address)?;
-    }
-    if n_shown < roots.len() {
-        let n = roots.len() - n_shown;
-        out.note(&format!("and {n} more roots: see carrack ls"));
-    }
-    Ok(())
-}
-
-fn is_car(path: &Path) -> bool {
-    ends_with_car(path) && path.is_file()
-}
-
-fn ends_with_car(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("car"))
-}
-
-fn print_root(out: &mut Output, root: &AddedRoot, address: SocketAddr) -> Result<()> {
-    let url = format!("http://{address}/ipfs/{}", root.cid);
-    if out.json {
-        return out.object(&json!({
-            "cid": root.cid.to_string(),
-            "path": root.path.to_string_lossy(),
-            "bytes": root.bytes,
-            "blocks": root.n_blocks,
-            "url": url,
-        }));
-    }
-    out.line(&root.cid.to_string())?;
-    out.line(&format!(
-        "  {}",
-        shown(root.path.as_os_str().as_encoded_bytes())
-    ))?;
-    out.line(&format!("  {url}?format=car"))
-}
-
-fn list_roots(blocks: &Blocks, address: SocketAddr, out: &mut Output) -> Result<()> {
-    let roots = blocks.store().catalog().roots()?;
-    if roots.is_empty() {
-        out.note("nothing was added yet: carrack add PATH, also while this runs");
-    }
-    for root in roots.iter().take(ROOTS_SHOWN_MAX) {
-        let path = PathBuf::from(String::from_utf8_lossy(&root.path).into_owned());
-        let (cid, bytes, n_blocks, n_files) = (root.cid, root.bytes, root.n_blocks, root.n_files);
-        print_root(
-            out,
-            &AddedRoot {
-                cid,
-                path,
-                bytes,
-                n_blocks,
-                n_files,
-            },
-            address,
-        )?;
-    }
-    if roots.len() > ROOTS_SHOWN_MAX {
-        out.note(&format!(
-            "and {} more roots: see carrack ls",
-            roots.len() - ROOTS_SHOWN_MAX
-        ));
-    }
-    out.flush()
 }
 
 #[cfg(test)]
