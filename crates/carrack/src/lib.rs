@@ -14,6 +14,7 @@ pub mod fuzz;
 pub mod gateway;
 pub mod http;
 pub mod ingest;
+mod key_file;
 pub mod node;
 pub mod source;
 pub mod store;

@@ -13,9 +13,9 @@ pub(crate) use self::parse::Crate;
 use crate::shell::{Result, root};
 
 /// Folders of the program from the ground up: each knows those before it alone.
-pub(crate) const ORDER: [&str; 11] = [
-    "error", "clock", "durable", "source", "store", "ingest", "http", "gateway", "node", "cli",
-    "lib",
+pub(crate) const ORDER: [&str; 12] = [
+    "error", "clock", "durable", "key_file", "source", "store", "ingest", "http", "gateway",
+    "node", "cli", "lib",
 ];
 
 /// Files of a circle.

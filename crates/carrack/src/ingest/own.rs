@@ -15,7 +15,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::durable;
-use crate::node::identity::{self, FILE_NAME};
+use crate::key_file::{self, FILE_NAME};
 use crate::source::nofollow;
 use crate::store::Store;
 use crate::store::catalog::Validator;
@@ -82,9 +82,9 @@ pub fn is_key(path: &Path) -> bool {
     let has_form = || -> io::Result<bool> {
         let mut bytes = Vec::new();
         let file = File::from(nofollow::open(path)?);
-        file.take(identity::FILE_LEN as u64 + 1)
+        file.take(key_file::FILE_LEN as u64 + 1)
             .read_to_end(&mut bytes)?;
-        Ok(identity::has_form(&bytes, is_begun))
+        Ok(key_file::has_form(&bytes, is_begun))
     };
     // One that cannot be read cannot be added, either.
     has_form().unwrap_or(false) || path.parent().is_some_and(Store::is_at)

@@ -18,14 +18,9 @@ use zeroize::Zeroizing;
 
 use crate::durable::{self, DurableError, Temporary};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::key_file::{FILE_LEN, FILE_NAME, HEAD};
 use crate::store::Store;
 
-/// The file in the data directory.
-pub const FILE_NAME: &str = "identity.key";
-/// Bytes of the file: [`HEAD`], the seed, the public key.
-pub const FILE_LEN: usize = 68;
-/// Field 1, kind 1 (ed25519); field 2, 64 bytes.
-const HEAD: [u8; 4] = [0x08, 0x01, 0x12, 0x40];
 /// What nobody but the owner may do with the file.
 const OTHERS: u32 = 0o077;
 
@@ -154,18 +149,6 @@ fn decode(bytes: &[u8]) -> Result<Keypair, Unusable> {
         _ => {}
     }
     Keypair::from_protobuf_encoding(bytes).map_err(|_| Unusable::Damaged)
-}
-
-/// Whether bytes are a key as this node writes it; `is_begun`: or its beginning.
-#[must_use]
-pub fn has_form(bytes: &[u8], is_begun: bool) -> bool {
-    let is_whole = bytes.len() == FILE_LEN && bytes.starts_with(&HEAD);
-    let may_become_one = bytes.len() < FILE_LEN
-        && bytes
-            .iter()
-            .zip(HEAD)
-            .all(|(byte, expected)| *byte == expected);
-    is_whole || (is_begun && may_become_one)
 }
 
 /// Makes a key unless there is one. What a crash leaves under a temporary name was nobody's key,

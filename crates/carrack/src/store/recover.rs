@@ -29,6 +29,7 @@ use super::pack::pack_id_of;
 use super::unlisted::names;
 use crate::durable::{self, Temporary};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::key_file::FILE_NAME as IDENTITY;
 use crate::source::nofollow;
 
 pub(super) const CATALOG: &str = "catalog.redb";
@@ -45,8 +46,6 @@ const TEXT_LEN_MAX: u64 = 64;
 pub(super) const CATALOG_ADVICE: &str =
     "carrack index rebuild --catalog makes it anew of what the packs tell";
 const FORMAT_ADVICE: &str = "carrack index rebuild --catalog writes it again";
-/// The node's key, which may be made before the store.
-const IDENTITY: &str = "identity.key";
 /// The node's configuration.
 const CONFIG: &str = "carrack.toml";
 /// What may lie in a directory before it is a store: what a person puts there, what a file system
@@ -406,11 +405,11 @@ pub(super) fn not_let_in(path: &Path, error: std::io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{CONFIG, IDENTITY};
-    use crate::node::{config, identity};
+    use super::CONFIG;
+    use crate::node::config;
 
     #[test]
     fn what_a_node_keeps_beside_its_store_is_known_by_name() {
-        assert_eq!([IDENTITY, CONFIG], [identity::FILE_NAME, config::FILE_NAME]);
+        assert_eq!(CONFIG, config::FILE_NAME);
     }
 }

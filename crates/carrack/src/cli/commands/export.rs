@@ -98,6 +98,27 @@ fn dag_len(blocks: &Blocks, cid: &Cid) -> Option<u64> {
     Some(below.fold(own as u64, u64::saturating_add))
 }
 
+/// Reads batches, a thread each.
+fn read_all(batches: Vec<Batch>) -> Vec<Result<bytes::Bytes>> {
+    std::thread::scope(|scope| {
+        let reads: Vec<_> = batches
+            .into_iter()
+            .map(|batch| {
+                let read = move || Batch::read(batch);
+                std::thread::Builder::new().spawn_scoped(scope, read)
+            })
+            .collect();
+        let failed = || Error::new(ErrorKind::Internal, "a reading thread failed");
+        let end = |read: std::io::Result<ScopedJoinHandle<'_, _>>| {
+            let read = read.context(ErrorKind::Unavailable, || {
+                "cannot start a thread that reads".to_owned()
+            })?;
+            read.join().unwrap_or_else(|_| Err(failed()))
+        };
+        reads.into_iter().map(end).collect()
+    })
+}
+
 /// Batches are read on all cores and written in order.
 fn write_car(
     mut plan: CarPlan,
@@ -126,24 +147,7 @@ fn write_car(
                 Err(error) => ended = Some(Err(error)),
             }
         }
-        let frames: Vec<Result<bytes::Bytes>> = std::thread::scope(|scope| {
-            let reads: Vec<_> = batches
-                .into_iter()
-                .map(|batch| {
-                    let read = move || Batch::read(batch);
-                    std::thread::Builder::new().spawn_scoped(scope, read)
-                })
-                .collect();
-            let failed = || Error::new(ErrorKind::Internal, "a reading thread failed");
-            let end = |read: std::io::Result<ScopedJoinHandle<'_, _>>| {
-                let read = read.context(ErrorKind::Unavailable, || {
-                    "cannot start a thread that reads".to_owned()
-                })?;
-                read.join().unwrap_or_else(|_| Err(failed()))
-            };
-            reads.into_iter().map(end).collect()
-        });
-        for frame in frames {
+        for frame in read_all(batches) {
             let frame = frame?;
             if let Some(header) = header.take() {
                 write(env, &header)?;
