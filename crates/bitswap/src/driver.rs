@@ -20,7 +20,6 @@ mod quic;
 mod security;
 mod windows;
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -47,6 +46,7 @@ use self::arrivals::{Arrival, Arrivals};
 use self::boxed::BoxedHandlers;
 use self::handler::{Ask, Handler};
 use self::handshakes::{Bounded, Handshakes};
+use self::limits::address_or_none;
 pub use self::limits::{ConnectionLimits, TooMany, address_of};
 use self::muxer::{Muxer, Yamux};
 use self::quic::Quic;
@@ -294,8 +294,7 @@ fn counted<S: Store, C: Duplex + 'static>(
 {
     let (server, room) = (server.clone(), Arc::clone(room));
     move |(peer, muxer), at| {
-        let address = address_of(at.get_remote_address());
-        let address = address.unwrap_or(IpAddr::V4([0; 4].into()));
+        let address = address_or_none(at.get_remote_address());
         let account = server.account(&peer.to_base58().into(), address);
         (peer, StreamMuxerBox::new(muxer.within(room, account)))
     }
@@ -330,7 +329,7 @@ struct Bitswap<S: Store> {
 
 impl<S: Store> Bitswap<S> {
     fn take(&self, peer: PeerId, remote: &Multiaddr) -> Result<Handler<S>, ConnectionDenied> {
-        let address = address_of(remote).unwrap_or(IpAddr::V4([0; 4].into()));
+        let address = address_or_none(remote);
         let (commands, receiver) = mpsc::channel(handler::COMMANDS_MAX);
         let name: Arc<str> = peer.to_base58().into();
         let connection = self.server.connected(&name, address, commands);

@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -26,7 +26,7 @@ use libp2p::core::transport::{DialOpts, ListenerId, TransportError, TransportEve
 use libp2p::{Multiaddr, Transport};
 use tokio::sync::oneshot;
 
-use super::limits::address_of;
+use super::limits::address_or_none;
 use super::quic::Gate;
 use crate::budget::{Network, host, subnet};
 use crate::hold;
@@ -262,10 +262,9 @@ where
         let this = self.get_mut();
         Pin::new(&mut this.transport).poll(cx).map(|event| {
             let remote = match &event {
-                TransportEvent::Incoming { send_back_addr, .. } => address_of(send_back_addr),
-                _ => None,
+                TransportEvent::Incoming { send_back_addr, .. } => address_or_none(send_back_addr),
+                _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED), // There is no handshake.
             };
-            let remote = remote.unwrap_or(IpAddr::V4([0; 4].into()));
             event.map_upgrade(|future| Handshake {
                 place: this.handshakes.enter(remote, (this.is_proved)(&future)),
                 future,

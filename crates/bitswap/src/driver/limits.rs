@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::task::{Context, Poll};
 
 use libp2p::core::Endpoint;
@@ -154,6 +154,11 @@ pub fn address_of(remote: &Multiaddr) -> Option<IpAddr> {
         Protocol::Ip6(address) => Some(IpAddr::V6(address).to_canonical()),
         _ => None,
     })
+}
+
+/// The same; of one that leads to no machine, the address of none.
+pub(super) fn address_or_none(remote: &Multiaddr) -> IpAddr {
+    address_of(remote).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
 
 impl NetworkBehaviour for Limits {

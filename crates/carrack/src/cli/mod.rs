@@ -28,6 +28,7 @@ use clap::Parser;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ingest::remote::target::Target;
+use crate::node::shutdown::Signals;
 use crate::node::swarm::P2p;
 use crate::source::config::Environment;
 use crate::store::block::Blocks;
@@ -482,26 +483,13 @@ fn stop_on_interrupt(stop: &Arc<AtomicBool>) -> Result<()> {
             .build();
         let Ok(runtime) = runtime else { return };
         runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let signals = (
-                signal(SignalKind::interrupt()),
-                signal(SignalKind::terminate()),
-            );
-            let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+            let Ok(mut signals) = Signals::listen() else {
                 return;
             };
-            let mut asked = false;
-            loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-                flag.store(true, std::sync::atomic::Ordering::Relaxed);
-                if asked {
-                    end_at_once();
-                }
-                asked = true;
-            }
+            signals.next().await;
+            flag.store(true, std::sync::atomic::Ordering::Relaxed);
+            signals.next().await;
+            end_at_once();
         });
     });
     let cannot = || "cannot listen for signals".to_owned();

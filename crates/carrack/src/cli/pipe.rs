@@ -58,6 +58,18 @@ impl Stop<'_> {
             false => Ok(()),
         }
     }
+
+    /// Waits until a pipe is ready, or it is time to look again.
+    fn wait(
+        &self,
+        runtime: &Runtime,
+        ready: impl Future<Output = io::Result<()>>,
+    ) -> io::Result<()> {
+        match runtime.block_on(async { timeout(LOOK, ready).await }) {
+            Ok(ready) => ready,
+            Err(_) => self.look(),
+        }
+    }
 }
 
 /// Opens a FIFO for writing, which waits for somebody who reads.
@@ -155,11 +167,7 @@ impl Write for PipeWriter<'_> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return written,
             }
-            let waits = async { timeout(LOOK, self.pipe.writable()).await };
-            match self.runtime.block_on(waits) {
-                Ok(ready) => ready?,
-                Err(_) => self.stop.look()?,
-            }
+            self.stop.wait(&self.runtime, self.pipe.writable())?;
         }
     }
 
@@ -175,11 +183,7 @@ impl Read for PipeReader<'_> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return read,
             }
-            let waits = async { timeout(LOOK, self.pipe.readable()).await };
-            match self.runtime.block_on(waits) {
-                Ok(ready) => ready?,
-                Err(_) => self.stop.look()?,
-            }
+            self.stop.wait(&self.runtime, self.pipe.readable())?;
         }
     }
 }

@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::own::{FileId, Own};
+use crate::ingest::own::{FileId, Own, id_of};
 use crate::source::local::validator_of;
 use crate::store::block::Blocks;
 use crate::store::catalog::Validator;
@@ -71,9 +71,9 @@ fn in_real_folder(path: &Path) -> PathBuf {
     parent.map_or_else(|_| path.to_owned(), |parent| parent.join(name))
 }
 
-fn id_of(path: &Path) -> Option<FileId> {
-    let meta = std::fs::metadata(path).ok()?;
-    Some((meta.dev(), meta.ino()))
+/// The file that a path leads to.
+fn id_at(path: &Path) -> Option<FileId> {
+    std::fs::metadata(path).ok().map(|meta| id_of(&meta))
 }
 
 /// Whether it is another name of a file in one of the store's directories.
@@ -89,7 +89,7 @@ fn is_link_of_own(path: &Path, dir: &Path) -> bool {
         entries.map(|entry| entry.path())
     };
     let mut files = paths(dir).flat_map(|below| paths(&below));
-    files.any(|file| id_of(&file) == Some((meta.dev(), meta.ino())))
+    files.any(|file| id_at(&file) == Some(id_of(&meta)))
 }
 
 /// The container that an existing file is, by its path or as the very same file.
@@ -98,7 +98,7 @@ fn served_from(real: &Path, blocks: &Blocks) -> Result<Option<PathBuf>> {
         Ok(meta) if meta.is_file() => meta,
         _ => return Ok(None),
     };
-    let (validator, id) = (validator_of(&meta), (meta.dev(), meta.ino()));
+    let (validator, id) = (validator_of(&meta), id_of(&meta));
     let name = real.file_name().unwrap_or_default().as_bytes();
     for row in blocks.store().catalog().containers()? {
         let (container, record) = row?;
@@ -111,7 +111,7 @@ fn served_from(real: &Path, blocks: &Blocks) -> Result<Option<PathBuf>> {
             continue;
         };
         // A number alone may be that of a file that is gone.
-        if at == real || (has_id && (record.validator == validator || id_of(&at) == Some(id))) {
+        if at == real || (has_id && (record.validator == validator || id_at(&at) == Some(id))) {
             return Ok(Some(at));
         }
     }

@@ -48,6 +48,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// As [`Self::get`].
     fn get_here_blocking(&self, cid: &Cid) -> Result<Option<Bytes>>;
 
+    /// Whether blocks may lie in sources elsewhere.
+    fn has_sources(&self) -> bool {
+        false
+    }
+
     /// The source elsewhere that has the block, if no file of this machine has it. One look-up.
     fn source_of(&self, _cid: &Cid) -> Option<u32> {
         None
@@ -186,6 +191,10 @@ impl Backend for Blocks {
             Found::Here(block) => Some(block),
             Found::Elsewhere(_) => None,
         })
+    }
+
+    fn has_sources(&self) -> bool {
+        self.store().has_sources()
     }
 
     fn source_of(&self, cid: &Cid) -> Option<u32> {

@@ -20,7 +20,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::shares::{Share, Shares};
 use crate::error::{Context, ErrorKind, Result};
-use crate::http::accounts::{Account, Common, Room, UNIT, Waiting, units};
+use crate::http::accounts::{Account, Common, Room, UNIT, units};
+use crate::http::queue::Waiting;
 
 /// Reads that each client may have ahead before the others' come first.
 const AHEAD_MIN: usize = 3;

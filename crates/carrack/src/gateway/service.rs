@@ -25,7 +25,7 @@ use super::request::{self, Format, GatewayRequest};
 use super::shares::Place;
 use super::walks::Walks;
 use super::{car, raw};
-use crate::error::Result;
+use crate::error;
 use crate::http::body::{Body, Guard};
 use crate::http::limits::Limits;
 use crate::http::readiness::Readiness;
@@ -202,7 +202,7 @@ impl<B: Backend> Gateway<B> {
         Answer::new(status, fields, body)
     }
 
-    fn settle(&self, outcome: std::result::Result<Answer, Refusal>) -> Answer {
+    fn settle(&self, outcome: Result<Answer, Refusal>) -> Answer {
         outcome.unwrap_or_else(|refusal| self.refuse(&refusal))
     }
 }
@@ -238,7 +238,7 @@ pub async fn serve<B: Backend, S, C>(
     options: ServeOptions,
     listener: TcpListener,
     shutdown: Shutdown<S, C>,
-) -> Result<()>
+) -> error::Result<()>
 where
     S: Future<Output = ()> + Send,
     C: Future<Output = ()> + Send,
@@ -261,7 +261,7 @@ const SMALL_LEN_MAX: usize = 16 * 1024;
 
 impl<B: Backend> Job<B> {
     /// Whether the root is here, by one look-up in the index.
-    pub(crate) fn require_root(&self) -> std::result::Result<(), Refusal> {
+    pub(crate) fn require_root(&self) -> Result<(), Refusal> {
         match self.gateway.backend().holds(&self.request.root) {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.absent(&self.request.root)),
@@ -291,8 +291,8 @@ impl<B: Backend> Job<B> {
     /// What `answer` comes to, or 504 if that takes too long: a request always ends.
     async fn in_time(
         &self,
-        answer: impl Future<Output = std::result::Result<Answer, Refusal>>,
-    ) -> std::result::Result<Answer, Refusal> {
+        answer: impl Future<Output = Result<Answer, Refusal>>,
+    ) -> Result<Answer, Refusal> {
         let limit = self.gateway.limits().answer_timeout;
         let outcome = tokio::time::timeout(limit, answer).await;
         outcome.unwrap_or_else(|_| Err(Refusal::late()))
@@ -304,21 +304,25 @@ impl<B: Backend> Job<B> {
     }
 
     /// Counts this request among those that need what `source` has.
-    pub(crate) fn enter(&self, source: Option<u32>) -> Result<Option<Place>> {
+    pub(crate) fn enter(&self, source: Option<u32>) -> error::Result<Option<Place>> {
         let shares = self.gateway.pool().shares();
         source.map(|source| shares.enter(source)).transpose()
     }
 
     /// Follows the path, among those that need what the root's source has.
-    pub(crate) async fn resolve(&self) -> Result<Resolved> {
+    pub(crate) async fn resolve(&self) -> error::Result<Resolved> {
         let (root, segments) = (self.request.root, self.request.segments.clone());
         if segments.is_empty() {
             return Ok(Resolved::root(root));
         }
         let backend = self.gateway.backend().clone();
-        let looked_up = backend.clone();
-        let source = pool::run(move || Ok(looked_up.source_of(&root))).await?;
-        let _place = self.enter(source)?;
+        let _place = if backend.has_sources() {
+            let looked_up = backend.clone();
+            let source = pool::run(move || Ok(looked_up.source_of(&root))).await?;
+            self.enter(source)?
+        } else {
+            None
+        };
         backend.resolve(root, segments).await
     }
 
@@ -327,7 +331,7 @@ impl<B: Backend> Job<B> {
         &self,
         source: Option<u32>,
         len: usize,
-    ) -> std::result::Result<Awaited, Refusal> {
+    ) -> Result<Awaited, Refusal> {
         let room_timeout = self.gateway.limits().room_timeout;
         let (pool, account) = (self.gateway.pool(), self.watch.account());
         let reserved = pool

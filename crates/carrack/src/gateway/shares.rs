@@ -11,22 +11,15 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::accounts::Waiting;
+use crate::http::queue::Queue;
 
 /// Part of the bytes and of the requests that all sources together may have: one in that many.
 const PART: usize = 2;
-
-/// Who waits for a share looks so often whether other sources have given some back. What its own
-/// source gives back it is told at once.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// The shares of all sources. Clones share them.
 #[derive(Debug, Clone)]
@@ -60,14 +53,6 @@ struct Source {
     queue: Arc<Queue>,
 }
 
-/// Who waits for a share of one source: they come first who waited first.
-#[derive(Debug)]
-struct Queue {
-    n_waiting: AtomicUsize,
-    turn: Semaphore,
-    left: Notify,
-}
-
 /// Units of the budget that wait for a source. Given back when dropped.
 #[derive(Debug)]
 pub struct Share {
@@ -81,16 +66,6 @@ pub struct Share {
 pub struct Place {
     inner: Arc<Inner>,
     source: u32,
-}
-
-impl Default for Queue {
-    fn default() -> Self {
-        Self {
-            n_waiting: AtomicUsize::new(0),
-            turn: Semaphore::new(1),
-            left: Notify::new(),
-        }
-    }
 }
 
 impl Shares {
@@ -146,7 +121,7 @@ impl Shares {
     pub fn try_share(&self, source: u32, n_units: usize, n_free: usize) -> Option<Share> {
         let mut state = self.inner.hold();
         let known = state.sources.get(&source);
-        if known.is_some_and(|it| it.queue.n_waiting.load(Relaxed) > 0) {
+        if known.is_some_and(|it| !it.queue.is_empty()) {
             return None;
         }
         self.take(&mut state, source, n_units, n_free)
@@ -158,7 +133,7 @@ impl Shares {
     pub fn try_share_ahead(&self, source: u32, n_units: usize, n_free: usize) -> Option<Share> {
         let mut state = self.inner.hold();
         let known = state.sources.get(&source);
-        if known.is_some_and(|it| it.queue.n_waiting.load(Relaxed) > 0) {
+        if known.is_some_and(|it| !it.queue.is_empty()) {
             return None;
         }
         let left = self.inner.max.n_units.saturating_sub(state.all.n_units);
@@ -195,16 +170,11 @@ impl Shares {
             let mut state = self.inner.hold();
             Arc::clone(&state.sources.entry(source).or_default().queue)
         };
-        let _waiting = Waiting::new(&queue.n_waiting);
-        let _turn = queue.turn.acquire().await; // Nobody closes it.
-        loop {
+        let take = || {
             let n_free = budget.available_permits();
-            let share = self.take(&mut self.inner.hold(), source, n_units, n_free);
-            if let Some(share) = share {
-                return share;
-            }
-            let _ = timeout(LOOK, queue.left.notified()).await;
-        }
+            self.take(&mut self.inner.hold(), source, n_units, n_free)
+        };
+        queue.wait(take, || ()).await
     }
 }
 
@@ -223,8 +193,8 @@ impl Inner {
         let known = entry.get_mut();
         known.taken.less(less);
         // One who waits holds the queue, and others find it here.
-        if known.queue.n_waiting.load(Relaxed) > 0 {
-            known.queue.left.notify_one();
+        if !known.queue.is_empty() {
+            known.queue.tell();
         } else if known.taken.is_nothing() && Arc::strong_count(&known.queue) == 1 {
             entry.remove();
         }

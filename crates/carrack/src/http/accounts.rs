@@ -13,13 +13,12 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use carrack_bitswap::budget::{Network, host, subnet};
-use tokio::sync::{Notify, Semaphore};
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
 
 use super::limits::Limits;
+use super::queue::{Queue, Waiting};
 
 /// Unit of the budget, in bytes: a semaphore counts to 2^29 at least, bytes would be too many.
 pub(crate) const UNIT: usize = 1024;
@@ -33,10 +32,6 @@ const SUBNET_PART: usize = 2;
 /// than a quarter of it.
 const WALK_ADDRESS_PART: usize = 2;
 const WALK_SUBNET_PART: usize = 1;
-
-/// Who waits for room looks so often whether others have given some back. What those of its own
-/// address or subnet give back it is told at once.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Addresses that are remembered without looking whether they have connections.
 const TIDY_LEN_MIN: usize = 64;
@@ -77,12 +72,8 @@ struct Spender {
     walk_len: AtomicUsize,
     /// Units of the budget of bytes in flight.
     room: AtomicUsize,
-    /// How many of its requests wait for room that others of its own have.
-    n_waiting: AtomicUsize,
-    /// They come first who waited first: one of them at a time looks for room.
-    turn: Semaphore,
-    /// Told to that one.
-    room_left: Notify,
+    /// Its requests that wait for room.
+    queue: Queue,
 }
 
 /// One connection's part in the accounts of its address and subnet; given back when dropped. The
@@ -200,9 +191,7 @@ impl Table {
             n_requests: AtomicUsize::new(0),
             walk_len: AtomicUsize::new(0),
             room: AtomicUsize::new(0),
-            n_waiting: AtomicUsize::new(0),
-            turn: Semaphore::new(1),
-            room_left: Notify::new(),
+            queue: Queue::default(),
         });
         self.spenders.insert(key, Arc::downgrade(&spender));
         spender
@@ -318,7 +307,7 @@ impl Account {
     #[must_use]
     pub fn is_pressed(&self) -> bool {
         let mut spenders = self.spenders.iter().flatten();
-        spenders.any(|spender| spender.n_waiting.load(Relaxed) > 0)
+        spenders.any(|spender| !spender.queue.is_empty())
     }
 }
 
@@ -338,7 +327,7 @@ impl Spender {
 
     /// Those who wait come first.
     fn try_room(self: &Arc<Self>, n_units: usize, n_free: usize, part: usize) -> Option<Part> {
-        if self.n_waiting.load(Relaxed) > 0 {
+        if !self.queue.is_empty() {
             return None;
         }
         self.take_room(n_units, self.room_max(n_free, part))
@@ -360,48 +349,26 @@ impl Spender {
         if let Some(taken) = self.try_room(n_units, common.n_free(), part) {
             return taken;
         }
-        let _waiting = Waiting::new(&self.n_waiting);
-        let _turn = self.turn.acquire().await; // Nobody closes it.
-        loop {
-            if let Some(taken) = self.take_room(n_units, self.room_max(common.n_free(), part)) {
-                return taken;
-            }
+        let take = || self.take_room(n_units, self.room_max(common.n_free(), part));
+        let between = || {
             // Within its own bound it is others who hold what it waits for.
             let is_own = self.room.load(Relaxed).saturating_add(n_units) > self.bounds.room_max;
-            let _waiting = (!is_own).then(|| Waiting::new(common.n_waiting));
-            let _ = timeout(LOOK, self.room_left.notified()).await;
-        }
+            (!is_own).then(|| Waiting::new(common.n_waiting))
+        };
+        self.queue.wait(take, between).await
     }
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
         self.spender.room.fetch_sub(self.n_units, Relaxed);
-        if self.spender.n_waiting.load(Relaxed) > 0 {
-            self.spender.room_left.notify_one();
-        }
+        self.spender.queue.tell();
     }
 }
 
 impl Common<'_> {
     fn n_free(self) -> usize {
         self.units.available_permits()
-    }
-}
-
-/// Counts one who waits, until it is dropped.
-pub(crate) struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    pub(crate) fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }
 

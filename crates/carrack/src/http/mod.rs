@@ -10,6 +10,7 @@ pub mod body;
 pub mod io;
 pub mod limits;
 pub mod listener;
+pub(crate) mod queue;
 pub mod readiness;
 pub mod refusal;
 pub mod service;

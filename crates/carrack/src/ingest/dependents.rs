@@ -67,6 +67,9 @@ pub fn dependents(
             doomed.remove(&member);
         }
     }
+    if doomed.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut copies_go = false;
     for id in &doomed {
         let record = catalog.container(*id)?;
@@ -74,7 +77,7 @@ pub fn dependents(
     }
     let (mut found, mut whole) = (Vec::new(), Batch::new());
     for root in staying {
-        if doomed.is_empty() || root.kind != RootKind::Import || root.is_whole {
+        if root.kind != RootKind::Import || root.is_whole {
             continue;
         }
         let members = catalog.members(root.id)?;

@@ -9,7 +9,7 @@
 //!          among them.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -22,6 +22,12 @@ use crate::store::catalog::Validator;
 
 /// What a file or folder is, whatever it is called: device and inode.
 pub type FileId = (u64, u64);
+
+/// The file that this is of.
+#[must_use]
+pub fn id_of(meta: &Metadata) -> FileId {
+    (meta.dev(), meta.ino())
+}
 
 /// The data directory, and all that lies directly in it.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +43,7 @@ impl Own {
         let below = std::fs::read_dir(dir).into_iter().flatten().flatten();
         let metas = below.map(|entry| entry.metadata());
         for meta in metas.chain([std::fs::metadata(dir)]).flatten() {
-            ids.insert((meta.dev(), meta.ino()));
+            ids.insert(id_of(&meta));
         }
         Self { ids }
     }
@@ -62,7 +68,7 @@ impl Own {
     pub fn holds(&self, path: &Path) -> bool {
         let is_own = |path: &Path| {
             let meta = std::fs::metadata(path);
-            meta.is_ok_and(|meta| self.has((meta.dev(), meta.ino())))
+            meta.is_ok_and(|meta| self.has(id_of(&meta)))
         };
         path.ancestors().any(is_own)
     }

@@ -39,14 +39,14 @@ const WARM_PEERS: usize = 64;
 
 /// What a client got of a server.
 #[derive(Debug, Clone, Copy)]
-struct Served {
+pub(super) struct Served {
     blocks_per_second: f64,
     /// MB/s.
     rate: f64,
     /// CPU seconds of the server for 10^9 bytes.
     cpu_per_gb: f64,
     /// CPU microseconds of the server for a block.
-    cpu_us: f64,
+    pub(super) cpu_us: f64,
 }
 
 /// The best rate and the median of CPU of some runs of one client over TCP. The servers come in
@@ -75,7 +75,8 @@ fn served<const N: usize>(
     }))
 }
 
-fn run(server: &Server, cids: &Path, window: usize) -> Result<Served> {
+/// One client that fetches all of a list over TCP.
+pub(super) fn run(server: &Server, cids: &Path, window: usize) -> Result<Served> {
     let cpu = server.daemon.cpu_seconds();
     let got = server.fetch(Transport::Tcp, cids, 1, window)?;
     let cpu = server.daemon.cpu_seconds() - cpu;

@@ -9,8 +9,9 @@
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
-use super::bitswap::{ABSENT_PEERS, WINDOW_1M, WINDOW_4K, leaves, servers::Server};
-use super::{added, blocks, cars, raw_paths};
+use super::bitswap::servers::Server;
+use super::bitswap::{ABSENT_PEERS, WINDOW_1M, WINDOW_4K, leaves};
+use super::{added, bitswap, blocks, cars, raw_paths};
 use crate::bench::systems::median;
 use crate::bench::table::Line;
 use crate::bench::table::Target::AtMost;
@@ -129,7 +130,7 @@ fn small_blocks(now: &Bench, before: &Bench) -> Result<Vec<Line>> {
         pair.compare("raw 4 KiB, 16 connections, CPU", "us", |it| raw(it, 16))?,
         pair.compare("raw 4 KiB, 256 connections, CPU", "us", |it| raw(it, 256))?,
         pair.compare("bitswap, 4 KiB blocks over TCP, CPU", "us", |it| {
-            it.cpu_us_of(&cids, WINDOW_4K)
+            Ok(bitswap::run(it, &cids, WINDOW_4K)?.cpu_us)
         })?,
     ])
 }
@@ -152,7 +153,7 @@ fn large_blocks(now: &Bench, before: &Bench) -> Result<Vec<Line>> {
             cars::cpu_per_gb(now, &it.daemon, &root, 2)
         })?,
         pair.compare("bitswap, 1 MiB blocks over TCP, CPU", "us", |it| {
-            it.cpu_us_of(&cids, WINDOW_1M)
+            Ok(bitswap::run(it, &cids, WINDOW_1M)?.cpu_us)
         })?,
     ])
 }

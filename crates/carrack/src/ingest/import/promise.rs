@@ -82,27 +82,25 @@ fn kept_copies(
     container: Option<ContainerId>,
     stop: &AtomicBool,
 ) -> Result<BTreeSet<ContainerId>> {
-    let copy = sink.pack_id();
     let mut earlier: Vec<ContainerId> = earlier.filter(|id| Some(*id) != container).collect();
     earlier.sort_unstable();
     earlier.dedup();
-    let mut kept = BTreeSet::new();
+    let catalog = sink.store().catalog();
+    let mut packs = Vec::new();
     for id in earlier {
-        let Some(pack) = sink.store().catalog().container(id)? else {
-            continue;
-        };
-        if pack.kind != ContainerKind::Pack {
-            continue;
-        }
-        let is_replaced = match copy {
-            Some(copy) => {
-                sink.checkpoint()?; // Look-ups find what was copied.
-                sink.store().is_all_in(&pack, copy, stop)?
+        let record = catalog.container(id)?;
+        let pack = record.filter(|record| record.kind == ContainerKind::Pack);
+        packs.extend(pack.map(|pack| (id, pack)));
+    }
+    let mut kept: BTreeSet<ContainerId> = packs.iter().map(|(id, _)| *id).collect();
+    if let Some(copy) = sink.pack_id()
+        && !packs.is_empty()
+    {
+        sink.checkpoint()?; // Look-ups find what was copied.
+        for (id, pack) in &packs {
+            if sink.store().is_all_in(pack, copy, stop)? {
+                kept.remove(id);
             }
-            None => false,
-        };
-        if !is_replaced {
-            kept.insert(id);
         }
     }
     Ok(kept)

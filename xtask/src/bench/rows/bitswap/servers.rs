@@ -105,13 +105,6 @@ impl Server {
         Ok(Figures(output(&mut command)?))
     }
 
-    /// CPU microseconds a block of one client that fetches all of a list over TCP.
-    pub(in crate::bench::rows) fn cpu_us_of(&self, cids: &Path, window: usize) -> Result<f64> {
-        let cpu = self.daemon.cpu_seconds();
-        let got = self.fetch(Transport::Tcp, cids, 1, window)?;
-        Ok((self.daemon.cpu_seconds() - cpu) / got.figure("blocks")? * 1e6)
-    }
-
     /// Wants for what nobody has.
     pub(in crate::bench::rows) fn absent(&self, n_wants: u64, n_peers: usize) -> Result<Figures> {
         let mut command = self.load("absent", Transport::Tcp)?;

@@ -9,12 +9,13 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
 
 use crate::cli::Env;
 use crate::cli::args::ServeArgs;
+use crate::cli::commands::several::ends_all;
 use crate::cli::commands::{add, import};
 use crate::cli::output::{Output, shown};
 use crate::error::{Error, ErrorKind, Result};
@@ -54,7 +55,7 @@ pub(super) fn add_all(
     for place in &args.paths {
         match add_one(args, &mut env, place) {
             Ok(roots) => print_roots(env.out, &roots, address)?,
-            Err(error) if is_final(&error, args, stop) => return Err(error),
+            Err(error) if args.paths.len() == 1 || ends_all(&error, &env) => return Err(error),
             Err(error) => {
                 n_failed += 1;
                 let (place, error) = (shown(place.as_encoded_bytes()), error.chain());
@@ -73,18 +74,6 @@ pub(super) fn add_all(
     }
     env.out.flush()?;
     Ok(n_failed)
-}
-
-/// Whether the node ends by an error about one place: it is the only one, or the trouble is not the
-/// place's.
-fn is_final(error: &Error, args: &ServeArgs, stop: &AtomicBool) -> bool {
-    let kind = error.kind();
-    args.paths.len() == 1
-        || stop.load(Ordering::Relaxed)
-        || matches!(
-            kind,
-            ErrorKind::Corrupt | ErrorKind::Busy | ErrorKind::Internal
-        )
 }
 
 /// Adds or imports one place.
